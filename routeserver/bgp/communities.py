@@ -1,0 +1,119 @@
+"""Extended communities (RFC 4360), eight octets each, kept as `bytes`.
+
+The RIB compares route targets by all eight octets (RFC 4360 section 2), so `64512:100` as a 2-octet-AS and as a
+4-octet-AS target are different.  Text forms exist for configuration and people only.  Encapsulation and MAC
+Mobility are built and read here as well, because the RIB turns them into what an item says.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from ipaddress import AddressValueError, IPv4Address
+
+from routeserver.bgp.iana import TunnelType
+from schema.values import Encapsulation
+
+TUNNEL_OF = {
+    Encapsulation.GRE: TunnelType.GRE,
+    Encapsulation.UDP: TunnelType.MPLS_IN_UDP,
+    Encapsulation.VXLAN: TunnelType.VXLAN,
+}
+ENCAPSULATION_OF = {
+    TunnelType.GRE: Encapsulation.GRE,
+    TunnelType.MPLS_IN_GRE: Encapsulation.GRE,
+    TunnelType.MPLS_IN_UDP: Encapsulation.UDP,
+    TunnelType.VXLAN: Encapsulation.VXLAN,
+}
+_ENCAPSULATION = b"\x03\x0c"
+_MOBILITY = b"\x06\x00"
+
+
+def is_route_target(community: bytes) -> bool:
+    """Whether an extended community is a route target: types 00, 01 and 02 only (RFC 4360 section 4)."""
+    return community[1] == 0x02 and community[0] <= 0x02
+
+
+def parse_route_target(text: str) -> bytes:
+    """The octets of `AS:number`, `IPv4:number` or `ASL:number` (an L forces the 4-octet type).
+
+    Raises ValueError with a reason a person can act on.
+    """
+    admin, separator, number_text = text.removeprefix("target:").rpartition(":")
+    if not separator or not (number_text.isascii() and number_text.isdigit()):
+        raise ValueError(f"route target {text!r} is not AS:number or IPv4-address:number")
+    number = int(number_text)
+    kind, high, number_max = _administrator(admin, text)
+    if number > number_max:
+        raise ValueError(f"route target {text!r}: the number may be at most {number_max}")
+    return struct.pack(">BB", kind, 2) + high + number.to_bytes(6 - len(high), "big")
+
+
+def _administrator(admin: str, text: str) -> tuple[int, bytes, int]:
+    if "." in admin:
+        try:
+            return 1, IPv4Address(admin).packed, 0xFFFF
+        except AddressValueError as error:
+            raise ValueError(f"route target {text!r}: {error}") from None
+    forced = admin.endswith("L")
+    digits = admin.removesuffix("L")
+    if not (digits.isascii() and digits.isdigit()) or int(digits) > 0xFFFFFFFF:
+        raise ValueError(f"route target {text!r}: {admin!r} is neither an AS number nor an IPv4 address")
+    number = int(digits)
+    if number > 0xFFFF or forced:
+        return 2, struct.pack(">I", number), 0xFFFF
+    return 0, struct.pack(">H", number), 0xFFFFFFFF
+
+
+def route_target_text(community: bytes) -> str:
+    """`64512:100`, `192.0.2.1:9` or `4200000000:7`; a small AS in the 4-octet type shows its `L`."""
+    kind = community[0]
+    if kind == 0:
+        return "{}:{}".format(*struct.unpack(">HI", community[2:]))
+    if kind == 1:
+        return f"{IPv4Address(community[2:6])}:{int.from_bytes(community[6:])}"
+    admin, number = struct.unpack(">IH", community[2:])
+    return f"{admin}{'L' if admin <= 0xFFFF else ''}:{number}"
+
+
+def encapsulation_community(encapsulation: Encapsulation) -> bytes:
+    """The Encapsulation extended community of one tunnel (RFC 9012 section 4.1)."""
+    return _ENCAPSULATION + struct.pack(">IH", 0, TUNNEL_OF[encapsulation])
+
+
+def mobility_community(sequence: int) -> bytes:
+    """The MAC Mobility extended community (RFC 7432 section 7.7), not sticky, with this sequence number."""
+    return _MOBILITY + struct.pack(">BBI", 0, 0, sequence)
+
+
+def sequence_number_of(communities: Iterable[bytes]) -> tuple[bool, int]:
+    """(sticky, sequence number) of the first MAC Mobility community; (False, 0) when there is none."""
+    for community in communities:
+        if community[:2] == _MOBILITY:
+            return bool(community[2] & 1), int.from_bytes(community[4:])
+    return False, 0
+
+
+def encapsulations_of(communities: Iterable[bytes], tunnel_attribute: bytes | None) -> tuple[Encapsulation, ...]:
+    """What tunnels a path offers, in order, without repetition.
+
+    Attribute 23 wins over the communities when it is there (RFC 9012 section 4.1); a path that says nothing
+    about encapsulation means GRE (the practice of deployed speakers of the draft). A path that names only
+    tunnels unknown to us offers none.
+    """
+    if tunnel_attribute is not None:
+        types = list(_tunnel_types(tunnel_attribute))
+    else:
+        types = [int.from_bytes(c[6:]) for c in communities if c[:2] == _ENCAPSULATION]
+        if not types:
+            return (Encapsulation.GRE,)
+    known = (ENCAPSULATION_OF.get(TunnelType(t)) for t in types if t in TunnelType._value2member_map_)
+    return tuple(dict.fromkeys(e for e in known if e is not None))
+
+
+def _tunnel_types(attribute: bytes) -> Iterable[int]:
+    offset = 0
+    while offset + 4 <= len(attribute):
+        kind, length = struct.unpack_from(">HH", attribute, offset)
+        yield kind
+        offset += 4 + length

@@ -1,0 +1,86 @@
+"""Refusals with their answers: stanza errors that fail one request, stream errors that end the stream.
+
+The rows of XEP-0060's error tables are constructors here, so that a refusal in the core is one word and the
+condition, type and pub-sub child cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class ErrorType(enum.StrEnum):
+    """RFC 6120 section 8.3.2."""
+
+    AUTH = "auth"
+    CANCEL = "cancel"
+    MODIFY = "modify"
+    WAIT = "wait"
+
+
+@dataclass(unsafe_hash=True)
+class StanzaError(Exception):
+    """A refusal of one iq (RFC 6120 section 8.3): condition, type, pub-sub child, and a text saying why."""
+
+    type: ErrorType
+    condition: str
+    text: str = ""
+    pubsub: str | None = None
+    """Local name of the child in the pub-sub errors namespace (XEP-0060), if the row has one."""
+    feature: str | None = None
+    """The `feature` attribute of an `unsupported` child."""
+
+
+@dataclass(unsafe_hash=True)
+class StreamError(Exception):
+    """A fault that ends the stream (RFC 6120 section 4.9)."""
+
+    condition: str
+    text: str = ""
+
+
+def node_unknown(node: str) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "item-not-found", f"no VPN {node!r} here")
+
+
+def item_unknown(item_id: str) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "item-not-found", f"no item {item_id!r} of yours in this VPN")
+
+
+def closed_node(text: str) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "not-allowed", text, "closed-node")
+
+
+def forbidden(text: str) -> StanzaError:
+    return StanzaError(ErrorType.AUTH, "forbidden", text)
+
+
+def not_subscribed(text: str) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "unexpected-request", text, "not-subscribed")
+
+
+def invalid_payload(text: str) -> StanzaError:
+    return StanzaError(ErrorType.MODIFY, "bad-request", text, "invalid-payload")
+
+
+def invalid_jid(text: str) -> StanzaError:
+    return StanzaError(ErrorType.MODIFY, "bad-request", text, "invalid-jid")
+
+
+def invalid_options(text: str) -> StanzaError:
+    return StanzaError(ErrorType.MODIFY, "bad-request", text, "invalid-options")
+
+
+def bad_request(text: str, pubsub: str | None = None) -> StanzaError:
+    return StanzaError(ErrorType.MODIFY, "bad-request", text, pubsub)
+
+
+def unsupported(feature: str) -> StanzaError:
+    return StanzaError(
+        ErrorType.CANCEL, "feature-not-implemented", f"{feature} is not offered here", "unsupported", feature
+    )
+
+
+def service_unavailable(text: str) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "service-unavailable", text)

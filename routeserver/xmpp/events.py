@@ -1,0 +1,108 @@
+"""What an XMPP session tells its driver and the core.
+
+Requests are imperative and carry the iq to be answered: the core gives each exactly one `send_result` or
+`send_error`.  Everything else (features, SASL, bind, ping, disco, malformed or unsupported stanzas) the session
+answers by itself and the core never hears of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from routeserver.xmpp.jid import Jid
+from schema.items import RouteItem
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """`<proceed/>` is queued: send it, then start TLS and call `tls_established`. For the driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The client is authenticated and has a resource; requests may follow. `jid` is the full JID."""
+
+    jid: Jid
+
+
+@dataclass(frozen=True, slots=True)
+class Iq:
+    """Where an answer goes: the request's id and the address it was sent to."""
+
+    id: str
+    to: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """XEP-0060 section 6.1. `jid` is the subscribed address as given; its bare part is the sender's."""
+
+    iq: Iq
+    node: str
+    jid: str
+    instance_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """XEP-0060 section 6.2."""
+
+    iq: Iq
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedItem:
+    """One valid item of a publish; `id` is None when the publisher left the choice to us."""
+
+    id: str | None
+    route: RouteItem
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """XEP-0060 section 7.1; one or many items, all or nothing."""
+
+    iq: Iq
+    node: str
+    items: tuple[PublishedItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retract:
+    """XEP-0060 section 7.2."""
+
+    iq: Iq
+    node: str
+    item_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GetItems:
+    """XEP-0060 section 6.5; no ids means all."""
+
+    iq: Iq
+    node: str
+    item_ids: tuple[str, ...] = ()
+    max_items: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfPublish:
+    """The forwarder has published everything it has (our in-sync marker, forwarder to route server)."""
+
+    iq: Iq
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """The stream is over; nothing follows. `clean` tells whether the client closed it itself, in order."""
+
+    reason: str
+    clean: bool
+
+
+XmppEvent: TypeAlias = (
+    StartTls | Bound | Subscribe | Unsubscribe | Publish | Retract | GetItems | EndOfPublish | StreamClosed
+)

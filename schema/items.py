@@ -1,0 +1,182 @@
+"""`RouteItem`, the payload of a VPN node, and its XML both ways.
+
+Reading uses nothing but the Element API that lxml and `xml.etree` share, so that the route server (lxml) and the
+forwarder (slixmpp, xml.etree) read with one piece of code.  Writing makes text: every value is a number, an
+address or a word of ours, so nothing needs escaping, and an item is serialised once however many read it.
+
+`read_entry` holds a publisher to every rule beyond the XSD; run `validation.check_entry` before it, for
+structure.  `read_offered_entry` is for what a route server sends to a forwarder: it skips elements and
+encapsulations it does not know and judges only what it uses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from schema.names import NS_UNICAST
+from schema.values import (
+    DEFAULT_LOCAL_PREFERENCE,
+    LABEL_MAX,
+    LABEL_MIN,
+    UINT32_MAX,
+    Encapsulation,
+    IPAddress,
+    IPNetwork,
+    NextHop,
+)
+
+ENTRY_TAG = f"{{{NS_UNICAST}}}entry"
+_NS = f"{{{NS_UNICAST}}}"
+_SAFI = (1, 128)
+_AF_VERSION = {1: 4, 2: 6}
+_ENCAPSULATIONS = {e.value: e for e in Encapsulation}
+
+
+class ItemError(ValueError):
+    """An entry breaks a rule; the text names the element and the rule."""
+
+
+class Element(Protocol):
+    """What lxml's and xml.etree's elements have in common, as far as it is used here."""
+
+    @property
+    def text(self) -> Any: ...
+
+    def find(self, path: str, /) -> Any: ...
+
+    def findall(self, path: str, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RouteItem:
+    """What a publisher says of one prefix, or a route server of its selected paths (draft section 6)."""
+
+    prefix: IPNetwork
+    next_hops: tuple[NextHop, ...]
+    sequence_number: int = 0
+    local_preference: int = DEFAULT_LOCAL_PREFERENCE
+
+
+def read_entry(entry: Element) -> RouteItem:
+    """A publisher's `<entry>`, strictly. Raises ItemError."""
+    return _read(entry, strict=True)
+
+
+def read_offered_entry(entry: Element) -> RouteItem:
+    """A route server's `<entry>`, leniently. Raises ItemError when what it uses makes no sense."""
+    return _read(entry, strict=False)
+
+
+def _read(entry: Element, *, strict: bool) -> RouteItem:
+    nlri = _child(entry, "nlri")
+    safi = nlri.find(_NS + "safi")
+    if safi is not None and _number(safi.text, "safi", 0, 255) not in _SAFI:
+        raise ItemError("safi: only 1 and 128 (unicast) are known")
+    hops = [_next_hop(hop, strict) for hop in _child(entry, "next-hops").findall(_NS + "next-hop")]
+    if not hops:
+        raise ItemError("next-hops: empty")
+    return RouteItem(
+        _prefix(nlri),
+        tuple(hops),
+        _optional(entry, "sequence-number", 0),
+        _optional(entry, "local-preference", DEFAULT_LOCAL_PREFERENCE),
+    )
+
+
+def _child(element: Element, name: str) -> Any:
+    child = element.find(_NS + name)
+    if child is None:
+        raise ItemError(f"{name}: missing")
+    return child
+
+
+def _text(element: Element, name: str) -> str:
+    return _child(element, name).text or ""
+
+
+def _number(text: str | None, name: str, low: int, high: int) -> int:
+    if not text or len(text) > 10 or not (text.isascii() and text.isdigit()):
+        raise ItemError(f"{name}: {(text or '')[:20]!r} is not a number of 1 to 10 digits")
+    value = int(text)
+    if not low <= value <= high:
+        raise ItemError(f"{name}: {value} is outside {low}..{high}")
+    return value
+
+
+def _optional(entry: Element, name: str, default: int) -> int:
+    child = entry.find(_NS + name)
+    return default if child is None else _number(child.text, name, 0, UINT32_MAX)
+
+
+def _version(element: Element) -> int:
+    return _AF_VERSION[_number(_text(element, "af"), "af", 1, 2)]
+
+
+def _prefix(nlri: Element) -> IPNetwork:
+    version, text = _version(nlri), _text(nlri, "address")
+    network, _, length = text.partition("/")
+    address = _parse_address(network, version, "nlri address")
+    if "/" not in text:
+        return ipaddress.ip_network(address)
+    bits = _number(length, "nlri prefix length", 0, address.max_prefixlen)
+    try:
+        return ipaddress.ip_network((address, bits))
+    except ValueError:
+        raise ItemError(f"nlri address: {text} has host bits set") from None
+
+
+def _parse_address(text: str, version: int, name: str) -> IPAddress:
+    try:
+        address = ipaddress.IPv4Address(text) if version == 4 else ipaddress.IPv6Address(text)
+    except ValueError:
+        raise ItemError(f"{name}: {text[:50]!r} is not an IPv{version} address") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise ItemError(f"{name}: {text[:50]!r} has a zone, which means nothing to others")
+    return address
+
+
+def _next_hop(hop: Element, strict: bool) -> NextHop:
+    address = _parse_address(_text(hop, "address"), _version(hop), "next-hop address")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address("255.255.255.255"):
+        raise ItemError(f"next-hop address: {address} is not a unicast address")
+    label = _number(_text(hop, "label"), "label", LABEL_MIN, LABEL_MAX)
+    listed = hop.find(_NS + "tunnel-encapsulation-list")
+    if listed is None:
+        return NextHop(address, label)
+    return NextHop(address, label, tuple(dict.fromkeys(_encapsulations(listed, strict))))
+
+
+def _encapsulations(listed: Element, strict: bool) -> Iterator[Encapsulation]:
+    for element in listed.findall(_NS + "tunnel-encapsulation"):
+        known = _ENCAPSULATIONS.get(element.text or "")
+        if known is not None:
+            yield known
+        elif strict:
+            raise ItemError(f"tunnel-encapsulation: {(element.text or '')[:20]!r} is not known")
+
+
+def entry_xml(item: RouteItem) -> str:
+    """The `<entry>` of an item: the draft's order, prefix with length, defaults left out, lists always."""
+    hops = "".join(map(_next_hop_xml, item.next_hops))
+    tail = f"<sequence-number>{item.sequence_number}</sequence-number>" if item.sequence_number else ""
+    if item.local_preference != DEFAULT_LOCAL_PREFERENCE:
+        tail += f"<local-preference>{item.local_preference}</local-preference>"
+    af = 1 if item.prefix.version == 4 else 2
+    return (
+        f'<entry xmlns="{NS_UNICAST}"><nlri><af>{af}</af><address>{item.prefix}</address></nlri>'
+        f"<next-hops>{hops}</next-hops>{tail}</entry>"
+    )
+
+
+def _next_hop_xml(hop: NextHop) -> str:
+    af = 1 if hop.address.version == 4 else 2
+    tunnels = "".join(f"<tunnel-encapsulation>{e.value}</tunnel-encapsulation>" for e in hop.encapsulations)
+    return (
+        f"<next-hop><af>{af}</af><address>{hop.address}</address><label>{hop.label}</label>"
+        f"<tunnel-encapsulation-list>{tunnels}</tunnel-encapsulation-list></next-hop>"
+    )
