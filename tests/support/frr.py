@@ -1,0 +1,144 @@
+"""FRR's bgpd alone, without zebra: started on a loopback address, asked and told through vtysh.
+
+`-Z -S -n` leave out zebra, privileges and the kernel; `--vty_socket` puts the socket vtysh talks to into the test's own
+directory.  Routes are originated as VPN statics with a route-map each; the route-map must exist before the network, and
+a static is withdrawn without naming it.  FRR cannot originate an Encapsulation community in this way, only relay one,
+and it has no RT-Constraint.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.support.process import loopback_address
+from tests.support.speaker import BGP_PORT, VPNV4, VPNV6, NeighborConfig, Origination, SeenRoute, Speaker
+
+DAEMON = "/usr/lib/frr/bgpd"
+TOOL = "vtysh"
+_FAMILY = {VPNV4: "ipv4", VPNV6: "ipv6"}
+
+
+class Frr(Speaker):
+    """A running bgpd."""
+
+    def __init__(
+        self, directory: Path, local_as: int, neighbors: tuple[NeighborConfig, ...], address: str | None = None
+    ) -> None:
+        super().__init__("bgpd", directory, address or loopback_address(), local_as, neighbors)
+
+    def start(self) -> None:
+        config = self.directory / "bgpd.conf"
+        config.write_text(self._config())
+        where = ["-l", self.address, "-p", str(BGP_PORT), "-P", "0", "--vty_socket", str(self.directory)]
+        files = ["-f", str(config), "-i", str(self.directory / "pid"), "--log", "stdout"]
+        self.spawn([DAEMON, "-Z", "-S", "-n", *where, *files])
+        self.wait_ready(lambda: self._tool("show bgp summary json").returncode == 0, 15.0)
+
+    def tell(self, *lines: str) -> str:
+        """Run vtysh lines in one go. Raises AssertionError with its words when it fails."""
+        done = self._tool(*lines)
+        failed = done.returncode != 0 or "% " in done.stdout
+        assert not failed, f"vtysh {lines}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def ask(self, line: str) -> Any:
+        return json.loads(self.tell(f"{line} json"))
+
+    def session_state(self, neighbor: str) -> str:
+        return str(self.neighbor(neighbor).get("bgpState", "")).lower()
+
+    def neighbor(self, neighbor: str) -> Any:
+        return self.ask(f"show bgp neighbors {neighbor}").get(neighbor, {})
+
+    def routes(self, family: str) -> list[SeenRoute]:
+        table = self.ask(f"show bgp {_FAMILY[family]} vpn")["routes"]["routeDistinguishers"]
+        return [route for prefix in {p for prefixes in table.values() for p in prefixes} for route in self._at(prefix)]
+
+    def originate(self, route: Origination) -> None:
+        family = _FAMILY[route.family]
+        name = "R-" + re.sub(r"\W", "-", f"{route.rd}-{route.prefix}")
+        self.tell(
+            "configure terminal",
+            f"route-map {name} permit 10",
+            f"set extcommunity rt {' '.join(route.route_targets)}",
+            f"set {family} vpn next-hop {route.next_hop}",
+            "exit",
+            *self._under(family),
+            f"network {route.prefix} rd {route.rd} label {route.label} route-map {name}",
+        )
+
+    def withdraw(self, route: Origination) -> None:
+        network = f"no network {route.prefix} rd {route.rd} label {route.label}"
+        self.tell("configure terminal", *self._under(_FAMILY[route.family]), network)
+
+    def clear(self, neighbor: str) -> None:
+        self.tell(f"clear bgp {neighbor}")
+
+    def _under(self, family: str) -> list[str]:
+        return [f"router bgp {self.local_as}", f"address-family {family} vpn"]
+
+    def _at(self, prefix: str) -> list[SeenRoute]:
+        family = "ipv6" if ":" in prefix else "ipv4"
+        answer = self.ask(f"show bgp {family} vpn {prefix}")
+        return [_seen(rd, prefix, path) for rd, found in answer.items() for path in found["paths"]]
+
+    def _tool(self, *lines: str) -> subprocess.CompletedProcess[str]:
+        command = [TOOL, "--vty_socket", str(self.directory), *(word for line in lines for word in ("-c", line))]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    def _config(self) -> str:
+        lines = [
+            "hostname frr",
+            f"router bgp {self.local_as}",
+            f" bgp router-id {self.address}",
+            " coalesce-time 0",
+            " no bgp default ipv4-unicast",
+            " no bgp ebgp-requires-policy",
+        ]
+        for neighbor in self.neighbors:
+            lines += [f" neighbor {neighbor.address} {words}" for words in self._neighbor(neighbor)]
+        for family in (VPNV4, VPNV6):
+            lines.append(f" address-family {_FAMILY[family]} vpn")
+            for neighbor in self.neighbors:
+                lines += [f"  neighbor {neighbor.address} {words}" for words in _in_family(neighbor, family)]
+            lines.append(" exit-address-family")
+        return "\n".join(lines) + "\n"
+
+    def _neighbor(self, neighbor: NeighborConfig) -> list[str]:
+        words = [f"remote-as {neighbor.peer_as}", f"port {BGP_PORT}", f"update-source {self.address}"]
+        words += ["timers connect 1", "advertisement-interval 0"]
+        if neighbor.passive:
+            words.append("passive")
+        if neighbor.password:
+            words.append(f"password {neighbor.password}")
+        if neighbor.peer_as != self.local_as:
+            words += ["ebgp-multihop 64", "disable-connected-check"]
+        return words
+
+
+def _in_family(neighbor: NeighborConfig, family: str) -> list[str]:
+    if family not in neighbor.families:
+        return []
+    return ["activate", *(["route-reflector-client"] if neighbor.client else [])]
+
+
+def _seen(rd: str, prefix: str, path: Any) -> SeenRoute:
+    communities = path.get("extendedCommunity", {}).get("string", "").split()
+    segments = path.get("aspath", {}).get("segments", [])
+    origin = path["peer"]["peerId"]
+    return SeenRoute(
+        rd=rd,
+        prefix=prefix,
+        label=path.get("remoteLabel", 0),
+        next_hop=path["nexthops"][0]["ip"],
+        route_targets=frozenset(c.removeprefix("RT:") for c in communities if c.startswith("RT:")),
+        encapsulations=frozenset(int(c.removeprefix("ET:")) for c in communities if re.fullmatch(r"ET:\d+", c)),
+        as_path=tuple(number for segment in segments for number in segment["list"]),
+        originator_id=path.get("originatorId"),
+        cluster_list=tuple(path.get("clusterList", {}).get("list", ())),
+        from_neighbor=None if origin == "0.0.0.0" else origin,
+    )

@@ -1,0 +1,146 @@
+"""GoBGP 3.10: `gobgpd` on a loopback address, asked and told through the `gobgp` command-line tool.
+
+It is the one packaged speaker with RT-Constraint.  Its dialling side waits five to ten seconds before the first
+attempt; a test that is not about who dials should let it be passive.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.support.process import loopback_address
+from tests.support.speaker import BGP_PORT, RTC, VPNV4, VPNV6, NeighborConfig, Origination, SeenRoute, Speaker
+
+DAEMON = "gobgpd"
+TOOL = "gobgp"
+_API_PORT = 50051
+_FAMILY = {VPNV4: "vpnv4", VPNV6: "vpnv6", RTC: "rtc"}
+_STATES = ("unknown", "idle", "connect", "active", "opensent", "openconfirm", "established")
+_AS_PATH, _ORIGINATOR_ID, _CLUSTER_LIST, _MP_REACH, _EXT_COMMUNITIES = 2, 9, 10, 14, 16
+
+
+class GoBgp(Speaker):
+    """A running gobgpd."""
+
+    can_originate_encapsulation = True
+
+    def __init__(
+        self, directory: Path, local_as: int, neighbors: tuple[NeighborConfig, ...], address: str | None = None
+    ) -> None:
+        super().__init__("gobgpd", directory, address or loopback_address(), local_as, neighbors)
+
+    def start(self) -> None:
+        config = self.directory / "gobgpd.toml"
+        config.write_text(self._config())
+        self.spawn([DAEMON, "-f", str(config), "--api-hosts", f"{self.address}:{_API_PORT}", "--pprof-disable"])
+        self.wait_ready(lambda: self._tool("global").returncode == 0, 15.0)
+
+    def tell(self, *words: str) -> str:
+        """Run the command-line tool. Raises AssertionError with its words when it fails."""
+        done = self._tool(*words)
+        assert done.returncode == 0, f"gobgp {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def ask(self, *words: str) -> Any:
+        """The tool's answer as JSON."""
+        text = self.tell(*words, "-j")
+        return json.loads(text) if text.strip().startswith(("{", "[")) else {}
+
+    def session_state(self, neighbor: str) -> str:
+        state = self.ask("neighbor", neighbor)["state"].get("session_state", 0)
+        return _STATES[state] if isinstance(state, int) else str(state).lower()
+
+    def neighbor(self, neighbor: str) -> Any:
+        return self.ask("neighbor", neighbor)
+
+    def routes(self, family: str) -> list[SeenRoute]:
+        table = self.ask("global", "rib", "-a", _FAMILY[family])
+        return [_seen(path) for paths in table.values() for path in paths]
+
+    def memberships(self, neighbor: str) -> set[str]:
+        """RT memberships received from a neighbor, as `origin AS:route target`."""
+        table = self.ask("global", "rib", "-a", "rtc")
+        return {key for key, paths in table.items() if any(p.get("neighbor-ip") == neighbor for p in paths)}
+
+    def originate(self, route: Origination) -> None:
+        encapsulations = [word for name in route.encapsulations for word in ("encap", name)]
+        targets = [word for target in route.route_targets for word in ("rt", target)]
+        self.tell(*self._route("add", route), *targets, *encapsulations, "nexthop", route.next_hop)
+
+    def withdraw(self, route: Origination) -> None:
+        self.tell(*self._route("del", route))
+
+    def clear(self, neighbor: str) -> None:
+        self.tell("neighbor", neighbor, "reset")
+
+    def add_vrf(self, name: str, rd: str, route_target: str) -> None:
+        """A VRF, which makes gobgpd a member of its import route target (RFC 4684)."""
+        self.tell("vrf", "add", name, "rd", rd, "rt", "both", route_target)
+
+    def delete_vrf(self, name: str) -> None:
+        self.tell("vrf", "del", name)
+
+    def _tool(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [TOOL, "-u", self.address, "-p", str(_API_PORT), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    def _route(self, verb: str, route: Origination) -> list[str]:
+        head = ["global", "rib", "-a", _FAMILY[route.family], verb, route.prefix]
+        return [*head, "label", str(route.label), "rd", route.rd]
+
+    def _config(self) -> str:
+        head = (
+            f'[global.config]\nas = {self.local_as}\nrouter-id = "{self.address}"\n'
+            f'port = {BGP_PORT}\nlocal-address-list = ["{self.address}"]\n'
+        )
+        return head + "".join(self._neighbor(n) for n in self.neighbors)
+
+    def _neighbor(self, neighbor: NeighborConfig) -> str:
+        lines = [
+            "[[neighbors]]",
+            "[neighbors.config]",
+            f'neighbor-address = "{neighbor.address}"',
+            f"peer-as = {neighbor.peer_as}",
+            *([f'auth-password = "{neighbor.password}"'] if neighbor.password else []),
+            "[neighbors.transport.config]",
+            f'local-address = "{self.address}"',
+            f"remote-port = {BGP_PORT}",
+            f"passive-mode = {str(neighbor.passive).lower()}",
+            "[neighbors.timers.config]",
+            "connect-retry = 5",
+            "idle-hold-time-after-reset = 1",
+            "[neighbors.graceful-restart.config]",
+            "enabled = true",
+            "restart-time = 1",
+        ]
+        if neighbor.peer_as != self.local_as:
+            lines += ["[neighbors.ebgp-multihop.config]", "enabled = true", "multihop-ttl = 64"]
+        if neighbor.client:
+            lines += ["[neighbors.route-reflector.config]", "route-reflector-client = true"]
+            lines += [f'route-reflector-cluster-id = "{self.address}"']
+        for family in neighbor.families:
+            lines += ["[[neighbors.afi-safis]]", "[neighbors.afi-safis.config]", f'afi-safi-name = "{family}"']
+            lines += ["[neighbors.afi-safis.mp-graceful-restart.config]", "enabled = true"]
+        return "\n".join(lines) + "\n"
+
+
+def _seen(path: Any) -> SeenRoute:
+    attributes = {attribute["type"]: attribute for attribute in path["attrs"]}
+    communities = attributes.get(_EXT_COMMUNITIES, {}).get("value", [])
+    nlri, rd = path["nlri"], path["nlri"]["rd"]
+    segments = attributes.get(_AS_PATH, {}).get("as_paths") or []
+    return SeenRoute(
+        rd=f"{rd['admin']}:{rd['assigned']}",
+        prefix=nlri["prefix"],
+        label=nlri["labels"][0],
+        next_hop=attributes[_MP_REACH]["nexthop"],
+        route_targets=frozenset(c["value"] for c in communities if c.get("subtype") == 2 and c["type"] in (0, 1, 2)),
+        encapsulations=frozenset(c["tunnel_type"] for c in communities if "tunnel_type" in c),
+        as_path=tuple(number for segment in segments for number in segment["asns"]),
+        originator_id=attributes.get(_ORIGINATOR_ID, {}).get("value"),
+        cluster_list=tuple(attributes.get(_CLUSTER_LIST, {}).get("value", ())),
+        from_neighbor=None if path.get("neighbor-ip", "<nil>") in ("<nil>", "invalid IP") else path["neighbor-ip"],
+    )
