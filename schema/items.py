@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from schema.names import NS_UNICAST
 from schema.values import (
@@ -33,6 +33,8 @@ _NS = f"{{{NS_UNICAST}}}"
 _SAFI = (1, 128)
 _AF_VERSION = {1: 4, 2: 6}
 _ENCAPSULATIONS = {e.value: e for e in Encapsulation}
+_NEXT_HOP = _NS + "next-hop"
+_TUNNEL = _NS + "tunnel-encapsulation"
 
 
 class ItemError(ValueError):
@@ -43,11 +45,16 @@ class Element(Protocol):
     """What lxml's and xml.etree's elements have in common, as far as it is used here."""
 
     @property
+    def tag(self) -> Any: ...
+
+    @property
     def text(self) -> Any: ...
 
-    def find(self, path: str, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
-    def findall(self, path: str, /) -> Any: ...
+
+_Members: TypeAlias = dict[Any, Element]
+"""An element's children by tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +78,36 @@ def read_offered_entry(entry: Element) -> RouteItem:
 
 
 def _read(entry: Element, *, strict: bool) -> RouteItem:
-    nlri = _child(entry, "nlri")
-    safi = nlri.find(_NS + "safi")
+    members = _members(entry)
+    nlri = _members(_child(members, "nlri"))
+    safi = nlri.get(_NS + "safi")
     if safi is not None and _number(safi.text, "safi", 0, 255) not in _SAFI:
         raise ItemError("safi: only 1 and 128 (unicast) are known")
-    hops = [_next_hop(hop, strict) for hop in _child(entry, "next-hops").findall(_NS + "next-hop")]
+    hops = tuple(_next_hop(_members(hop), strict) for hop in _child(members, "next-hops") if hop.tag == _NEXT_HOP)
     if not hops:
         raise ItemError("next-hops: empty")
     return RouteItem(
         _prefix(nlri),
-        tuple(hops),
-        _optional(entry, "sequence-number", 0),
-        _optional(entry, "local-preference", DEFAULT_LOCAL_PREFERENCE),
+        hops,
+        _optional(members, "sequence-number", 0),
+        _optional(members, "local-preference", DEFAULT_LOCAL_PREFERENCE),
     )
 
 
-def _child(element: Element, name: str) -> Any:
-    child = element.find(_NS + name)
+def _members(element: Element) -> _Members:
+    """Children by tag, in one pass: asking an element for them one by one takes twice as long."""
+    return {child.tag: child for child in element}
+
+
+def _child(members: _Members, name: str) -> Element:
+    child = members.get(_NS + name)
     if child is None:
         raise ItemError(f"{name}: missing")
     return child
 
 
-def _text(element: Element, name: str) -> str:
-    return _child(element, name).text or ""
+def _text(members: _Members, name: str) -> str:
+    return _child(members, name).text or ""
 
 
 def _number(text: str | None, name: str, low: int, high: int) -> int:
@@ -106,16 +119,16 @@ def _number(text: str | None, name: str, low: int, high: int) -> int:
     return value
 
 
-def _optional(entry: Element, name: str, default: int) -> int:
-    child = entry.find(_NS + name)
+def _optional(members: _Members, name: str, default: int) -> int:
+    child = members.get(_NS + name)
     return default if child is None else _number(child.text, name, 0, UINT32_MAX)
 
 
-def _version(element: Element) -> int:
-    return _AF_VERSION[_number(_text(element, "af"), "af", 1, 2)]
+def _version(members: _Members) -> int:
+    return _AF_VERSION[_number(_text(members, "af"), "af", 1, 2)]
 
 
-def _prefix(nlri: Element) -> IPNetwork:
+def _prefix(nlri: _Members) -> IPNetwork:
     version, text = _version(nlri), _text(nlri, "address")
     network, _, length = text.partition("/")
     address = _parse_address(network, version, "nlri address")
@@ -138,21 +151,26 @@ def _parse_address(text: str, version: int, name: str) -> IPAddress:
     return address
 
 
-def _next_hop(hop: Element, strict: bool) -> NextHop:
+def _next_hop(hop: _Members, strict: bool) -> NextHop:
     address = _parse_address(_text(hop, "address"), _version(hop), "next-hop address")
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address("255.255.255.255"):
         raise ItemError(f"next-hop address: {address} is not a unicast address")
     label = _number(_text(hop, "label"), "label", LABEL_MIN, LABEL_MAX)
-    listed = hop.find(_NS + "tunnel-encapsulation-list")
+    listed = hop.get(_NS + "tunnel-encapsulation-list")
     if listed is None:
         return NextHop(address, label)
-    return NextHop(address, label, tuple(dict.fromkeys(_encapsulations(listed, strict))))
+    encapsulations = tuple(dict.fromkeys(_encapsulations(listed, strict)))
+    if strict and not encapsulations:
+        raise ItemError("tunnel-encapsulation-list: empty")
+    return NextHop(address, label, encapsulations)
 
 
 def _encapsulations(listed: Element, strict: bool) -> Iterator[Encapsulation]:
-    for element in listed.findall(_NS + "tunnel-encapsulation"):
+    for element in listed:
+        if element.tag != _TUNNEL:
+            continue
         known = _ENCAPSULATIONS.get(element.text or "")
         if known is not None:
             yield known

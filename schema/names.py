@@ -34,7 +34,7 @@ NS_IN_SYNC = "urn:uuid:5b92200e-ee2a-44ee-8aba-b7733baecab7"
 ROUTE_SERVER_JID = "route-server@ietf.org"
 """The constant of the draft, section 6; accepted as an address of every route server."""
 
-_RD = re.compile(r"(?:\d+|\d+\.\d+\.\d+\.\d+):\d+")
+_RD = re.compile(r"(?:\d+|\d+\.\d+\.\d+\.\d+):\d+", re.ASCII)
 
 
 def route_item_id(rd: str, prefix: IPNetwork) -> str:
