@@ -95,7 +95,8 @@ def test_a_publishers_schema_location_is_never_fetched() -> None:
 
 def test_the_explaining_engine_is_imported_only_for_a_refusal() -> None:
     code = (
-        "import sys\nfrom lxml import etree\nfrom schema.items import ItemError\nfrom schema.validation import check_entry\n"
+        "import sys\nfrom lxml import etree\nfrom schema.items import ItemError\n"
+        "from schema.validation import check_entry\n"
         f"check_entry(etree.fromstring({ENTRY!r}))\n"
         "print('xmlschema' in sys.modules)\n"
         "try: check_entry(etree.fromstring(" + repr(ENTRY.replace("<label>10000</label>", "")) + "))\n"
