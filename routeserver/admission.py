@@ -1,0 +1,55 @@
+"""Who may do what: VPN membership, allowed prefixes, and the next-hop rule.
+
+A forwarder is known by the bare JID its certificate gave it.  It may use a VPN whose `members` name it, publish
+prefixes inside the VPN's `prefixes`, and only with next hops that are its own: the address its session comes
+from, an address its certificate names, or one registered for it in the configuration.  Every refusal is the
+stanza error the publisher gets, with a text that says which rule failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from routeserver.rib.vrf import Vrf
+from routeserver.xmpp.errors import closed_node, forbidden, invalid_payload
+from routeserver.xmpp.events import PublishedItem
+from routeserver.xmpp.jid import Jid
+from schema.values import Encapsulation, IPAddress
+
+
+def is_member(vrf: Vrf, jid: Jid) -> bool:
+    """Whether a `members` pattern names this JID; a VPN without `members` takes every authenticated one."""
+    patterns = vrf.settings.members
+    return patterns is None or any(_matches(pattern, jid) for pattern in patterns)
+
+
+def _matches(pattern: str, jid: Jid) -> bool:
+    local, at, domain = pattern.rpartition("@")
+    if not at:
+        return not jid.local and fnmatchcase(jid.domain, domain.lower())
+    return bool(jid.local) and fnmatchcase(jid.local, local.lower()) and fnmatchcase(jid.domain, domain.lower())
+
+
+def check_subscriber(vrf: Vrf, jid: Jid) -> None:
+    """Raises StanzaError unless the JID may subscribe to and read the VPN (XEP-0060 sections 6.1.3.4, 6.5.9.8)."""
+    if not is_member(vrf, jid):
+        raise closed_node(f"{jid.bare} is not a member of VPN {vrf.name}")
+
+
+def check_publisher(vrf: Vrf, jid: Jid) -> None:
+    """Raises StanzaError unless the JID may publish to the VPN (XEP-0060 section 7.1.3.1)."""
+    if not is_member(vrf, jid):
+        raise forbidden(f"{jid.bare} is not a member of VPN {vrf.name}")
+
+
+def check_item(vrf: Vrf, item: PublishedItem, own_addresses: Iterable[IPAddress] | None) -> None:
+    """Raises StanzaError for a prefix outside the VPN's, or a next hop not among `own_addresses` (None = any)."""
+    route = item.route
+    if not vrf.allows_prefix(route.prefix):
+        raise forbidden(f"prefix {route.prefix} is outside what VPN {vrf.name} allows")
+    for hop in route.next_hops:
+        if own_addresses is not None and hop.address not in own_addresses:
+            raise forbidden(f"next hop {hop.address} of {route.prefix} is not an address of this publisher")
+        if not set(hop.encapsulations) - {Encapsulation.VXLAN}:
+            raise invalid_payload(f"next hop {hop.address} of {route.prefix} offers no tunnel an IP route can use")

@@ -1,0 +1,212 @@
+"""The route server: every event of every session goes in, routes and notifications come out.
+
+The only module that knows both protocols and the RIB.  The way of a publish is the way of everything: `handle` takes
+the event, `Nodes` (forwarders) or `Speaker` (BGP neighbors) turns it into an update of the RIB, which tells the VRFs
+that import it and notes the NLRI at every neighbor; `flush`, once per turn of the event loop, drains the outboxes
+into the sessions.  Nothing is sent before `flush`, except the answer to an iq.
+
+State, not history: what a subscriber or a neighbor holds is a function of the paths, the subscriptions and the
+neighbors' RT memberships; removing an input undoes exactly what it caused.
+
+A dump ends with the node's in-sync marker, and the marker is held back while the server may still be learning:
+`startup_hold` after its own start, until each neighbor's End-of-RIB, and `rtc_settle` after a subscription asked
+neighbors for routes of a new target.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeAlias
+
+from routeserver.bgp import events as bgp
+from routeserver.bgp.session import BgpSession
+from routeserver.nodes import Nodes
+from routeserver.parties import Client, Neighbor
+from routeserver.rib.outbox import SubscriberOutbox
+from routeserver.rib.rib import Rib
+from routeserver.rib.vrf import Vrf
+from routeserver.settings import Settings
+from routeserver.speaker import Speaker
+from routeserver.xmpp import events as xmpp
+from routeserver.xmpp.errors import StanzaError
+from routeserver.xmpp.session import XmppSession
+
+Session: TypeAlias = BgpSession | XmppSession
+
+FLUSH_BUDGET = 4096
+"""Routes decided per session and turn: some 100 kB of output, a few milliseconds of work."""
+_Request: TypeAlias = (
+    xmpp.Subscribe | xmpp.Unsubscribe | xmpp.Publish | xmpp.Retract | xmpp.GetItems | xmpp.EndOfPublish
+)
+
+log = logging.getLogger(__name__)
+
+
+class RouteServer:
+    """The core. `now` is seconds of any one monotonic clock; `started` is its first value."""
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        self.settings = settings
+        self.started = now
+        self.rib = Rib(settings)
+        self.nodes = Nodes(settings, self.rib)
+        self.speaker = Speaker(settings, self.rib)
+        self.wants_flush = False
+        """Whether a session that can take more has more to get: flush again, in the next turn."""
+        self._touched: dict[Session, None] = {}
+        self._waiting: dict[SubscriberOutbox, None] = {}
+        """Outboxes that sent a dump and owe its marker."""
+
+    @property
+    def revision(self) -> int:
+        return self.rib.revision
+
+    def handle(self, session: Session, event: bgp.BgpEvent | xmpp.XmppEvent, now: float) -> None:
+        """Take one event. Answers to requests are in the session's buffer when this returns."""
+        if isinstance(session, BgpSession):
+            self._handle_bgp(session, event, now)
+        else:
+            self._handle_xmpp(session, event, now)
+
+    def _handle_bgp(self, session: BgpSession, event: object, now: float) -> None:
+        neighbor = self.speaker.neighbors[session.neighbor.address]
+        match event:
+            case bgp.Established():
+                self.speaker.established(session, event, now)
+                self._log_neighbor("bgp.session.up", neighbor, "established")
+            case bgp.SessionClosed():
+                self.speaker.closed(session, event)
+                self._log_neighbor("bgp.session.down", neighbor, event.reason)
+            case _ if neighbor.session is session:
+                self._handle_neighbor(neighbor, event)
+
+    def _handle_neighbor(self, neighbor: Neighbor, event: object) -> None:
+        match event:
+            case bgp.RoutesReceived():
+                self.speaker.routes_received(neighbor, event)
+            case bgp.RoutesWithdrawn():
+                self.speaker.routes_withdrawn(neighbor, event)
+            case bgp.EndOfRib():
+                self.speaker.end_of_rib(neighbor, event)
+            case bgp.RefreshRequested():
+                self.speaker.refresh_requested(neighbor, event)
+            case bgp.FamilyDisabled():
+                self.speaker.family_disabled(neighbor, event)
+                self._log_neighbor("bgp.family.disabled", neighbor, f"{event.family.label}: {event.reason}")
+            case bgp.UpdateMalformed():
+                neighbor.malformed += 1
+                self._log_neighbor("bgp.update.malformed", neighbor, f"{event.reason}: {event.message.hex()}")
+
+    def _handle_xmpp(self, session: XmppSession, event: object, now: float) -> None:
+        if isinstance(event, xmpp.Bound):
+            self._bound(session, event, now)
+        elif isinstance(event, xmpp.StreamClosed):
+            client = self.nodes.clients.get(session)
+            self.nodes.closed(session, now)
+            if client is not None:
+                self._waiting.pop(client.outbox, None)
+                log.info(
+                    "session ended: %s", event.reason, extra={"event": "xmpp.session.down", "jid": str(session.jid)}
+                )
+        else:
+            self._request(self.nodes.clients[session], event, now)
+
+    def _bound(self, session: XmppSession, event: xmpp.Bound, now: float) -> None:
+        older = self.nodes.bound(session, event.jid)
+        log.info("session bound", extra={"event": "xmpp.session.up", "jid": str(event.jid)})
+        if older is not None:
+            for closing in older.close("conflict", "a newer session took this address"):
+                self.handle(older, closing, now)
+            self._touched[older] = None
+
+    def _request(self, client: Client, request: _Request, now: float) -> None:
+        nodes, session = self.nodes, client.session
+        try:
+            match request:
+                case xmpp.Publish():
+                    nodes.publish(client, request)
+                case xmpp.Retract():
+                    nodes.retract(client, request)
+                case xmpp.Subscribe():
+                    nodes.subscribe(client, request, now)
+                case xmpp.Unsubscribe():
+                    nodes.unsubscribe(client, request)
+                case xmpp.GetItems():
+                    nodes.get_items(client, request)
+                case xmpp.EndOfPublish():
+                    nodes.end_of_publish(client, request)
+        except StanzaError as error:
+            log.info(
+                "refused: %s",
+                error.text,
+                extra={"event": "xmpp.request.refused", "jid": str(session.jid), "reason": error.condition},
+            )
+            session.send_error(request.iq, error)
+
+    def _log_neighbor(self, event: str, neighbor: Neighbor, reason: str) -> None:
+        extra = {"event": event, "peer": str(neighbor.settings.address), "reason": reason}
+        log.info("neighbor %s: %s", neighbor.settings.address, reason, extra=extra)
+
+    # Output
+
+    def flush(self, now: float, budget: int = FLUSH_BUDGET) -> list[Session]:
+        """Drain outboxes, at most `budget` routes for each, and return the sessions that have data to send."""
+        touched, self._touched = self._touched, {}
+        self.wants_flush = False
+        for neighbor in self.speaker.neighbors.values():
+            out, bgp_session = neighbor.adj_out, neighbor.session
+            if out is not None and bgp_session is not None and bgp_session.writable and out.has_pending:
+                out.drain(self.rib.table, budget)
+                touched[bgp_session] = None
+                self.wants_flush |= out.has_pending
+        for outbox in list(self.nodes.dirty):
+            if outbox.sender.writable:
+                outbox.drain(budget)
+                touched[outbox.sender] = None
+                self._drained(outbox)
+        if self._waiting:
+            self._send_markers(now, touched)
+        return list(touched)
+
+    def _drained(self, outbox: SubscriberOutbox) -> None:
+        if outbox.has_pending:
+            self.wants_flush = True
+            return
+        del self.nodes.dirty[outbox]
+        if outbox.markers_due:
+            self._waiting[outbox] = None
+
+    def _send_markers(self, now: float, touched: dict[Session, None]) -> None:
+        base = self._base_sync_time()
+        for outbox in list(self._waiting):
+            for vrf in outbox.markers_ready():
+                if self._sync_time(base, vrf) <= now:
+                    outbox.send_marker(vrf)
+                    touched[outbox.sender] = None
+            if not outbox.markers_due:
+                del self._waiting[outbox]
+
+    def _base_sync_time(self) -> float:
+        return max(self.started + self.settings.startup_hold, self.speaker.synced_at(self.started))
+
+    def _sync_time(self, base: float, vrf: Vrf) -> float:
+        """When this VRF's subscribers may be told they have everything."""
+        since = self.nodes.membership_since.get(vrf)
+        if since is None or not self.speaker.has_rtc:
+            return base
+        return max(base, since + self.settings.rtc_settle)
+
+    # Time
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` and `flush` are next needed, if nothing else happens."""
+        times = [self.nodes.next_sweep(), self.speaker.next_timer()]
+        if self._waiting:
+            base = self._base_sync_time()
+            times += [self._sync_time(base, vrf) for outbox in self._waiting for vrf in outbox.markers_ready()]
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due: sweep stale items, stop waiting for RT memberships. A flush follows."""
+        self.nodes.sweep(now)
+        self.speaker.handle_timer(now)

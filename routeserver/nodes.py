@@ -1,0 +1,225 @@
+"""The pub-sub service over the VRFs: what forwarders may ask, and what becomes of their sessions.
+
+Each request method checks, acts on the RIB and answers its iq, exactly once; a refusal is a StanzaError and leaves
+everything as it was, the other items of the same publish included.  A result means "in the RIB".
+
+An item belongs to the bare JID that published it and is vouched for by the session that did.  When that session
+ends its items become stale; a re-publish in another session of the same JID refreshes them, that session's
+end-of-publish marker or `stale_time` sweeps what nobody refreshed.  An unsubscribe withdraws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from routeserver import admission
+from routeserver.bgp.nlri import RouteDistinguisher
+from routeserver.parties import Client, Forwarder, Vouched
+from routeserver.rib.outbox import SubscriberOutbox
+from routeserver.rib.path import Path, Source, SourceKind
+from routeserver.rib.rib import Rib
+from routeserver.rib.vrf import Vrf
+from routeserver.settings import Settings
+from routeserver.xmpp import errors, events, pubsub
+from routeserver.xmpp.jid import Jid
+from routeserver.xmpp.session import XmppSession
+from schema.items import RouteItem
+
+
+class Nodes:
+    """Forwarders, their sessions, and the VPN nodes they use."""
+
+    def __init__(self, settings: Settings, rib: Rib) -> None:
+        self._settings = settings
+        self._rib = rib
+        self._registered = {Jid.parse(f.jid).bare: f for f in settings.forwarders}
+        self.forwarders: dict[Jid, Forwarder] = {}
+        self.clients: dict[XmppSession, Client] = {}
+        self.dirty: dict[SubscriberOutbox, None] = {}
+        self.membership_since: dict[Vrf, float] = {}
+        """When a VRF's subscription last originated an RT membership: routes may still be on their way."""
+
+    # Sessions
+
+    def bound(self, session: XmppSession, jid: Jid) -> XmppSession | None:
+        """A session is ready; the older session of the same full JID, if any, is to be closed by the caller."""
+        forwarder = self.forwarders.get(jid.bare)
+        if forwarder is None:
+            source = Source(str(jid.bare), SourceKind.LOCAL, self._settings.router_id)
+            forwarder = Forwarder(jid.bare, source, self._registered.get(jid.bare))
+            self.forwarders[jid.bare] = forwarder
+        older = next((s for s in forwarder.sessions if s.jid == jid), None)
+        forwarder.sessions[session] = None
+        self.clients[session] = Client(session, forwarder, SubscriberOutbox(session, self.dirty))
+        return older
+
+    def closed(self, session: XmppSession, now: float) -> None:
+        """A session is over: its subscriptions end, what it published becomes stale."""
+        client = self.clients.pop(session, None)
+        if client is None:
+            return
+        for vrf in list(client.outbox.subscribed):
+            self._end_subscription(client, vrf)
+        self.dirty.pop(client.outbox, None)
+        forwarder = client.forwarder
+        del forwarder.sessions[session]
+        for (node, item_id), vouched in forwarder.items.items():
+            if vouched.session is session:
+                vouched.session, vouched.until = None, now + self._settings.stale_time
+                self._restale(self._rib.vrfs[node], item_id, stale=True)
+        self._forget_if_empty(forwarder)
+
+    def sweep(self, now: float) -> None:
+        """Withdraw every stale item whose time has come."""
+        for forwarder in list(self.forwarders.values()):
+            self._sweep(forwarder, lambda v: v.session is None and v.until <= now)
+            self._forget_if_empty(forwarder)
+
+    def next_sweep(self) -> float | None:
+        """When the next stale item goes."""
+        times = (f.stale_until for f in self.forwarders.values())
+        return min((t for t in times if t is not None), default=None)
+
+    def _forget_if_empty(self, forwarder: Forwarder) -> None:
+        if not forwarder.sessions and not forwarder.items:
+            del self.forwarders[forwarder.jid]
+
+    def _restale(self, vrf: Vrf, item_id: str, *, stale: bool) -> None:
+        path = replace(vrf.published[item_id], stale=stale)
+        vrf.published[item_id] = path
+        self._rib.update(path)
+
+    def _sweep(self, forwarder: Forwarder, is_due: Callable[[Vouched], bool]) -> None:
+        for node, item_id in [key for key, vouched in forwarder.items.items() if is_due(vouched)]:
+            self._withdraw(forwarder, self._rib.vrfs[node], item_id)
+
+    # Requests
+
+    def subscribe(self, client: Client, request: events.Subscribe, now: float) -> None:
+        """XEP-0060 section 6.1: the answer, then every item of the node, then the in-sync marker."""
+        vrf = self._vrf(request.node)
+        admission.check_subscriber(vrf, client.forwarder.jid)
+        self._set_instance(client.forwarder, vrf, request.instance_id)
+        if not vrf.watchers and self._rib.subscribed(vrf):
+            self.membership_since[vrf] = now
+        client.outbox.subscribe(vrf, request.jid)
+        client.session.send_result(request.iq, pubsub.subscription_xml(vrf.name, request.jid))
+
+    def unsubscribe(self, client: Client, request: events.Unsubscribe) -> None:
+        """XEP-0060 section 6.2."""
+        vrf = self._vrf(request.node)
+        if vrf not in client.outbox.subscribed:
+            raise errors.not_subscribed(f"not subscribed to VPN {vrf.name}")
+        self._end_subscription(client, vrf)
+        client.session.send_result(request.iq)
+
+    def _end_subscription(self, client: Client, vrf: Vrf) -> None:
+        client.outbox.unsubscribe(vrf)
+        if not vrf.watchers:
+            self._rib.unsubscribed(vrf)
+        forwarder = client.forwarder
+        if not any(node == vrf.name for node, _ in forwarder.items):
+            forwarder.instance_ids.pop(vrf.name, None)
+
+    def _set_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> None:
+        """A new instance-id is a new RD for everything the forwarder published here: make first, break then."""
+        if instance is None or forwarder.instance_ids.get(vrf.name) == instance:
+            return
+        forwarder.instance_ids[vrf.name] = instance
+        for node, item_id in list(forwarder.items):
+            if node == vrf.name:
+                path = vrf.published[item_id]
+                if path.published is not None:
+                    self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
+
+    def publish(self, client: Client, request: events.Publish) -> None:
+        """XEP-0060 section 7.1, one or many items, all or nothing."""
+        vrf = self._vrf(request.node)
+        forwarder = client.forwarder
+        admission.check_publisher(vrf, forwarder.jid)
+        own = forwarder.addresses(client.session) if self._settings.next_hop_check else None
+        for item in request.items:
+            admission.check_item(vrf, item, own)
+            self._check_owner(forwarder, vrf, item.id)
+        ids = []
+        for item in request.items:
+            item_id = item.id if item.id is not None else self._made_id(forwarder, vrf, item.route)
+            self._put(forwarder, vrf, item_id, item.route)
+            forwarder.items[vrf.name, item_id] = Vouched(client.session)
+            ids.append(item_id)
+        client.session.send_result(request.iq, pubsub.published_xml(vrf.name, ids))
+
+    def retract(self, client: Client, request: events.Retract) -> None:
+        """XEP-0060 section 7.2, one or many ids, all or nothing."""
+        vrf = self._vrf(request.node)
+        for item_id in request.item_ids:
+            if item_id not in vrf.published:
+                raise errors.item_unknown(item_id)
+            self._check_owner(client.forwarder, vrf, item_id)
+        for item_id in dict.fromkeys(request.item_ids):
+            self._withdraw(client.forwarder, vrf, item_id)
+        client.session.send_result(request.iq)
+
+    def get_items(self, client: Client, request: events.GetItems) -> None:
+        """XEP-0060 section 6.5: what a subscriber would see now, in prefix order."""
+        vrf = self._vrf(request.node)
+        admission.check_subscriber(vrf, client.forwarder.jid)
+        entries = [entry for _, entry in vrf.sorted_entries()]
+        if request.item_ids:
+            wanted = set(request.item_ids)
+            entries = [entry for entry in entries if entry.item_id in wanted]
+        if request.max_items is not None:
+            entries = entries[: request.max_items]
+        client.session.send_result(request.iq, pubsub.items_xml(vrf.name, [entry.xml for entry in entries]))
+
+    def end_of_publish(self, client: Client, request: events.EndOfPublish) -> None:
+        """The forwarder has published all it has: what nobody vouches for goes."""
+        self._sweep(client.forwarder, lambda v: v.session is None)
+        client.session.send_result(request.iq)
+
+    def visible(self, client: Client) -> list[str]:
+        """The VPNs this client may use."""
+        return [name for name, vrf in self._rib.vrfs.items() if admission.is_member(vrf, client.forwarder.jid)]
+
+    # Items
+
+    def _vrf(self, node: str) -> Vrf:
+        vrf = self._rib.vrfs.get(node)
+        if vrf is None:
+            raise errors.node_unknown(node)
+        return vrf
+
+    @staticmethod
+    def _check_owner(forwarder: Forwarder, vrf: Vrf, item_id: str | None) -> None:
+        path = vrf.published.get(item_id) if item_id is not None else None
+        if path is not None and path.source is not forwarder.source:
+            raise errors.forbidden(f"item {item_id!r} belongs to another publisher")
+
+    def _rd(self, forwarder: Forwarder, vrf: Vrf, item: RouteItem) -> RouteDistinguisher:
+        address = item.next_hops[0].address
+        instance = forwarder.instance_ids.get(vrf.name)
+        return self._rib.originator.rd(vrf, address, forwarder.router_id, instance)
+
+    def _made_id(self, forwarder: Forwarder, vrf: Vrf, item: RouteItem) -> str:
+        """An id for an item published without one: its NLRI's text, unless somebody has taken that (7.1.3.7)."""
+        wanted = f"{self._rd(forwarder, vrf, item)}:{item.prefix}"
+        path = vrf.published.get(wanted)
+        return wanted if path is None or path.source is forwarder.source else f"{forwarder.jid}:{wanted}"
+
+    def _put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, *, stale: bool = False) -> None:
+        path = self._rib.originator.path(forwarder.source, vrf, item_id, item, self._rd(forwarder, vrf, item))
+        before = vrf.published.get(item_id)
+        if stale:
+            path = replace(path, stale=True)
+        vrf.published[item_id] = path
+        self._rib.update(path)
+        if before is not None and before.key != path.key:
+            self._remove(before)
+
+    def _withdraw(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
+        del forwarder.items[vrf.name, item_id]
+        self._remove(vrf.published.pop(item_id))
+
+    def _remove(self, path: Path) -> None:
+        self._rib.withdraw(path.source, path.family, path.key, path.item_id)

@@ -1,0 +1,92 @@
+"""The route server's counterparts as the core keeps them: BGP neighbors, forwarders, and their sessions.
+
+Records with little behaviour of their own.  A `Forwarder` is a bare JID and outlives its sessions: it holds what it
+published and which session vouches for each item.  A `Client` is one XMPP session and holds what that session
+subscribed to.  A `Neighbor` is a configured BGP speaker; its `adj_out` exists while a session is up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from routeserver.bgp.iana import Family
+from routeserver.bgp.session import BgpSession
+from routeserver.rib.adj_out import AdjRibOut
+from routeserver.rib.outbox import SubscriberOutbox
+from routeserver.rib.path import Source, SourceKind
+from routeserver.settings import ForwarderSettings, NeighborSettings
+from routeserver.xmpp.jid import Jid
+from routeserver.xmpp.session import XmppSession
+from schema.values import IPAddress
+
+
+@dataclass(eq=False, slots=True)
+class Neighbor:
+    """A configured BGP neighbor and, while there is one, its established session."""
+
+    settings: NeighborSettings
+    source: Source
+    session: BgpSession | None = None
+    adj_out: AdjRibOut | None = None
+    established_at: float | None = None
+    ends_of_rib: set[Family] = field(default_factory=set)
+    flaps: int = 0
+    last_closed: str = ""
+    """Why the latest session ended, in words."""
+    malformed: int = 0
+
+    @classmethod
+    def configured(cls, settings: NeighborSettings, local_as: int) -> Neighbor:
+        kind = SourceKind.IBGP if settings.peer_as == local_as else SourceKind.EBGP
+        source = Source(str(settings.address), kind, IPv4Address(0), settings.route_reflector_client)
+        return cls(settings, source)
+
+    @property
+    def is_internal(self) -> bool:
+        return self.source.kind is SourceKind.IBGP
+
+
+@dataclass(slots=True)
+class Vouched:
+    """Who stands for a published item: a live session, or nobody until `until`, when the item goes."""
+
+    session: XmppSession | None
+    until: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Forwarder:
+    """A publisher, by bare JID. `items` is keyed by (VPN name, item id)."""
+
+    jid: Jid
+    source: Source
+    registered: ForwarderSettings | None
+    sessions: dict[XmppSession, None] = field(default_factory=dict)
+    instance_ids: dict[str, int] = field(default_factory=dict)
+    items: dict[tuple[str, str], Vouched] = field(default_factory=dict)
+
+    @property
+    def router_id(self) -> IPv4Address | None:
+        return self.registered.router_id if self.registered else None
+
+    def addresses(self, session: XmppSession) -> frozenset[IPAddress]:
+        """The infrastructure addresses this forwarder may name as next hops in this session."""
+        registered = self.registered.addresses if self.registered else ()
+        certified = session.certificate.ip_addresses if session.certificate else ()
+        connected = () if session.peer_address is None else (session.peer_address,)
+        return frozenset((*registered, *certified, *connected))
+
+    @property
+    def stale_until(self) -> float | None:
+        """When the first unvouched item goes; None when every item is vouched for."""
+        return min((v.until for v in self.items.values() if v.session is None), default=None)
+
+
+@dataclass(eq=False, slots=True)
+class Client:
+    """One XMPP session of a forwarder."""
+
+    session: XmppSession
+    forwarder: Forwarder
+    outbox: SubscriberOutbox

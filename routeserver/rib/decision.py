@@ -1,0 +1,98 @@
+"""Best path, and the reason each other path lost.
+
+The order is one table, `STEPS`.  A step keeps the best of the candidates left and the others lose by its name;
+it depends on nothing but the paths: no age, no order of arrival, no peer address, so two route servers with the
+same paths choose alike.  The VPN table uses it among paths of one NLRI, a VRF among what it imported, where the
+sequence number tells a moved address' new place from its old one although the RDs differ.
+
+MED is the one step that cannot be a sort key: it compares only paths from one neighbor AS
+(RFC 4271 section 9.1.2.2 c).  To change the order of selection, change `STEPS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from routeserver.bgp.attributes import AS_SEQUENCE
+from routeserver.rib.path import Path, is_usable, local_preference
+
+Step: TypeAlias = tuple[str, Callable[[Sequence[Path]], list[Path]]]
+
+
+def _lowest(key: Callable[[Path], Any]) -> Callable[[Sequence[Path]], list[Path]]:
+    def keep(paths: Sequence[Path]) -> list[Path]:
+        keys = [key(path) for path in paths]
+        low = min(keys)
+        return [path for path, value in zip(paths, keys, strict=True) if value == low]
+
+    return keep
+
+
+def neighbor_as(path: Path) -> int:
+    """The AS a path came from, 0 for our own (RFC 4271 section 9.1.2.2 c)."""
+    segments = path.attributes.as_path
+    if not segments or segments[0][0] != AS_SEQUENCE or not segments[0][1]:
+        return 0
+    return segments[0][1][0]
+
+
+def _lowest_med(paths: Sequence[Path]) -> list[Path]:
+    lowest: dict[int, int] = {}
+    for path in paths:
+        med, group = path.attributes.med or 0, neighbor_as(path)
+        lowest[group] = min(med, lowest.get(group, med))
+    return [path for path in paths if (path.attributes.med or 0) == lowest[neighbor_as(path)]]
+
+
+def _sequence(path: Path) -> tuple[bool, int]:
+    sticky, number = path.attributes.sequence
+    return not sticky, -number
+
+
+def _originator(path: Path) -> int:
+    return int(path.attributes.originator_id or path.source.peer_id)
+
+
+def _next_hop(path: Path) -> tuple[int, int]:
+    address = path.attributes.next_hop
+    return address.version, int(address)
+
+
+STEPS: tuple[Step, ...] = (
+    ("no label or tunnel a forwarder could use", _lowest(lambda p: not is_usable(p))),
+    ("stale", _lowest(lambda p: p.stale)),
+    ("lower local-preference", _lowest(lambda p: -local_preference(p))),
+    ("lower sequence-number", _lowest(_sequence)),
+    ("longer AS_PATH", _lowest(lambda p: p.attributes.as_path_length)),
+    ("higher ORIGIN", _lowest(lambda p: p.attributes.origin)),
+    ("higher MED", _lowest_med),
+    ("learned farther away (published, then eBGP, then iBGP)", _lowest(lambda p: p.source.kind)),
+    ("higher originator or BGP identifier", _lowest(_originator)),
+    ("longer CLUSTER_LIST", _lowest(lambda p: len(p.attributes.cluster_list))),
+    ("higher next hop", _lowest(_next_hop)),
+    ("higher route distinguisher", _lowest(lambda p: p.key[1:9])),
+    ("higher item id", _lowest(lambda p: p.item_id)),
+    ("higher source name", _lowest(lambda p: p.source.name)),
+)
+
+
+def best_of(paths: Sequence[Path]) -> Path:
+    """The best of one or more paths."""
+    left = paths
+    for _, keep in STEPS:
+        if len(left) == 1:
+            break
+        left = keep(left)
+    return left[0]
+
+
+def why_not_best(paths: Sequence[Path]) -> dict[Path, str]:
+    """For every path but the best, the step it lost at, in words."""
+    reasons: dict[Path, str] = {}
+    left = list(paths)
+    for reason, keep in STEPS:
+        kept = keep(left)
+        reasons |= {path: reason for path in left if path not in kept}
+        left = kept
+    return reasons

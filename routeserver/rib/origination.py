@@ -1,0 +1,68 @@
+"""From a published item to a BGP path (the draft, section 6).
+
+The RD is {the forwarder's IPv4 address, its instance-id for the VPN} when the subscribe named one, so that two
+route servers given the same publish make the same NLRI; else {router id, the VRF's number here}.  BGP carries the
+item's first next hop; encapsulations travel as Encapsulation communities (RFC 9012 section 4.1), the sequence
+number as a MAC Mobility community (RFC 7432 section 7.7), which an unmoved route does without.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from routeserver.bgp.attributes import PathAttributes
+from routeserver.bgp.communities import encapsulation_community, mobility_community
+from routeserver.bgp.iana import DEFAULT_LOCAL_PREF, Family
+from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, vpn_family, vpn_key
+from routeserver.rib.path import Path, Published, Source
+from routeserver.rib.vrf import Vrf
+from schema.items import RouteItem
+from schema.values import IPAddress
+
+_CACHE_MAX = 65536
+
+
+class Originator:
+    """Makes paths of items; equal attribute sets are one object, so that they leave in one UPDATE."""
+
+    def __init__(self, router_id: IPv4Address, local_as: int) -> None:
+        self.router_id = router_id
+        self.local_as = local_as
+        self._attributes: dict[tuple[object, ...], PathAttributes] = {}
+
+    def path(self, source: Source, vrf: Vrf, item_id: str, item: RouteItem, rd: RouteDistinguisher) -> Path:
+        """The path of one item of `vrf`."""
+        published = Published(vrf.name, item_id, item)
+        key = vpn_key(rd, item.prefix)
+        label = item.next_hops[0].label
+        return Path(source, vpn_family(item.prefix), key, label, self._attributes_of(vrf, item), published)
+
+    def rd(
+        self, vrf: Vrf, address: IPAddress, registered: IPv4Address | None, instance: int | None
+    ) -> RouteDistinguisher:
+        """The RD of what a forwarder with this address publishes to `vrf`."""
+        administrator = address if isinstance(address, IPv4Address) else registered
+        if instance is None or administrator is None:
+            return RouteDistinguisher.of_address(self.router_id, vrf.number)
+        return RouteDistinguisher.of_address(administrator, instance)
+
+    def membership(self, source: Source, rt: bytes) -> Path:
+        """Our own interest in a route target (RFC 4684 section 3.2)."""
+        key = RtMembership(self.local_as, rt, 64).key
+        attributes = PathAttributes(next_hop=self.router_id, local_pref=DEFAULT_LOCAL_PREF)
+        return Path(source, Family.RTC, key, 0, attributes)
+
+    def _attributes_of(self, vrf: Vrf, item: RouteItem) -> PathAttributes:
+        hop = item.next_hops[0]
+        facts = (vrf, hop.address, hop.encapsulations, item.sequence_number, item.local_preference)
+        attributes = self._attributes.get(facts)
+        if attributes is None:
+            if len(self._attributes) >= _CACHE_MAX:
+                self._attributes.clear()
+            communities = [*sorted(vrf.settings.export_rts), *map(encapsulation_community, hop.encapsulations)]
+            if item.sequence_number:
+                communities.append(mobility_community(item.sequence_number))
+            attributes = self._attributes[facts] = PathAttributes(
+                next_hop=hop.address, local_pref=item.local_preference, ext_communities=tuple(communities)
+            )
+        return attributes

@@ -1,0 +1,105 @@
+"""What a subscriber has still to hear: one pending note per prefix, never a queue.
+
+A note holds the entry the subscriber was last told (None when it has heard nothing of the prefix), taken when the
+note was made.  What is sent is looked up when the outbox is drained, so any number of changes in between cost one
+item.  New items go first; then the ids that their prefixes no longer carry are retracted, in a message of their
+own, unless another entry of the node carries that id by now (XEP-0060 section 12.9).
+
+A dump is a note for every entry of the VRF, and after the last one the node's in-sync marker is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Protocol
+
+from routeserver.rib.vrf import Entry, Vrf
+
+_BATCH_ITEMS = 64
+
+
+class ItemSender(Protocol):
+    """The part of an XMPP session an outbox writes to; `writable` is False while the socket is full."""
+
+    writable: bool
+
+    def send_items(self, node: str, to: str, items: Sequence[str]) -> None: ...
+
+    def send_retracts(self, node: str, to: str, ids: Sequence[str]) -> None: ...
+
+    def send_in_sync(self, node: str, to: str) -> None: ...
+
+
+class SubscriberOutbox:
+    """The outbox of one session; nodes are independent of each other."""
+
+    def __init__(self, sender: ItemSender, dirty: dict[SubscriberOutbox, None]) -> None:
+        """`dirty` is where an outbox with something to send enters itself; whoever drains it takes it out."""
+        self.sender = sender
+        self._dirty = dirty
+        self.subscribed: dict[Vrf, str] = {}
+        """VRF -> the subscribed JID as the client gave it."""
+        self.markers_due: dict[Vrf, None] = {}
+        self._pending: dict[Vrf, dict[bytes, Entry | None]] = {}
+
+    def subscribe(self, vrf: Vrf, to: str) -> None:
+        """Begin, or begin again: the whole node will be sent, then its marker."""
+        self.subscribed[vrf] = to
+        pending = self._pending.setdefault(vrf, {})
+        told = vrf.entries if self in vrf.watchers else {}
+        vrf.watchers[self] = None
+        for key, entry in vrf.sorted_entries():
+            pending.setdefault(key, entry if key in told else None)
+        self.markers_due[vrf] = None
+        self._dirty[self] = None
+
+    def unsubscribe(self, vrf: Vrf) -> None:
+        self.subscribed.pop(vrf, None)
+        self._pending.pop(vrf, None)
+        self.markers_due.pop(vrf, None)
+        vrf.watchers.pop(self, None)
+
+    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None) -> None:
+        self._pending[vrf].setdefault(key, old)
+        self._dirty[self] = None
+
+    @property
+    def has_pending(self) -> bool:
+        return any(self._pending.values())
+
+    def markers_ready(self) -> list[Vrf]:
+        """VRFs whose dump has been sent in full and whose marker has not."""
+        return [vrf for vrf in self.markers_due if not self._pending[vrf]]
+
+    def send_marker(self, vrf: Vrf) -> None:
+        del self.markers_due[vrf]
+        self.sender.send_in_sync(vrf.name, self.subscribed[vrf])
+
+    def drain(self, budget: int) -> int:
+        """Send at most `budget` notes; how many were sent."""
+        sent = 0
+        for vrf, pending in self._pending.items():
+            while pending and sent < budget:
+                keys = list(islice(pending, _BATCH_ITEMS))
+                self._send_batch(vrf, {key: pending.pop(key) for key in keys})
+                sent += len(keys)
+        return sent
+
+    def _send_batch(self, vrf: Vrf, notes: dict[bytes, Entry | None]) -> None:
+        items: list[str] = []
+        retracts: list[str] = []
+        for key, told in notes.items():
+            entry = vrf.entries.get(key)
+            if entry is not None:
+                items.append(entry.xml)
+            if told is not None:
+                old_id = told.item_id
+                gone = entry is None or entry.item_id != old_id
+                if gone and not vrf.carries(old_id, besides=key):
+                    retracts.append(old_id)
+        to = self.subscribed[vrf]
+        if items:
+            self.sender.send_items(vrf.name, to, items)
+        if retracts:
+            self.sender.send_retracts(vrf.name, to, retracts)

@@ -1,0 +1,94 @@
+"""A path, and who gave it.
+
+A `Path` is one (source, item id) way to one NLRI.  It never changes: when its source is lost it is *replaced* by a
+stale copy, so that staleness travels the same road as any other update.  Its NLRI is `family` and `key`
+(`bgp.nlri`); for a published path `published` remembers the node, the item id and the item itself, next hops that
+BGP cannot carry included.
+
+What an item says of a path is derived here too: `path_item` is the one place that turns BGP's words into the
+schema's.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from routeserver.bgp.attributes import PathAttributes
+from routeserver.bgp.iana import DEFAULT_LOCAL_PREF, Family
+from routeserver.bgp.nlri import key_prefix
+from schema.items import RouteItem
+from schema.values import LABEL_MIN, IPNetwork, NextHop
+
+
+class SourceKind(enum.IntEnum):
+    """Where a path was learned, in order of preference."""
+
+    LOCAL = 0  # published over XMPP, or originated by this route server
+    EBGP = 1
+    IBGP = 2
+
+
+@dataclass(eq=False, slots=True)
+class Source:
+    """Who gives paths: one per forwarder (bare JID) and per BGP neighbor, kept over sessions.
+
+    `peer_id` is the BGP identifier, the route server's own for local sources; `is_client` says whether an iBGP
+    neighbor is a route-reflector client.
+    """
+
+    name: str
+    kind: SourceKind
+    peer_id: IPv4Address
+    is_client: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The XMPP side of a path: the node it was published to, under which id, saying what."""
+
+    node: str
+    item_id: str
+    route: RouteItem
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
+    """One way to one NLRI. `label` is 20 bits, 0 for an RT membership."""
+
+    source: Source
+    family: Family
+    key: bytes
+    label: int
+    attributes: PathAttributes
+    published: Published | None = None
+    stale: bool = False
+
+    @property
+    def item_id(self) -> str:
+        """What tells two paths of one source for one NLRI apart; empty for a path from BGP."""
+        return self.published.item_id if self.published else ""
+
+    @property
+    def prefix(self) -> IPNetwork:
+        return self.published.route.prefix if self.published else key_prefix(self.family, self.key)
+
+
+def is_usable(path: Path) -> bool:
+    """Whether a forwarder could use the path: a real label and a tunnel we know (RFC 3032 s2.1, RFC 9012 s6)."""
+    return path.published is not None or (path.label >= LABEL_MIN and bool(path.attributes.encapsulations))
+
+
+def local_preference(path: Path) -> int:
+    preference = path.attributes.local_pref
+    return DEFAULT_LOCAL_PREF if preference is None else preference
+
+
+def path_item(path: Path) -> RouteItem:
+    """The item a subscriber is told for this path."""
+    if path.published:
+        return path.published.route
+    attributes = path.attributes
+    hop = NextHop(attributes.next_hop, path.label, attributes.encapsulations)
+    return RouteItem(path.prefix, (hop,), attributes.sequence[1], local_preference(path))

@@ -1,0 +1,111 @@
+"""The RIB as a whole: one VPN table, the VRFs that import from it, the Adj-RIBs-Out that export it.
+
+Every path comes through `update` and goes through `withdraw`, whoever gave it.  The table answers with the change of
+the best path; the change is handed to the VRFs importing a route target of the old or the new path and noted at
+every Adj-RIB-Out.  RT memberships travel the same way, with one difference: for them every path counts, not only
+the best (RFC 4684 section 3.2), so each update also adjusts the interest of the neighbors that gave one.
+
+The first subscriber of a VRF originates a membership for each of its import targets, the last one withdraws them
+(the draft, section 7).
+"""
+
+from __future__ import annotations
+
+from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.bgp.nlri import RtMembership
+from routeserver.rib.adj_out import AdjRibOut
+from routeserver.rib.origination import Originator
+from routeserver.rib.path import Path, Source, SourceKind
+from routeserver.rib.table import Change, VpnTable
+from routeserver.rib.targets import Importers, RtReferences
+from routeserver.rib.vrf import Vrf
+from routeserver.settings import Settings
+
+_RT_BITS = 64
+
+
+class Rib:
+    """All routes of this route server and who gets them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.table = VpnTable()
+        self.vrfs = {vpn.name: Vrf(vpn, number) for number, vpn in enumerate(settings.vpns, 1)}
+        self.originator = Originator(settings.router_id, settings.local_as)
+        self.local = Source("route-server", SourceKind.LOCAL, settings.router_id)
+        self.outs: dict[AdjRibOut, None] = {}
+        self.revision = 0
+        """Grows with every change of a best path; for readers that poll."""
+        self._references = RtReferences()
+        self._importers: Importers[Vrf] = Importers()
+        for vrf in self.vrfs.values():
+            self._importers.add(vrf, vrf.settings.import_rts)
+
+    def update(self, path: Path) -> None:
+        """Add a path or replace the one with the same source, NLRI and item id."""
+        change = self.table.update(path)
+        if path.family is Family.RTC:
+            self._membership_changed(path.key)
+        elif change is not None:
+            self._spread(change)
+
+    def withdraw(self, source: Source, family: Family, key: bytes, item_id: str = "") -> None:
+        """Remove a path; one that is not there is no error."""
+        change = self.table.withdraw(source, family, key, item_id)
+        if family is Family.RTC:
+            self._membership_changed(key)
+        elif change is not None:
+            self._spread(change)
+
+    def drop_source(self, source: Source, family: Family) -> None:
+        """Remove everything a source gave in one family."""
+        for key, item_id in self.table.given_by(source, family):
+            self.withdraw(source, family, key, item_id)
+
+    def _spread(self, change: Change) -> None:
+        self.revision += 1
+        family, key, old, new = change.family, change.key, change.old, change.new
+        before = self._importers.of(old.attributes.route_targets) if old else ()
+        after = self._importers.of(new.attributes.route_targets) if new else ()
+        for vrf in after:
+            vrf.change(family, key, old, new)
+        for vrf in before:
+            if vrf not in after:
+                vrf.change(family, key, old, new)
+        for out in self.outs:
+            out.touch(family, key)
+
+    def _membership_changed(self, key: bytes) -> None:
+        self.revision += 1
+        paths = self.table.paths(Family.RTC, key)
+        for out in self.outs:
+            out.touch(Family.RTC, key)
+            if out.interest is not None and out.interest.set(key, self._counts(out, paths)):
+                self._interest_changed(out, key)
+
+    @staticmethod
+    def _counts(out: AdjRibOut, paths: tuple[Path, ...]) -> bool:
+        """Whether a membership is this neighbor's interest: any path of an internal one, the best of an external."""
+        source = out.receiver.source
+        if out.receiver.is_external:
+            return bool(paths) and paths[0].source is source
+        return any(path.source is source for path in paths)
+
+    def _interest_changed(self, out: AdjRibOut, key: bytes) -> None:
+        membership = RtMembership.from_key(key)
+        for family in VPN_FAMILIES:
+            if membership.rt_bits == _RT_BITS:
+                out.touch_all(family, self.table.by_rt[family].get(membership.rt, ()))
+            else:
+                out.touch_all(family, self.table.destinations[family])
+
+    def subscribed(self, vrf: Vrf) -> bool:
+        """A VRF got its first subscriber; whether that originated a membership nobody here had before."""
+        first = self._references.add(vrf.settings.import_rts)
+        for rt in first:
+            self.update(self.originator.membership(self.local, rt))
+        return bool(first)
+
+    def unsubscribed(self, vrf: Vrf) -> None:
+        """A VRF lost its last subscriber."""
+        for rt in self._references.remove(vrf.settings.import_rts):
+            self.withdraw(self.local, Family.RTC, self.originator.membership(self.local, rt).key)

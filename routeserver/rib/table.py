@@ -1,0 +1,101 @@
+"""The VPN table: Loc-RIB over all RDs, and the RT memberships beside it.
+
+Per family a dictionary from NLRI key to the tuple of its paths, best first.  There is no separate Adj-RIB-In: a
+path names its source, and losing a neighbor walks the table once.  Everything that comes or goes passes
+`update` or `withdraw`, and both answer with the `Change` of the best path, or None when the best stayed as it
+was; who cares about a change is not the table's business.
+
+`by_rt` indexes the keys whose best path carries a route target, so that a new importer or a new interest of a
+peer visits only the routes it concerns (RFC 4684 section 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.rib.decision import best_of
+from routeserver.rib.path import Path, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The best path of one NLRI went from `old` to `new`; None means there was or is none."""
+
+    family: Family
+    key: bytes
+    old: Path | None
+    new: Path | None
+
+
+class VpnTable:
+    """All paths of all families, and the best of each NLRI."""
+
+    def __init__(self) -> None:
+        self.destinations: dict[Family, dict[bytes, tuple[Path, ...]]] = {family: {} for family in Family}
+        self.by_rt: dict[Family, dict[bytes, set[bytes]]] = {family: {} for family in VPN_FAMILIES}
+
+    def paths(self, family: Family, key: bytes) -> tuple[Path, ...]:
+        """The paths of an NLRI, best first."""
+        return self.destinations[family].get(key, ())
+
+    def best(self, family: Family, key: bytes) -> Path | None:
+        paths = self.destinations[family].get(key)
+        return paths[0] if paths else None
+
+    def update(self, path: Path) -> Change | None:
+        """Add a path, or replace the one with the same source, item id and NLRI."""
+        destinations = self.destinations[path.family]
+        paths = destinations.get(path.key)
+        if paths is None:
+            destinations[path.key] = (path,)
+            return self._changed(path.family, path.key, None, path)
+        source, item_id = path.source, path.item_id
+        others = tuple(p for p in paths if p.source is not source or p.item_id != item_id)
+        return self._settle(path.family, path.key, paths[0], (*others, path))
+
+    def withdraw(self, source: Source, family: Family, key: bytes, item_id: str = "") -> Change | None:
+        """Remove a path; one that is not there is no error (RFC 4271 section 9)."""
+        paths = self.destinations[family].get(key, ())
+        others = tuple(p for p in paths if p.source is not source or p.item_id != item_id)
+        if len(others) == len(paths):
+            return None
+        return self._settle(family, key, paths[0], others)
+
+    def given_by(self, source: Source, family: Family) -> list[tuple[bytes, str]]:
+        """(key, item id) of every path a source gave in one family."""
+        destinations = self.destinations[family]
+        return [(key, p.item_id) for key, paths in destinations.items() for p in paths if p.source is source]
+
+    def count_of(self, source: Source, family: Family) -> int:
+        """How many paths a source gave in one family. Walks the family: for people, not for the hot path."""
+        return sum(1 for paths in self.destinations[family].values() for p in paths if p.source is source)
+
+    def _settle(self, family: Family, key: bytes, old: Path, paths: tuple[Path, ...]) -> Change | None:
+        if not paths:
+            del self.destinations[family][key]
+            return self._changed(family, key, old, None)
+        new = paths[0] if len(paths) == 1 else best_of(paths)
+        if len(paths) > 1:
+            paths = (new, *(p for p in paths if p is not new))
+        self.destinations[family][key] = paths
+        return None if new is old else self._changed(family, key, old, new)
+
+    def _changed(self, family: Family, key: bytes, old: Path | None, new: Path | None) -> Change:
+        index = self.by_rt.get(family)
+        if index is not None:
+            before = old.attributes.route_targets if old else frozenset()
+            after = new.attributes.route_targets if new else frozenset()
+            if before is not after:
+                self._reindex(index, key, before, after)
+        return Change(family, key, old, new)
+
+    @staticmethod
+    def _reindex(index: dict[bytes, set[bytes]], key: bytes, before: frozenset[bytes], after: frozenset[bytes]) -> None:
+        for rt in before - after:
+            keys = index[rt]
+            keys.discard(key)
+            if not keys:
+                del index[rt]
+        for rt in after - before:
+            index.setdefault(rt, set()).add(key)

@@ -1,0 +1,114 @@
+"""Route targets as interest: which VRFs import one, and what a peer said it wants.
+
+`Importers` maps a route target to the VRFs that import it.  `RtFilter` holds one neighbor's RT-Constraint
+memberships and answers whether a route's targets are among them; the origin AS of a membership plays no part in
+that (RFC 4684 sections 3.1, 6).  `RtReferences` counts the subscribed VRFs per import target, because a membership
+is originated by the first and withdrawn by the last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RtMembership
+
+V = TypeVar("V")
+_RT_BITS = 64
+_REMEMBERED_MAX = 65536
+
+
+class Importers(Generic[V]):
+    """Route target -> VRFs that import it, in a stable order."""
+
+    def __init__(self) -> None:
+        self._by_rt: dict[bytes, dict[V, None]] = {}
+        self._of: dict[frozenset[bytes], tuple[V, ...]] = {}
+
+    def add(self, vrf: V, rts: Iterable[bytes]) -> None:
+        for rt in rts:
+            self._by_rt.setdefault(rt, {})[vrf] = None
+        self._of.clear()
+
+    def of(self, rts: frozenset[bytes]) -> tuple[V, ...]:
+        """The VRFs that import any of these targets, each once. Asked per route, so answers are remembered."""
+        found = self._of.get(rts)
+        if found is None:
+            if len(self._of) >= _REMEMBERED_MAX:
+                self._of.clear()
+            found = tuple(dict.fromkeys(vrf for rt in sorted(rts) for vrf in self._by_rt.get(rt, ())))
+            self._of[rts] = found
+        return found
+
+
+class RtFilter:
+    """The memberships that count for one neighbor, and the question they answer."""
+
+    def __init__(self) -> None:
+        self._keys: set[bytes] = set()
+        self._exact: Counter[bytes] = Counter()
+        self._partial: Counter[tuple[int, int]] = Counter()
+
+    def set(self, key: bytes, wanted: bool) -> bool:
+        """Add or remove a membership by its NLRI key; whether that changed anything."""
+        if (key in self._keys) == wanted:
+            return False
+        (self._keys.add if wanted else self._keys.discard)(key)
+        membership = RtMembership.from_key(key)
+        step = 1 if wanted else -1
+        if membership.rt_bits == _RT_BITS:
+            self._count(self._exact, membership.rt, step)
+        else:
+            self._count(self._partial, (membership.rt_bits, _leading(membership.rt, membership.rt_bits)), step)
+        return True
+
+    @staticmethod
+    def _count(counter: Counter[V], key: V, step: int) -> None:
+        counter[key] += step
+        if not counter[key]:
+            del counter[key]
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        return frozenset(self._keys)
+
+    def wants(self, rts: frozenset[bytes]) -> bool:
+        """Whether a route with these targets may be sent. A route with none goes only to the default."""
+        if not self._exact.keys().isdisjoint(rts):
+            return True
+        if not self._partial:
+            return False
+        if not rts:
+            return DEFAULT_MEMBERSHIP in self._keys
+        return any(_leading(rt, bits) == lead for bits, lead in self._partial for rt in rts)
+
+
+def _leading(rt: bytes, bits: int) -> int:
+    return int.from_bytes(rt) >> (_RT_BITS - bits)
+
+
+class RtReferences:
+    """How many subscribed VRFs need each import target."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[bytes] = Counter()
+
+    def add(self, rts: Iterable[bytes]) -> list[bytes]:
+        """Count a VRF in; the targets nobody needed before."""
+        first = []
+        for rt in sorted(rts):
+            self._counts[rt] += 1
+            if self._counts[rt] == 1:
+                first.append(rt)
+        return first
+
+    def remove(self, rts: Iterable[bytes]) -> list[bytes]:
+        """Count a VRF out; the targets nobody needs any more."""
+        last = []
+        for rt in sorted(rts):
+            self._counts[rt] -= 1
+            if not self._counts[rt]:
+                del self._counts[rt]
+                last.append(rt)
+        return last

@@ -1,0 +1,147 @@
+"""A VRF, which is also a pub-sub node.
+
+There is no second item store: the items of a node *are* the VRF's entries, one per prefix, each the best of the
+paths the VRF imports.  `published` remembers which publisher's path stands behind an item id of this node; such a
+path enters the VRF like any other, through the VPN table and its route targets (RFC 4364 section 4.3).
+
+A prefix is keyed by its IP version and the NLRI key less the RD.  A change of an entry is announced to `watchers`
+with the entry that stood before, so that an outbox can retract an id it has sent.  The text of an item is made
+when the first subscriber needs it, once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+from xml.sax.saxutils import quoteattr
+
+from routeserver.bgp.iana import Family
+from routeserver.bgp.nlri import key_rd
+from routeserver.rib.decision import best_of
+from routeserver.rib.path import Path, is_usable, path_item
+from routeserver.settings import VpnSettings
+from schema.items import entry_xml
+from schema.names import route_item_id
+from schema.values import IPNetwork
+
+_VERSION = {Family.VPNV4: b"4", Family.VPNV6: b"6"}
+
+
+def prefix_key(family: Family, key: bytes) -> bytes:
+    """The key of a prefix within a VRF: the NLRI key without its RD."""
+    return _VERSION[family] + key[:1] + key[9:]
+
+
+class Entry:
+    """The selected path of a prefix and, once somebody asked, the item it makes."""
+
+    __slots__ = ("_xml", "node", "path")
+
+    def __init__(self, node: str, path: Path) -> None:
+        self.node = node
+        self.path = path
+        self._xml: str | None = None
+
+    @property
+    def item_id(self) -> str:
+        """The publisher's id if the path was published to this node, else `RD:prefix`."""
+        published = self.path.published
+        if published and published.node == self.node:
+            return published.item_id
+        return route_item_id(str(key_rd(self.path.key)), self.path.prefix)
+
+    @property
+    def xml(self) -> str:
+        """The whole `<item>`."""
+        if self._xml is None:
+            self._xml = f"<item id={quoteattr(self.item_id)}>{entry_xml(path_item(self.path))}</item>"
+        return self._xml
+
+
+class Watcher(Protocol):
+    """A subscriber's outbox, as a VRF sees it."""
+
+    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None) -> None:
+        """The entry of a prefix is about to differ from `old`, the one that stood until now."""
+        ...
+
+
+class Vrf:
+    """One VPN on this route server."""
+
+    def __init__(self, settings: VpnSettings, number: int) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.number = number
+        self.candidates: dict[bytes, tuple[Path, ...]] = {}
+        self.entries: dict[bytes, Entry] = {}
+        self.published: dict[str, Path] = {}
+        self.watchers: dict[Watcher, None] = {}
+
+    def importable(self, path: Path) -> bool:
+        """Whether the path may be selected here: one of its route targets is ours, and it can be used."""
+        return not path.attributes.route_targets.isdisjoint(self.settings.import_rts) and is_usable(path)
+
+    def change(self, family: Family, key: bytes, old: Path | None, new: Path | None) -> bool:
+        """Take over the VPN table's new best path of one NLRI; whether the entry of its prefix changed."""
+        prefix = prefix_key(family, key)
+        paths = self.candidates.get(prefix, ())
+        if old is not None and paths:
+            paths = tuple(p for p in paths if p is not old)
+        if new is not None and self.importable(new):
+            paths = (*paths, new)
+        if paths:
+            self.candidates[prefix] = paths
+        else:
+            self.candidates.pop(prefix, None)
+        return self._select(prefix, paths)
+
+    def _select(self, prefix: bytes, paths: tuple[Path, ...]) -> bool:
+        before = self.entries.get(prefix)
+        best = best_of(paths) if paths else None
+        if (before.path if before else None) is best:
+            return False
+        if before is not None and best is not None and self._says_the_same(before, best):
+            before.path = best
+            return False
+        for watcher in self.watchers:
+            watcher.entry_changed(self, prefix, before)
+        if best is None:
+            del self.entries[prefix]
+        else:
+            self.entries[prefix] = Entry(self.name, best)
+        return True
+
+    def _says_the_same(self, before: Entry, best: Path) -> bool:
+        return Entry(self.name, best).item_id == before.item_id and path_item(best) == path_item(before.path)
+
+    def carries(self, item_id: str, *, besides: bytes) -> bool:
+        """Whether an entry of another prefix than `besides` shows this item id now.
+
+        Only a publisher's id can wander between prefixes; `RD:prefix` names its own.
+        """
+        path = self.published.get(item_id)
+        if path is None:
+            return False
+        prefix = prefix_key(path.family, path.key)
+        entry = self.entries.get(prefix)
+        return prefix != besides and entry is not None and entry.path is path
+
+    def allows_prefix(self, prefix: IPNetwork) -> bool:
+        """Whether a publish may name this prefix; imports from BGP are not asked."""
+        allowed = self.settings.prefixes
+        if allowed is None:
+            return True
+        return any(prefix.version == a.version and _within(prefix, a) for a in allowed)
+
+    def sorted_entries(self) -> Iterator[tuple[bytes, Entry]]:
+        """Entries in prefix order."""
+        return iter(sorted(self.entries.items()))
+
+
+def _within(prefix: IPNetwork, allowed: IPNetwork) -> bool:
+    bits = allowed.max_prefixlen - allowed.prefixlen
+    return (
+        prefix.prefixlen >= allowed.prefixlen
+        and int(prefix.network_address) >> bits == int(allowed.network_address) >> bits
+    )

@@ -1,0 +1,154 @@
+"""What the API shows of the core, as JSON-ready dictionaries.
+
+Keys are the words of the configuration and the schema (`import-route-target`, `next-hop`, `label`), the same in
+table heads and documents.  Functions here read and never change anything; lists come in a stable order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from routeserver.bgp.communities import route_target_text
+from routeserver.bgp.iana import Family
+from routeserver.bgp.nlri import key_rd
+from routeserver.core import RouteServer
+from routeserver.parties import Forwarder, Neighbor
+from routeserver.rib.decision import why_not_best
+from routeserver.rib.path import Path, path_item
+from routeserver.rib.vrf import Vrf
+from schema.values import IPNetwork, NextHop
+
+View: TypeAlias = dict[str, Any]
+
+
+def vpns(core: RouteServer) -> list[View]:
+    """Every VPN, in the configuration's order."""
+    return [_vpn(core, vrf) for vrf in core.rib.vrfs.values()]
+
+
+def vpn(core: RouteServer, name: str) -> View | None:
+    vrf = core.rib.vrfs.get(name)
+    return None if vrf is None else _vpn(core, vrf)
+
+
+def _vpn(core: RouteServer, vrf: Vrf) -> View:
+    settings = vrf.settings
+    subscribers = [c.session.jid for c in core.nodes.clients.values() if vrf in c.outbox.subscribed]
+    return {
+        "name": vrf.name,
+        "import-route-target": sorted(map(route_target_text, settings.import_rts)),
+        "export-route-target": sorted(map(route_target_text, settings.export_rts)),
+        "members": None if settings.members is None else list(settings.members),
+        "prefixes": None if settings.prefixes is None else list(map(str, settings.prefixes)),
+        "subscribers": sorted(map(str, subscribers)),
+        "routes": len(vrf.entries),
+        "published-items": len(vrf.published),
+    }
+
+
+def routes(core: RouteServer, name: str, prefix: IPNetwork | None = None) -> list[View] | None:
+    """The prefixes of a VPN, each with its paths, the selected one first; None for an unknown VPN."""
+    vrf = core.rib.vrfs.get(name)
+    if vrf is None:
+        return None
+    shown = [_route(vrf, key) for key in sorted(vrf.candidates) if key in vrf.entries]
+    return [route for route in shown if prefix is None or route["prefix"] == str(prefix)]
+
+
+def _route(vrf: Vrf, key: bytes) -> View:
+    entry, paths = vrf.entries[key], vrf.candidates[key]
+    reasons = why_not_best(paths)
+    others = [path for path in paths if path in reasons]
+    return {
+        "prefix": str(entry.path.prefix),
+        "item-id": entry.item_id,
+        "paths": [_path(entry.path, None), *(_path(path, reasons[path]) for path in others)],
+    }
+
+
+def _path(path: Path, lost_by: str | None) -> View:
+    item = path_item(path)
+    return {
+        "selected": lost_by is None,
+        "not-selected-because": lost_by,
+        "source": path.source.name,
+        "protocol": "xmpp" if path.published else "bgp",
+        "route-distinguisher": str(key_rd(path.key)),
+        "route-target": sorted(map(route_target_text, path.attributes.route_targets)),
+        "next-hops": [_next_hop(hop) for hop in item.next_hops],
+        "sequence-number": item.sequence_number,
+        "local-preference": item.local_preference,
+        "as-path": [number for _, ases in path.attributes.as_path for number in ases],
+        "stale": path.stale,
+    }
+
+
+def _next_hop(hop: NextHop) -> View:
+    return {
+        "next-hop": str(hop.address),
+        "label": hop.label,
+        "tunnel-encapsulation": [e.value for e in hop.encapsulations],
+    }
+
+
+def forwarders(core: RouteServer) -> list[View]:
+    """Forwarders with a session or with items, by JID."""
+    return sorted((_forwarder(f) for f in core.nodes.forwarders.values()), key=lambda view: str(view["jid"]))
+
+
+def _forwarder(forwarder: Forwarder) -> View:
+    return {
+        "jid": str(forwarder.jid),
+        "connected": bool(forwarder.sessions),
+        "sessions": [{"jid": str(session.jid), "address": str(session.peer_address)} for session in forwarder.sessions],
+        "instance-ids": dict(sorted(forwarder.instance_ids.items())),
+        "published-items": len(forwarder.items),
+        "stale-items": sum(1 for vouched in forwarder.items.values() if vouched.session is None),
+    }
+
+
+def neighbors(core: RouteServer) -> list[View]:
+    """Configured BGP neighbors, in the configuration's order."""
+    return [_neighbor(core, neighbor) for neighbor in core.speaker.neighbors.values()]
+
+
+def _neighbor(core: RouteServer, neighbor: Neighbor) -> View:
+    settings, out = neighbor.settings, neighbor.adj_out
+    return {
+        "address": str(settings.address),
+        "peer-as": settings.peer_as,
+        "type": "internal" if neighbor.is_internal else "external",
+        "passive": settings.passive,
+        "route-reflector-client": settings.route_reflector_client,
+        "state": "established" if out is not None else "down",
+        "router-id": str(neighbor.source.peer_id) if out is not None else None,
+        "afi-safis": [_family(core, neighbor, family) for family in settings.families],
+        "malformed-updates": neighbor.malformed,
+        "sessions-lost": neighbor.flaps,
+        "last-closed-because": neighbor.last_closed or None,
+    }
+
+
+def _family(core: RouteServer, neighbor: Neighbor, family: Family) -> View:
+    out = neighbor.adj_out
+    return {
+        "afi-safi": family.label,
+        "negotiated": out is not None and family in out.families,
+        "received": core.rib.table.count_of(neighbor.source, family) if out is not None else 0,
+        "sent": len(out.sent.get(family, ())) if out is not None else 0,
+        "end-of-rib-received": family in neighbor.ends_of_rib,
+    }
+
+
+def readiness(core: RouteServer) -> tuple[bool, list[View]]:
+    """Whether forwarders can be served, which they always can once the core runs, and what is degraded."""
+    checks = [{"check": "core", "ok": True, "detail": f"{len(core.rib.vrfs)} VPNs"}]
+    checks += [
+        {
+            "check": f"bgp neighbor {neighbor.settings.address}",
+            "ok": neighbor.adj_out is not None,
+            "detail": "established" if neighbor.adj_out is not None else neighbor.last_closed or "not connected yet",
+        }
+        for neighbor in core.speaker.neighbors.values()
+    ]
+    return True, checks
