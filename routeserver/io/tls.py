@@ -1,0 +1,179 @@
+"""TLS as a pump between two memory buffers (`ssl.MemoryBIO`), without a transport of its own.
+
+The driver puts what the socket gave into `receive` and gets plaintext back; what it has to say goes into `send`, and
+`data_to_send` is what belongs on the wire.  No task, no second protocol and no buffers beyond OpenSSL's own stand
+behind a session, which is what makes thousands of idle ones affordable.
+
+`server_context` makes the one context all sessions share: TLS 1.2 or later, a client certificate required and checked
+against the configured authority, no session tickets.  `client_certificate` reads the names a certificate gives its
+holder, from the DER itself (XEP-0178 section 2): xmppAddr, dNSName without wildcards, iPAddress.  A certificate whose
+names cannot be read has none.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from routeserver.pki import XMPP_ADDR
+from routeserver.xmpp.sasl import ClientCertificate
+
+_RECORD_MAX = 16384
+_NO_NAMES = ClientCertificate((), (), ())
+
+
+class TlsFileError(Exception):
+    """A file of the TLS configuration cannot be used; `key` is the configuration key that names it."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
+def server_context(certificate: Path, private_key: Path, client_ca: Path) -> ssl.SSLContext:
+    """The context of every session. Raises TlsFileError naming the file that is missing, unreadable or unfit."""
+    _check_pair(certificate, private_key)
+    _certificates("client-ca", client_ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(certificate, private_key)
+        context.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise TlsFileError("certificate", f"{certificate}: {error.reason}") from None
+    return context
+
+
+def _check_pair(certificate: Path, private_key: Path) -> None:
+    own = _certificates("certificate", certificate)[0]
+    try:
+        key = serialization.load_pem_private_key(_read("private-key", private_key), None)
+    except (TypeError, ValueError):
+        raise TlsFileError("private-key", f"{private_key} is not an unencrypted private key in PEM") from None
+    encoding = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*encoding) != own.public_key().public_bytes(*encoding):
+        raise TlsFileError("private-key", f"{private_key} is not the key of {certificate}")
+
+
+def _certificates(key: str, file: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(_read(key, file))
+    except ValueError:
+        raise TlsFileError(key, f"{file} is not a certificate in PEM") from None
+
+
+def _read(key: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise TlsFileError(key, f"{file}: {error.strerror}") from None
+
+
+class TlsPump:
+    """One server-side TLS connection."""
+
+    __slots__ = ("_incoming", "_outgoing", "_tls", "ended", "established")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.established = False
+        """Whether the handshake is done, and with it the check of the client's certificate."""
+        self.ended = False
+        """Whether the peer said that it sends nothing more (close_notify)."""
+
+    def receive(self, ciphertext: bytes) -> bytes:
+        """Feed what came from the wire; returns the plaintext so far. Raises ssl.SSLError."""
+        self._incoming.write(ciphertext)
+        try:
+            if not self.established:
+                self._tls.do_handshake()
+                self.established = True
+            return self._plaintext()
+        except ssl.SSLWantReadError:
+            return b""
+
+    def _plaintext(self) -> bytes:
+        chunks = []
+        try:
+            while chunk := self._tls.read(_RECORD_MAX):
+                chunks.append(chunk)
+            self.ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def send(self, plaintext: bytes) -> None:
+        """Encrypt; OpenSSL takes one record at a time."""
+        view = memoryview(plaintext)
+        while view:
+            view = view[self._tls.write(view) :]
+
+    def data_to_send(self) -> bytes:
+        """Drain what belongs on the wire: handshake, records, alerts."""
+        return self._outgoing.read()
+
+    def close(self) -> None:
+        """Queue our close_notify; the peer's is not waited for (RFC 8446 section 6.1)."""
+        if self.established and not self.ended:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLWantReadError:
+                return
+
+    def client_certificate(self) -> ClientCertificate | None:
+        """The names of the peer's certificate; None when it showed none."""
+        der = self._tls.getpeercert(binary_form=True)
+        return None if der is None else client_certificate(der)
+
+
+def client_certificate(der: bytes) -> ClientCertificate:
+    """The names in a certificate's subjectAltName that can identify a client."""
+    try:
+        extensions = x509.load_der_x509_certificate(der).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return _NO_NAMES
+    return ClientCertificate(
+        xmpp_addresses=tuple(_xmpp_addresses(names)),
+        dns_names=tuple(name for name in names.get_values_for_type(x509.DNSName) if "*" not in name),
+        ip_addresses=tuple(
+            address
+            for address in names.get_values_for_type(x509.IPAddress)
+            if isinstance(address, (IPv4Address, IPv6Address))
+        ),
+    )
+
+
+def _xmpp_addresses(names: x509.SubjectAlternativeName) -> Iterable[str]:
+    for name in names.get_values_for_type(x509.OtherName):
+        if name.type_id == XMPP_ADDR and (text := _utf8_string(name.value)) is not None:
+            yield text
+
+
+def _utf8_string(der: bytes) -> str | None:
+    """The text of a DER UTF8String; None when it is anything else, or something follows it."""
+    if len(der) < 2 or der[0] != 0x0C:
+        return None
+    start, length = 2, der[1]
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(der[2:start])
+    if len(der) != start + length:
+        return None
+    try:
+        return der[start:].decode()
+    except UnicodeDecodeError:
+        return None
