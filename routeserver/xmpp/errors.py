@@ -72,6 +72,10 @@ def invalid_options(text: str) -> StanzaError:
     return StanzaError(ErrorType.MODIFY, "bad-request", text, "invalid-options")
 
 
+def max_items_exceeded(limit: int) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "not-allowed", f"at most {limit} items in one request", "max-items-exceeded")
+
+
 def bad_request(text: str, pubsub: str | None = None) -> StanzaError:
     return StanzaError(ErrorType.MODIFY, "bad-request", text, pubsub)
 
@@ -84,3 +88,11 @@ def unsupported(feature: str) -> StanzaError:
 
 def service_unavailable(text: str) -> StanzaError:
     return StanzaError(ErrorType.CANCEL, "service-unavailable", text)
+
+
+def jid_malformed(text: str) -> StanzaError:
+    return StanzaError(ErrorType.MODIFY, "jid-malformed", text)
+
+
+def already_bound() -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "not-allowed", "this stream has its resource already")

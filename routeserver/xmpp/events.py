@@ -1,8 +1,8 @@
 """What an XMPP session tells its driver and the core.
 
 Requests are imperative and carry the iq to be answered: the core gives each exactly one `send_result` or
-`send_error`.  Everything else (features, SASL, bind, ping, disco, malformed or unsupported stanzas) the session
-answers by itself and the core never hears of it.
+`send_error` (disco: `send_node_list`, `send_node`).  Everything else (features, SASL, bind, ping, disco#info of the
+service, malformed or unsupported stanzas) the session answers by itself and the core never hears of it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Subscribe:
     node: str
     jid: str
     instance_id: int | None = None
+    form: bool = False
+    """Options came as a data form, so the result shows the effective ones as a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,25 @@ class EndOfPublish:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscoverNodes:
+    """disco#items of the service (XEP-0030 section 4.1): `send_node_list` with the VPNs this JID may see."""
+
+    iq: Iq
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoverNode:
+    """disco of one node: `send_node` if this JID may see the VPN, else the error `node_unknown`.
+
+    `items` tells disco#items, answered without any (XEP-0060 section 5.5), from disco#info (section 5.3).
+    """
+
+    iq: Iq
+    node: str
+    items: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StreamClosed:
     """The stream is over; nothing follows. `clean` tells whether the client closed it itself, in order."""
 
@@ -103,6 +124,8 @@ class StreamClosed:
     clean: bool
 
 
-XmppEvent: TypeAlias = (
-    StartTls | Bound | Subscribe | Unsubscribe | Publish | Retract | GetItems | EndOfPublish | StreamClosed
+Request: TypeAlias = (
+    Subscribe | Unsubscribe | Publish | Retract | GetItems | EndOfPublish | DiscoverNodes | DiscoverNode
 )
+
+XmppEvent: TypeAlias = StartTls | Bound | Request | StreamClosed

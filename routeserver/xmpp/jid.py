@@ -1,11 +1,17 @@
 """JIDs (RFC 7622) as far as this server needs them: split, prepared, compared.
 
-Domain-only JIDs (`host1.example.net`) are the draft's recommendation for forwarders and as good as any other.
+Domain-only JIDs (`host1.example.net`) are the draft's recommendation for forwarders and as good as any other; so
+are addresses, where IPv6 stands in brackets and is brought to its one short form.  `ServiceAddresses` is the set
+of names this server answers to.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import unicodedata
 from dataclasses import dataclass, replace
+
+from schema.names import ROUTE_SERVER_JID
 
 _FORBIDDEN_LOCAL = frozenset("\"&'/:<>@ ")
 _PART_MAX = 1023
@@ -24,14 +30,14 @@ class Jid:
         """Split at the first `/`, then at the first `@` of the left part. Raises ValueError."""
         left, slash, resource = text.partition("/")
         local, at, domain = left.rpartition("@") if left.count("@") == 1 else ("", "", left)
-        domain = domain.lower().removesuffix(".")
+        domain = _prepare_domain(domain)
         if not domain or "@" in domain or (at and not local) or (slash and not resource):
             raise ValueError(f"{text!r} is not a JID")
         if any(ord(c) <= 0x20 or c in _FORBIDDEN_LOCAL for c in local) or any(ord(c) <= 0x20 for c in domain):
             raise ValueError(f"{text!r} is not a JID: a character is not allowed there")
-        if max(len(part.encode()) for part in (local, domain, resource)) > _PART_MAX:
+        if max(len(part.encode()) for part in (local, domain)) > _PART_MAX:
             raise ValueError("a part of the JID is longer than 1023 octets")
-        return cls(local.lower(), domain, resource)
+        return cls(local.lower(), domain, prepare_resource(resource) if slash else "")
 
     @property
     def bare(self) -> Jid:
@@ -40,3 +46,33 @@ class Jid:
     def __str__(self) -> str:
         left = f"{self.local}@{self.domain}" if self.local else self.domain
         return f"{left}/{self.resource}" if self.resource else left
+
+
+def _prepare_domain(text: str) -> str:
+    """Lower case, no trailing dot, an IPv6 literal in its canonical form. Raises ValueError."""
+    if text.startswith("[") and text.endswith("]"):
+        return f"[{ipaddress.IPv6Address(text[1:-1])}]"
+    return text.lower().removesuffix(".")
+
+
+def prepare_resource(text: str) -> str:
+    """A resource as compared and stored (OpaqueString, RFC 8265 section 4.2). Raises ValueError."""
+    spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text)
+    prepared = unicodedata.normalize("NFC", spaced)
+    if not 0 < len(prepared.encode()) <= _PART_MAX:
+        raise ValueError("a resource has 1 to 1023 octets")
+    if any(unicodedata.category(c)[0] == "C" for c in prepared):
+        raise ValueError("a resource has no control, format or unassigned characters")
+    return prepared
+
+
+class ServiceAddresses:
+    """What a request may be addressed to: the configured JID, the draft's constant, the stream's domain."""
+
+    def __init__(self, service_jid: str, domain: str) -> None:
+        self._texts = frozenset((service_jid, ROUTE_SERVER_JID, domain))
+        self._bare = frozenset(Jid.parse(text).bare for text in self._texts)
+
+    def __contains__(self, text: str) -> bool:
+        """True when the JID, of any spelling and resource, is ours. Raises ValueError when it is no JID."""
+        return text in self._texts or Jid.parse(text).bare in self._bare

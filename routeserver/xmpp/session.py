@@ -1,0 +1,388 @@
+"""One client's connection from its first byte to its last (RFC 6120), without I/O.
+
+Bytes go in by `receive_data`, events for the driver and the core come out, bytes to send are collected and drained
+by `data_to_send`.  A client passes through the stages of `Stage` in order: a stream in the clear that offers
+nothing but STARTTLS, the handshake (the driver's), a stream that offers SASL EXTERNAL if there was a client
+certificate, a stream that offers resource binding, and then requests.  `_ELEMENTS` says which elements each stage
+understands; everything of the stage before is dropped with its reader.
+
+Until a resource is bound bytes are read up to one `>` at a time, so that what follows a `<starttls/>` or `<auth/>`
+in the same read is known: behind the first it is an attack and ends the stream, behind the second it belongs to
+the next stream.
+
+The client's faults never raise here.  A StanzaError answers its iq, a StreamError answers with a stream error,
+the end of the stream and `StreamClosed`.  A silent client is pinged, and given up after some pings without a sign
+of life (the draft, section 6, wants sessions monitored).  Messages and presence are accepted and ignored: nothing
+is said by them to a route server.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from routeserver.xmpp import disco, pubsub, stanza
+from routeserver.xmpp.errors import StanzaError, StreamError
+from routeserver.xmpp.events import Bound, DiscoverNode, Iq, StartTls, StreamClosed, XmppEvent
+from routeserver.xmpp.jid import Jid, ServiceAddresses
+from routeserver.xmpp.pubsub import Requester
+from routeserver.xmpp.requests import read_bind, read_iq
+from routeserver.xmpp.sasl import ClientCertificate, SaslError, identify, read_authzid
+from routeserver.xmpp.stream import Element, StreamEnd, StreamHeader, StreamLimits, StreamReader, StreamUnit
+from schema.names import NS_CLIENT, NS_SASL, NS_STREAM, NS_TLS
+from schema.values import IPAddress
+
+_UNAUTHENTICATED_BYTES = 10_000
+"""The least that RFC 6120 section 13.12 lets a server accept in one stanza, and enough to log in."""
+_SASL_ATTEMPTS = 3
+_IQ = f"{{{NS_CLIENT}}}iq"
+_MESSAGE = f"{{{NS_CLIENT}}}message"
+_PRESENCE = f"{{{NS_CLIENT}}}presence"
+
+
+class Stage(enum.Enum):
+    """How far the client has come."""
+
+    CLEAR = enum.auto()
+    HANDSHAKE = enum.auto()
+    SECURED = enum.auto()
+    AUTHENTICATED = enum.auto()
+    BOUND = enum.auto()
+
+
+class XmppSession:
+    """The server's side of one connection. `stream_id` gives fresh unguessable words."""
+
+    def __init__(
+        self, domain: str, service_jid: str, stream_id: Callable[[], str], limits: StreamLimits, now: float
+    ) -> None:
+        self.jid: Jid | None = None
+        """Bare from authentication on, full from binding on."""
+        self.certificate: ClientCertificate | None = None
+        self.peer_address: IPAddress | None = None
+        """Where the client connects from, told by the driver; the core lets it be a next hop."""
+        self.closing = False
+        """Nothing more is read: write what is left and close the transport."""
+        self.writable = True
+        """The driver's: False while the transport has more than enough to write."""
+        self._domain = Jid.parse(domain)
+        self._service_jid = service_jid
+        self._service = ServiceAddresses(service_jid, domain)
+        self._new_stream_id = stream_id
+        self._limits = limits
+        self._now = now
+        self._timer = now + limits.auth_timeout
+        self._pings_unanswered = 0
+        self._sasl_attempts = 0
+        self._messages = 0
+        self._is_pipelined = False
+        self._bare: Jid
+        """From authentication on."""
+        self._requester: Requester
+        """From binding on."""
+        self._own_names: frozenset[str] = frozenset()
+        self._to = ""
+        self._out: list[str] = []
+        self._events: list[XmppEvent] = []
+        self._begin_stream(Stage.CLEAR)
+
+    def receive_data(self, data: bytes, now: float) -> list[XmppEvent]:
+        """Bytes of the client, none for the end of the connection."""
+        if self.closing:
+            return []
+        self._now = now
+        if self._stage is Stage.BOUND:
+            self._pings_unanswered = 0
+            self._timer = now + self._limits.ping_interval
+        if not data:
+            self._finish("the connection ended without the end of its stream")
+        try:
+            self._read(data)
+        except StreamError as error:
+            self._fail(error)
+        return self._take_events()
+
+    def tls_established(self, certificate: ClientCertificate | None) -> list[XmppEvent]:
+        """TLS is up, after `StartTls` or, where TLS comes first, before any byte; a new stream begins."""
+        self.certificate = certificate
+        self._begin_stream(Stage.SECURED)
+        return self._take_events()
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` wants to be called, on the clock of `now`."""
+        return None if self.closing else self._timer
+
+    def handle_timer(self, now: float) -> list[XmppEvent]:
+        """Send the ping that is due, or give the client up."""
+        if self.closing or now < self._timer:
+            return []
+        if self._stage is not Stage.BOUND:
+            return self.close("connection-timeout", f"no login within {self._limits.auth_timeout:g} s")
+        if self._pings_unanswered >= self._limits.ping_misses:
+            return self.close("connection-timeout", f"{self._pings_unanswered} pings were not answered")
+        self._pings_unanswered += 1
+        self._timer = now + self._limits.ping_interval
+        self._write(stanza.ping(self._next_id(), self._service_jid, self._to))
+        return []
+
+    def data_to_send(self) -> bytes:
+        """Drain what is to be written."""
+        out, self._out = self._out, []
+        return "".join(out).encode()
+
+    def close(self, condition: str, text: str = "") -> list[XmppEvent]:
+        """End the stream with a stream error of ours (RFC 6120 section 4.9.3)."""
+        if not self.closing:
+            self._fail(StreamError(condition, text))
+        return self._take_events()
+
+    def send_result(self, iq: Iq, payload: str = "") -> None:
+        """Answer a request; `pubsub` writes the payloads."""
+        self._write(stanza.iq_result(iq, self._to, payload))
+
+    def send_error(self, iq: Iq, error: StanzaError) -> None:
+        """Refuse a request."""
+        self._write(stanza.iq_error(iq, self._to, error))
+
+    def send_node_list(self, iq: Iq, names: Iterable[str]) -> None:
+        """Answer `DiscoverNodes`."""
+        self.send_result(iq, disco.node_list(self._service_jid, names))
+
+    def send_node(self, request: DiscoverNode) -> None:
+        """Answer `DiscoverNode` of a VPN this client may see."""
+        self.send_result(request.iq, disco.node(request))
+
+    def send_items(self, node: str, to: str, items: Iterable[str]) -> None:
+        """Notify of items, each a finished `<item id='…'>…</item>`, in one message to the subscribed JID `to`."""
+        self._notify(to, pubsub.items_event(node, items))
+
+    def send_retracts(self, node: str, to: str, item_ids: Iterable[str]) -> None:
+        """Notify of items that are gone, in one message."""
+        self._notify(to, pubsub.retracts_event(node, item_ids))
+
+    def send_in_sync(self, node: str, to: str) -> None:
+        """Mark the end of a dump: an event without items, so that stock clients see nothing in it."""
+        self._notify(to, pubsub.items_event(node, ()), pubsub.IN_SYNC)
+
+    # Output.
+
+    def _write(self, text: str) -> None:
+        if not self.closing:
+            self._out.append(text)
+
+    def _notify(self, to: str, *contents: str) -> None:
+        self._write(stanza.headline(self._next_id(), self._service_jid, to, contents))
+
+    def _next_id(self) -> str:
+        self._messages += 1
+        return f"{self._stream_id}-{self._messages}"
+
+    def _take_events(self) -> list[XmppEvent]:
+        events, self._events = self._events, []
+        return events
+
+    # The stream: its beginning, its elements, its end.
+
+    def _begin_stream(self, stage: Stage) -> None:
+        self._stage = stage
+        self._is_open = False
+        self._stream_from: Jid | None = None
+        self._stream_id = self._new_stream_id()
+        max_bytes = self._limits.max_stanza_bytes if stage is Stage.AUTHENTICATED else _UNAUTHENTICATED_BYTES
+        self._reader = StreamReader(max_bytes, self._limits.max_depth)
+
+    def _read(self, data: bytes) -> None:
+        start = 0
+        while start < len(data):
+            if self._stage is Stage.HANDSHAKE:
+                raise StreamError("policy-violation", "nothing but TLS may follow starttls")
+            end = len(data)
+            if self._stage is not Stage.BOUND:
+                end = data.find(b">", start) + 1 or end
+            self._is_pipelined = end < len(data)
+            for unit in self._reader.feed(data[start:end]):
+                self._handle(unit)
+                if self.closing:
+                    return
+            start = end
+
+    def _handle(self, unit: StreamUnit) -> None:
+        if isinstance(unit, StreamHeader):
+            self._open(unit)
+        elif isinstance(unit, StreamEnd):
+            self._write(stanza.STREAM_END)
+            self._finish("the client ended its stream", clean=True)
+        else:
+            handler = _ELEMENTS[self._stage].get(str(unit.tag), XmppSession._on_unexpected)
+            handler(self, unit)
+
+    def _open(self, header: StreamHeader) -> None:
+        """Answer the client's stream header with ours and the features of the stage (RFC 6120 section 4.3)."""
+        if header.sender is not None:
+            try:
+                self._stream_from = Jid.parse(header.sender)
+            except ValueError:
+                raise StreamError("invalid-from", "the stream's from is not a JID") from None
+        try:
+            is_ours = header.to is not None and Jid.parse(header.to) == self._domain
+        except ValueError:
+            is_ours = False
+        if not is_ours:
+            raise StreamError("host-unknown", f"this is {self._domain}")
+        if self._stage is Stage.AUTHENTICATED:
+            self._check_stream_from()
+        self._write_header()
+        self._write(stanza.stream_features(self._features()))
+
+    def _write_header(self) -> None:
+        self._is_open = True
+        to = self.jid or self._stream_from
+        self._write(stanza.stream_open(str(self._domain), self._stream_id, str(to) if to else None))
+
+    def _features(self) -> str:
+        if self._stage is Stage.CLEAR:
+            return stanza.STARTTLS_FEATURE
+        if self._stage is Stage.SECURED:
+            return stanza.EXTERNAL_FEATURE if self.certificate is not None else ""
+        return stanza.BIND_FEATURE
+
+    def _fail(self, error: StreamError) -> None:
+        """A stream error, behind our own header if that is still due; in the midst of a handshake silence."""
+        if self._stage is not Stage.HANDSHAKE:
+            if not self._is_open:
+                self._write_header()
+            self._write(stanza.stream_error(error))
+        self._finish(f"{error.condition}: {error.text}" if error.text else error.condition)
+
+    def _finish(self, reason: str, *, clean: bool = False) -> None:
+        self.closing = True
+        self._events.append(StreamClosed(reason, clean))
+
+    # What the stages understand.
+
+    def _on_unexpected(self, element: Element) -> None:
+        if element.tag == f"{{{NS_STREAM}}}error":
+            condition = str(element[0].tag).rpartition("}")[2] if len(element) else "without a condition"
+            self._write(stanza.STREAM_END)
+            self._finish(f"the client sent a stream error: {condition}")
+        elif element.tag in (_IQ, _MESSAGE, _PRESENCE):
+            raise StreamError("not-authorized", "log in and bind a resource first")
+        else:
+            raise StreamError("unsupported-stanza-type", f"{element.tag!s} means nothing here")
+
+    def _on_starttls(self, element: Element) -> None:
+        """RFC 6120 section 5.4.2; bytes already here behind it would be read as if TLS had protected them."""
+        if self._is_pipelined:
+            raise StreamError("policy-violation", "nothing but TLS may follow starttls")
+        self._write(stanza.PROCEED)
+        self._events.append(StartTls())
+        self._stage = Stage.HANDSHAKE
+
+    def _on_auth_in_clear(self, element: Element) -> None:
+        self._refuse_login(SaslError("encryption-required", "STARTTLS comes first", is_final=True))
+
+    def _on_auth(self, element: Element) -> None:
+        """RFC 6120 section 6.4; the next bytes are a new stream."""
+        try:
+            jid = self._authenticate(element)
+        except SaslError as error:
+            self._refuse_login(error)
+            return
+        self.jid = self._bare = jid
+        self._check_stream_from()
+        self._write(stanza.SASL_SUCCESS)
+        self._begin_stream(Stage.AUTHENTICATED)
+
+    def _authenticate(self, element: Element) -> Jid:
+        if self.certificate is None:
+            raise SaslError("not-authorized", "no client certificate was given", is_final=True)
+        if element.get("mechanism") != "EXTERNAL":
+            raise SaslError("invalid-mechanism", "EXTERNAL is the only mechanism here")
+        return identify(self.certificate, read_authzid(element.text), self._stream_from)
+
+    def _on_sasl_out_of_order(self, element: Element) -> None:
+        is_abort = element.tag == f"{{{NS_SASL}}}abort"
+        self._refuse_login(SaslError("aborted" if is_abort else "malformed-request", "no exchange is going on"))
+
+    def _refuse_login(self, error: SaslError) -> None:
+        self._sasl_attempts += 1
+        self._write(stanza.sasl_failure(error.condition, error.text))
+        if error.is_final:
+            self._write(stanza.STREAM_END)
+            self._finish(f"login refused: {error.condition}: {error.text}")
+        elif self._sasl_attempts >= _SASL_ATTEMPTS:
+            raise StreamError("policy-violation", f"{self._sasl_attempts} failed attempts to log in")
+
+    def _check_stream_from(self) -> None:
+        if self._stream_from is not None and self._stream_from.bare != self._bare:
+            raise StreamError("invalid-from", f"the stream's from is {self._stream_from}, its client {self._bare}")
+
+    def _on_bind(self, element: Element) -> None:
+        """RFC 6120 section 7; every other request has to wait."""
+        self._check_sender(element)
+        iq = Iq(element.get("id", ""), element.get("to"))
+        try:
+            resource = read_bind(iq, element) or self._new_stream_id()
+        except StanzaError as error:
+            self.send_error(iq, error)
+        except ValueError:
+            raise StreamError("not-authorized", "bind a resource first") from None
+        else:
+            self._bind(iq, resource)
+
+    def _bind(self, iq: Iq, resource: str) -> None:
+        jid = replace(self._bare, resource=resource)
+        self.jid = jid
+        self._to = str(jid)
+        self._own_names = frozenset((str(jid), str(self._bare)))
+        self._requester = Requester(jid, self._service, self._limits.max_batch)
+        self._stage = Stage.BOUND
+        self._timer = self._now + self._limits.ping_interval
+        self.send_result(iq, stanza.bound(self._to))
+        self._events.append(Bound(jid))
+
+    def _on_iq(self, element: Element) -> None:
+        self._check_sender(element)
+        if element.get("type") in ("result", "error"):
+            return
+        iq = Iq(element.get("id", ""), element.get("to"))
+        try:
+            answer = read_iq(iq, element, self._requester)
+        except StanzaError as error:
+            self.send_error(iq, error)
+            return
+        if isinstance(answer, str):
+            self.send_result(iq, answer)
+        else:
+            self._events.append(answer)
+
+    def _on_ignored(self, element: Element) -> None:
+        self._check_sender(element)
+
+    def _check_sender(self, element: Element) -> None:
+        """A client speaks as itself (RFC 6120 section 8.1.2.1)."""
+        sender = element.get("from")
+        if sender is None or sender in self._own_names:
+            return
+        try:
+            is_own = Jid.parse(sender) in (self.jid, self._bare)
+        except ValueError:
+            is_own = False
+        if not is_own:
+            raise StreamError("invalid-from", f"{sender} is not {self.jid}")
+
+
+_ELEMENTS: dict[Stage, dict[str, Callable[[XmppSession, Element], None]]] = {
+    Stage.CLEAR: {
+        f"{{{NS_TLS}}}starttls": XmppSession._on_starttls,
+        f"{{{NS_SASL}}}auth": XmppSession._on_auth_in_clear,
+    },
+    Stage.SECURED: {
+        f"{{{NS_SASL}}}auth": XmppSession._on_auth,
+        f"{{{NS_SASL}}}response": XmppSession._on_sasl_out_of_order,
+        f"{{{NS_SASL}}}abort": XmppSession._on_sasl_out_of_order,
+    },
+    Stage.AUTHENTICATED: {_IQ: XmppSession._on_bind},
+    Stage.BOUND: {_IQ: XmppSession._on_iq, _MESSAGE: XmppSession._on_ignored, _PRESENCE: XmppSession._on_ignored},
+}

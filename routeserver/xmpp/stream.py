@@ -1,0 +1,200 @@
+"""Bytes of one XML stream in; its header, its complete first-level elements and its end out (RFC 6120 section 4).
+
+A reader lives for one stream: TLS and SASL each begin a new one, with a new reader.  Bytes pass three gates.
+
+1. The prolog is examined before the parser sees any of it: an XML declaration of UTF-8 is dropped, everything
+   else in front of the root element (DOCTYPE, comment, processing instruction) is refused.  No DTD is ever parsed,
+   so no entity is ever declared, whatever the encoding claims to be.
+2. lxml's pull parser builds elements.  It does not raise for everything: a reference to an undeclared entity stops
+   it in silence and what follows would be taken for a new document.  Its error log is therefore read after every
+   feed, and anything in it above a warning ends the stream.
+3. Events are walked to count depth, to refuse comments and processing instructions (RFC 6120 section 11.1), and to
+   hand out each first-level element at its last byte.  It is then taken out of the root, so that a stream of any
+   length needs the memory of one stanza.
+
+The limit on bytes is counted from the end of the last first-level element and enforced at least every 64 KiB;
+an element within the limit is never refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from lxml import etree
+
+from routeserver.xmpp.errors import StreamError
+from schema.names import NS_CLIENT, NS_STREAM
+
+Element: TypeAlias = etree._Element
+
+_FEED = 65536
+_HEADER_MAX = 10_000
+_STREAM_TAG = f"{{{NS_STREAM}}}stream"
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})")
+_DECLARATION = re.compile(
+    rb"""<\?xml\s+version\s*=\s*(["'])1\.0\1"""
+    rb"""(?:\s+encoding\s*=\s*(["'])(?P<encoding>[A-Za-z][\w.-]*)\2)?"""
+    rb"""(?:\s+standalone\s*=\s*(["'])(?:yes|no)\4)?\s*\?"""
+)
+_XML_SPACE = b" \t\r\n"
+_NAMESPACE_FAULTS = frozenset(("NS_ERR_UNDEFINED_NAMESPACE", "NS_ERR_XML_NAMESPACE", "NS_ERR_QNAME"))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Bounds of one client's stream; times in seconds."""
+
+    max_stanza_bytes: int = 1 << 20
+    max_depth: int = 32
+    """Elements inside one another, the stream itself among them."""
+    max_batch: int = 1000
+    """Items in one publish, retract or items request."""
+    ping_interval: float = 20.0
+    ping_misses: int = 3
+    auth_timeout: float = 30.0
+    """From the connection to a bound resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHeader:
+    """The client's opening tag, its name, namespaces and version already found good."""
+
+    to: str | None
+    sender: str | None
+    """The attribute `from`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """`</stream:stream>` was read."""
+
+
+StreamUnit: TypeAlias = StreamHeader | Element | StreamEnd
+
+
+class StreamReader:
+    """The receiving half of one stream. Octet and depth limits are those of one first-level element."""
+
+    def __init__(self, max_stanza_bytes: int, max_depth: int) -> None:
+        self._max_stanza_bytes = max_stanza_bytes
+        self._max_depth = max_depth
+        self._prolog: bytes | None = b""
+        self._pending = 0
+        self._depth = 0
+        self._opened = False
+        self._parser = etree.XMLPullParser(
+            events=("start", "end", "comment", "pi"), encoding="utf-8", resolve_entities=False, no_network=True
+        )
+
+    def feed(self, data: bytes) -> Iterator[StreamUnit]:
+        """Yield what `data` completes, in order. Raises StreamError after the last good unit before the fault."""
+        if self._prolog is not None:
+            data = self._enter(self._prolog + data)
+        for offset in range(0, len(data), _FEED):
+            piece = data[offset : offset + _FEED]
+            fault = self._push(piece)
+            yield from self._walk()
+            if fault is not None:
+                raise fault
+            if self._pending > self._limit():
+                raise StreamError("policy-violation", f"more than {self._limit()} octets in one element")
+
+    def _enter(self, data: bytes) -> bytes:
+        """Examine the prolog; returns the bytes from the root element on, or none while it has not begun."""
+        self._prolog = data
+        if data[:1] in (b"\xff", b"\xfe") or b"\0" in data[:4]:
+            raise StreamError("unsupported-encoding", "only UTF-8 is spoken here")
+        body = data.lstrip(_XML_SPACE)
+        if body[:6].rstrip(_XML_SPACE) == b"<?xml" and b">" in body:
+            declaration, _, body = body.partition(b">")
+            _check_declaration(declaration)
+            body = body.lstrip(_XML_SPACE)
+        elif b"<?xml".startswith(body[:5]) and body[5:6] in b" \t\r\n":
+            body = b""
+        if body[:1] not in (b"", b"<"):
+            raise StreamError("not-well-formed", "a stream begins with its opening tag")
+        if body[1:2] in (b"!", b"?"):
+            raise StreamError("restricted-xml", "no DTD, comment or processing instruction before the stream")
+        if len(body) > 1:
+            self._prolog = None
+            return body
+        if len(data) > _HEADER_MAX:
+            raise StreamError("policy-violation", f"no opening tag within {_HEADER_MAX} octets")
+        return b""
+
+    def _push(self, piece: bytes) -> StreamError | None:
+        """Give the parser some bytes; the events before a fault are still to be read, hence no raise."""
+        if self._depth != 1 or not piece.isspace():
+            self._pending += len(piece)
+        try:
+            self._parser.feed(piece)
+        except etree.XMLSyntaxError as error:
+            return StreamError("not-well-formed", str(error.msg))
+        for entry in self._parser.feed_error_log.filter_from_errors():
+            if entry.type_name == "ERR_UNDECLARED_ENTITY":
+                return StreamError("restricted-xml", "no entity references but the five of XML itself")
+            if entry.type_name in _NAMESPACE_FAULTS:
+                return StreamError("bad-namespace-prefix", entry.message)
+            return StreamError("not-well-formed", entry.message)
+        return None
+
+    def _walk(self) -> Iterator[StreamUnit]:
+        for action, element in self._parser.read_events():
+            if action == "start":
+                self._depth += 1
+                if self._depth == 1:
+                    self._opened = True
+                    self._pending = 0
+                    yield _read_header(element)
+                elif self._depth > self._max_depth:
+                    raise StreamError("policy-violation", f"elements are nested deeper than {self._max_depth}")
+            elif action == "end":
+                self._depth -= 1
+                if self._depth == 1:
+                    self._pending = 0
+                    yield element
+                    self._forget(element)
+                elif self._depth == 0:
+                    yield StreamEnd()
+            else:
+                raise StreamError("restricted-xml", "no comments or processing instructions")
+
+    def _forget(self, element: Element) -> None:
+        """Take a finished first-level element out of the tree, with the white space around it."""
+        root = element.getparent()
+        if root is None:
+            return
+        between = f"{root.text or ''}{element.tail or ''}"
+        root.remove(element)
+        root.text = None
+        if between and not between.isspace():
+            raise StreamError("bad-format", "text between stanzas")
+
+    def _limit(self) -> int:
+        return self._max_stanza_bytes if self._opened else _HEADER_MAX
+
+
+def _check_declaration(declaration: bytes) -> None:
+    """Hold an XML declaration (without its last `>`) to XML 1.0 and UTF-8 (RFC 6120 section 11.6)."""
+    read = _DECLARATION.fullmatch(declaration)
+    if read is None:
+        raise StreamError("not-well-formed", "the XML declaration is not one of XML 1.0")
+    if read["encoding"] is not None and read["encoding"].lower() not in (b"utf-8", b"utf8"):
+        raise StreamError("unsupported-encoding", "only UTF-8 is spoken here")
+
+
+def _read_header(root: Element) -> StreamHeader:
+    """RFC 6120 sections 4.7 and 4.8."""
+    if root.tag != _STREAM_TAG:
+        if etree.QName(root).localname == "stream":
+            raise StreamError("invalid-namespace", f"a stream is in the namespace {NS_STREAM}")
+        raise StreamError("bad-format", "the root element is not a stream")
+    if root.nsmap.get(None) != NS_CLIENT:
+        raise StreamError("invalid-namespace", f"the default namespace of a stream here is {NS_CLIENT}")
+    version = _VERSION.fullmatch(root.get("version", ""))
+    if version is None or int(version[1]) < 1:
+        raise StreamError("unsupported-version", "XMPP 1.0 is needed")
+    return StreamHeader(root.get("to"), root.get("from"))
