@@ -15,7 +15,6 @@ neighbors for routes of a new target.
 
 from __future__ import annotations
 
-import logging
 from typing import TypeAlias
 
 from routeserver.bgp import events as bgp
@@ -35,11 +34,6 @@ Session: TypeAlias = BgpSession | XmppSession
 
 FLUSH_BUDGET = 4096
 """Routes decided per session and turn: some 100 kB of output, a few milliseconds of work."""
-_Request: TypeAlias = (
-    xmpp.Subscribe | xmpp.Unsubscribe | xmpp.Publish | xmpp.Retract | xmpp.GetItems | xmpp.EndOfPublish
-)
-
-log = logging.getLogger(__name__)
 
 
 class RouteServer:
@@ -54,29 +48,30 @@ class RouteServer:
         self.wants_flush = False
         """Whether a session that can take more has more to get: flush again, in the next turn."""
         self._touched: dict[Session, None] = {}
-        self._waiting: dict[SubscriberOutbox, None] = {}
+        self._waiting: dict[SubscriberOutbox[XmppSession], None] = {}
         """Outboxes that sent a dump and owe its marker."""
 
     @property
     def revision(self) -> int:
         return self.rib.revision
 
-    def handle(self, session: Session, event: bgp.BgpEvent | xmpp.XmppEvent, now: float) -> None:
-        """Take one event. Answers to requests are in the session's buffer when this returns."""
+    def handle(self, session: Session, event: bgp.BgpEvent | xmpp.XmppEvent, now: float) -> StanzaError | None:
+        """Take one event. Answers to requests are in the session's buffer when this returns.
+
+        The result is the refusal a request met, for the log; the requester has it already.
+        """
         if isinstance(session, BgpSession):
             self._handle_bgp(session, event, now)
-        else:
-            self._handle_xmpp(session, event, now)
+            return None
+        return self._handle_xmpp(session, event, now)
 
     def _handle_bgp(self, session: BgpSession, event: object, now: float) -> None:
         neighbor = self.speaker.neighbors[session.neighbor.address]
         match event:
             case bgp.Established():
                 self.speaker.established(session, event, now)
-                self._log_neighbor("bgp.session.up", neighbor, "established")
             case bgp.SessionClosed():
                 self.speaker.closed(session, event)
-                self._log_neighbor("bgp.session.down", neighbor, event.reason)
             case _ if neighbor.session is session:
                 self._handle_neighbor(neighbor, event)
 
@@ -92,35 +87,30 @@ class RouteServer:
                 self.speaker.refresh_requested(neighbor, event)
             case bgp.FamilyDisabled():
                 self.speaker.family_disabled(neighbor, event)
-                self._log_neighbor("bgp.family.disabled", neighbor, f"{event.family.label}: {event.reason}")
             case bgp.UpdateMalformed():
                 neighbor.malformed += 1
-                self._log_neighbor("bgp.update.malformed", neighbor, f"{event.reason}: {event.message.hex()}")
 
-    def _handle_xmpp(self, session: XmppSession, event: object, now: float) -> None:
-        if isinstance(event, xmpp.Bound):
-            self._bound(session, event, now)
-        elif isinstance(event, xmpp.StreamClosed):
-            client = self.nodes.clients.get(session)
-            self.nodes.closed(session, now)
-            if client is not None:
+    def _handle_xmpp(self, session: XmppSession, event: object, now: float) -> StanzaError | None:
+        client = self.nodes.clients.get(session)
+        match event:
+            case xmpp.Bound():
+                self._bound(session, event, now)
+            case xmpp.StreamClosed() if client is not None:
                 self._waiting.pop(client.outbox, None)
-                log.info(
-                    "session ended: %s", event.reason, extra={"event": "xmpp.session.down", "jid": str(session.jid)}
-                )
-        else:
-            self._request(self.nodes.clients[session], event, now)
+                self.nodes.closed(client, now)
+            case _ if client is not None and isinstance(event, xmpp.Request):
+                return self._request(client, event, now)
+        return None
 
     def _bound(self, session: XmppSession, event: xmpp.Bound, now: float) -> None:
         older = self.nodes.bound(session, event.jid)
-        log.info("session bound", extra={"event": "xmpp.session.up", "jid": str(event.jid)})
         if older is not None:
             for closing in older.close("conflict", "a newer session took this address"):
                 self.handle(older, closing, now)
             self._touched[older] = None
 
-    def _request(self, client: Client, request: _Request, now: float) -> None:
-        nodes, session = self.nodes, client.session
+    def _request(self, client: Client, request: xmpp.Request, now: float) -> StanzaError | None:
+        nodes = self.nodes
         try:
             match request:
                 case xmpp.Publish():
@@ -135,17 +125,14 @@ class RouteServer:
                     nodes.get_items(client, request)
                 case xmpp.EndOfPublish():
                     nodes.end_of_publish(client, request)
+                case xmpp.DiscoverNodes():
+                    nodes.discover_nodes(client, request)
+                case xmpp.DiscoverNode():
+                    nodes.discover_node(client, request)
         except StanzaError as error:
-            log.info(
-                "refused: %s",
-                error.text,
-                extra={"event": "xmpp.request.refused", "jid": str(session.jid), "reason": error.condition},
-            )
-            session.send_error(request.iq, error)
-
-    def _log_neighbor(self, event: str, neighbor: Neighbor, reason: str) -> None:
-        extra = {"event": event, "peer": str(neighbor.settings.address), "reason": reason}
-        log.info("neighbor %s: %s", neighbor.settings.address, reason, extra=extra)
+            client.session.send_error(request.iq, error)
+            return error
+        return None
 
     # Output
 
@@ -168,7 +155,7 @@ class RouteServer:
             self._send_markers(now, touched)
         return list(touched)
 
-    def _drained(self, outbox: SubscriberOutbox) -> None:
+    def _drained(self, outbox: SubscriberOutbox[XmppSession]) -> None:
         if outbox.has_pending:
             self.wants_flush = True
             return
@@ -177,7 +164,7 @@ class RouteServer:
             self._waiting[outbox] = None
 
     def _send_markers(self, now: float, touched: dict[Session, None]) -> None:
-        base = self._base_sync_time()
+        base = self.synced_at()
         for outbox in list(self._waiting):
             for vrf in outbox.markers_ready():
                 if self._sync_time(base, vrf) <= now:
@@ -186,7 +173,8 @@ class RouteServer:
             if not outbox.markers_due:
                 del self._waiting[outbox]
 
-    def _base_sync_time(self) -> float:
+    def synced_at(self) -> float:
+        """When publishers and neighbors have had their time to say everything, as known now."""
         return max(self.started + self.settings.startup_hold, self.speaker.synced_at(self.started))
 
     def _sync_time(self, base: float, vrf: Vrf) -> float:
@@ -202,7 +190,7 @@ class RouteServer:
         """When `handle_timer` and `flush` are next needed, if nothing else happens."""
         times = [self.nodes.next_sweep(), self.speaker.next_timer()]
         if self._waiting:
-            base = self._base_sync_time()
+            base = self.synced_at()
             times += [self._sync_time(base, vrf) for outbox in self._waiting for vrf in outbox.markers_ready()]
         return min((time for time in times if time is not None), default=None)
 

@@ -36,7 +36,7 @@ class Nodes:
         self._registered = {Jid.parse(f.jid).bare: f for f in settings.forwarders}
         self.forwarders: dict[Jid, Forwarder] = {}
         self.clients: dict[XmppSession, Client] = {}
-        self.dirty: dict[SubscriberOutbox, None] = {}
+        self.dirty: dict[SubscriberOutbox[XmppSession], None] = {}
         self.membership_since: dict[Vrf, float] = {}
         """When a VRF's subscription last originated an RT membership: routes may still be on their way."""
 
@@ -54,15 +54,13 @@ class Nodes:
         self.clients[session] = Client(session, forwarder, SubscriberOutbox(session, self.dirty))
         return older
 
-    def closed(self, session: XmppSession, now: float) -> None:
+    def closed(self, client: Client, now: float) -> None:
         """A session is over: its subscriptions end, what it published becomes stale."""
-        client = self.clients.pop(session, None)
-        if client is None:
-            return
+        session, forwarder = client.session, client.forwarder
+        del self.clients[session]
         for vrf in list(client.outbox.subscribed):
             self._end_subscription(client, vrf)
         self.dirty.pop(client.outbox, None)
-        forwarder = client.forwarder
         del forwarder.sessions[session]
         for (node, item_id), vouched in forwarder.items.items():
             if vouched.session is session:
@@ -100,11 +98,11 @@ class Nodes:
         """XEP-0060 section 6.1: the answer, then every item of the node, then the in-sync marker."""
         vrf = self._vrf(request.node)
         admission.check_subscriber(vrf, client.forwarder.jid)
-        self._set_instance(client.forwarder, vrf, request.instance_id)
+        instance = self._set_instance(client.forwarder, vrf, request.instance_id)
         if not vrf.watchers and self._rib.subscribed(vrf):
             self.membership_since[vrf] = now
         client.outbox.subscribe(vrf, request.jid)
-        client.session.send_result(request.iq, pubsub.subscription_xml(vrf.name, request.jid))
+        client.session.send_result(request.iq, pubsub.subscribed(request, instance))
 
     def unsubscribe(self, client: Client, request: events.Unsubscribe) -> None:
         """XEP-0060 section 6.2."""
@@ -122,16 +120,21 @@ class Nodes:
         if not any(node == vrf.name for node, _ in forwarder.items):
             forwarder.instance_ids.pop(vrf.name, None)
 
-    def _set_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> None:
-        """A new instance-id is a new RD for everything the forwarder published here: make first, break then."""
-        if instance is None or forwarder.instance_ids.get(vrf.name) == instance:
-            return
+    def _set_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> int:
+        """The number in this forwarder's RDs for the VPN, its own choice or ours.
+
+        A new instance-id is a new RD for everything the forwarder published here: make first, break then.
+        """
+        current = forwarder.instance_ids.get(vrf.name)
+        if instance is None or current == instance:
+            return vrf.number if current is None else current
         forwarder.instance_ids[vrf.name] = instance
         for node, item_id in list(forwarder.items):
             if node == vrf.name:
                 path = vrf.published[item_id]
                 if path.published is not None:
                     self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
+        return instance
 
     def publish(self, client: Client, request: events.Publish) -> None:
         """XEP-0060 section 7.1, one or many items, all or nothing."""
@@ -148,7 +151,7 @@ class Nodes:
             self._put(forwarder, vrf, item_id, item.route)
             forwarder.items[vrf.name, item_id] = Vouched(client.session)
             ids.append(item_id)
-        client.session.send_result(request.iq, pubsub.published_xml(vrf.name, ids))
+        client.session.send_result(request.iq, pubsub.published(vrf.name, ids))
 
     def retract(self, client: Client, request: events.Retract) -> None:
         """XEP-0060 section 7.2, one or many ids, all or nothing."""
@@ -171,16 +174,24 @@ class Nodes:
             entries = [entry for entry in entries if entry.item_id in wanted]
         if request.max_items is not None:
             entries = entries[: request.max_items]
-        client.session.send_result(request.iq, pubsub.items_xml(vrf.name, [entry.xml for entry in entries]))
+        client.session.send_result(request.iq, pubsub.retrieved(vrf.name, [entry.xml for entry in entries]))
 
     def end_of_publish(self, client: Client, request: events.EndOfPublish) -> None:
         """The forwarder has published all it has: what nobody vouches for goes."""
         self._sweep(client.forwarder, lambda v: v.session is None)
         client.session.send_result(request.iq)
 
-    def visible(self, client: Client) -> list[str]:
-        """The VPNs this client may use."""
-        return [name for name, vrf in self._rib.vrfs.items() if admission.is_member(vrf, client.forwarder.jid)]
+    def discover_nodes(self, client: Client, request: events.DiscoverNodes) -> None:
+        """XEP-0030 section 4: the VPNs this client may use."""
+        names = [name for name, vrf in self._rib.vrfs.items() if admission.is_member(vrf, client.forwarder.jid)]
+        client.session.send_node_list(request.iq, names)
+
+    def discover_node(self, client: Client, request: events.DiscoverNode) -> None:
+        """XEP-0060 section 5.3; a VPN the client may not use does not exist for it."""
+        vrf = self._vrf(request.node)
+        if not admission.is_member(vrf, client.forwarder.jid):
+            raise errors.node_unknown(request.node)
+        client.session.send_node(request)
 
     # Items
 

@@ -89,4 +89,4 @@ class Client:
 
     session: XmppSession
     forwarder: Forwarder
-    outbox: SubscriberOutbox
+    outbox: SubscriberOutbox[XmppSession]

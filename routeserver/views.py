@@ -140,9 +140,11 @@ def _family(core: RouteServer, neighbor: Neighbor, family: Family) -> View:
     }
 
 
-def readiness(core: RouteServer) -> tuple[bool, list[View]]:
+def readiness(core: RouteServer, now: float) -> tuple[bool, list[View]]:
     """Whether forwarders can be served, which they always can once the core runs, and what is degraded."""
-    checks = [{"check": "core", "ok": True, "detail": f"{len(core.rib.vrfs)} VPNs"}]
+    wait = core.synced_at() - now
+    detail = "in sync" if wait <= 0 else f"still learning for up to {wait:.0f} s"
+    checks: list[View] = [{"check": "in-sync", "ok": wait <= 0, "detail": detail}]
     checks += [
         {
             "check": f"bgp neighbor {neighbor.settings.address}",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from routeserver.rib.vrf import Entry, Vrf
 
@@ -31,10 +31,13 @@ class ItemSender(Protocol):
     def send_in_sync(self, node: str, to: str) -> None: ...
 
 
-class SubscriberOutbox:
+S = TypeVar("S", bound=ItemSender)
+
+
+class SubscriberOutbox(Generic[S]):
     """The outbox of one session; nodes are independent of each other."""
 
-    def __init__(self, sender: ItemSender, dirty: dict[SubscriberOutbox, None]) -> None:
+    def __init__(self, sender: S, dirty: dict[SubscriberOutbox[S], None]) -> None:
         """`dirty` is where an outbox with something to send enters itself; whoever drains it takes it out."""
         self.sender = sender
         self._dirty = dirty
