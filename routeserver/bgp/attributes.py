@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
-from routeserver.bgp.communities import encapsulations_of, is_route_target, sequence_number_of
+from routeserver.bgp.communities import encapsulations_of, is_route_target, sequence_number_of, tunnel_endpoint_of
 from routeserver.bgp.iana import Origin
 from schema.values import Encapsulation, IPAddress
 
@@ -45,12 +45,16 @@ class PathAttributes:
     large_communities: tuple[tuple[int, int, int], ...] = ()
     tunnel_encapsulation: bytes | None = None
     unknown: tuple[tuple[int, int, bytes], ...] = ()
+    partial: frozenset[int] = frozenset()
+    """Types of known attributes that came with the partial bit, which nobody may clear (RFC 4271 section 5)."""
 
     route_targets: frozenset[bytes] = field(init=False, compare=False, repr=False)
     sequence: tuple[bool, int] = field(init=False, compare=False, repr=False)
     """(sticky, number) of the MAC Mobility community, which carries the draft's sequence number."""
     encapsulations: tuple[Encapsulation, ...] = field(init=False, compare=False, repr=False)
     """The tunnels a packet may take, in the order given; empty when none of those offered is known to us."""
+    tunnel_endpoint: IPAddress = field(init=False, compare=False, repr=False)
+    """Where those tunnels end: the next hop, unless attribute 23 names another address (RFC 9012 section 3.1)."""
     as_path_length: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +62,8 @@ class PathAttributes:
         communities = self.ext_communities
         derive(self, "route_targets", frozenset(c for c in communities if is_route_target(c)))
         derive(self, "sequence", sequence_number_of(communities))
-        derive(self, "encapsulations", encapsulations_of(communities, self.tunnel_encapsulation))
+        tunnel = self.tunnel_encapsulation
+        derive(self, "encapsulations", encapsulations_of(communities, tunnel, self.next_hop))
+        derive(self, "tunnel_endpoint", tunnel_endpoint_of(communities, tunnel, self.next_hop))
         length = sum(1 if kind == AS_SET else len(ases) for kind, ases in self.as_path if kind in (1, 2))
         derive(self, "as_path_length", length)

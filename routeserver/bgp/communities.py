@@ -12,14 +12,15 @@ from collections.abc import Iterable
 from ipaddress import AddressValueError, IPv4Address
 
 from routeserver.bgp.iana import TunnelType
-from schema.values import Encapsulation
+from routeserver.bgp.tunnel_encapsulation import COLOR_COMMUNITY, tunnel_types, tunnels_of
+from schema.values import Encapsulation, IPAddress
 
 TUNNEL_OF = {
     Encapsulation.GRE: TunnelType.GRE,
     Encapsulation.UDP: TunnelType.MPLS_IN_UDP,
     Encapsulation.VXLAN: TunnelType.VXLAN,
 }
-ENCAPSULATION_OF = {
+ENCAPSULATION_OF: dict[int, Encapsulation] = {
     TunnelType.GRE: Encapsulation.GRE,
     TunnelType.MPLS_IN_GRE: Encapsulation.GRE,
     TunnelType.MPLS_IN_UDP: Encapsulation.UDP,
@@ -94,26 +95,37 @@ def sequence_number_of(communities: Iterable[bytes]) -> tuple[bool, int]:
     return False, 0
 
 
-def encapsulations_of(communities: Iterable[bytes], tunnel_attribute: bytes | None) -> tuple[Encapsulation, ...]:
-    """What tunnels a path offers, in order, without repetition.
+def tunnels_offered(
+    communities: Iterable[bytes], tunnel_attribute: bytes | None
+) -> list[tuple[Encapsulation, IPAddress | None]]:
+    """The tunnels a path offers, in order, as (encapsulation, endpoint); no endpoint means the next hop.
 
-    Attribute 23 wins over the communities when it is there (RFC 9012 section 4.1); a path that says nothing
-    about encapsulation means GRE (the practice of deployed speakers of the draft). A path that names only
-    tunnels unknown to us offers none.
+    An Encapsulation community is a tunnel of its own, ending at the next hop, unless attribute 23 describes the
+    same type (RFC 9012 section 4.1). A path that says nothing about encapsulation means GRE (the practice of
+    deployed speakers of the draft); one that names only tunnels unknown to us offers none.
     """
-    if tunnel_attribute is not None:
-        types = list(_tunnel_types(tunnel_attribute))
+    communities = tuple(communities)
+    named = [int.from_bytes(c[6:], "big") for c in communities if c[:2] == _ENCAPSULATION]
+    if tunnel_attribute is None:
+        if not named:
+            return [(Encapsulation.GRE, None)]
+        tunnels: list[tuple[int, IPAddress | None]] = [(kind, None) for kind in named]
     else:
-        types = [int.from_bytes(c[6:]) for c in communities if c[:2] == _ENCAPSULATION]
-        if not types:
-            return (Encapsulation.GRE,)
-    known = (ENCAPSULATION_OF.get(TunnelType(t)) for t in types if t in TunnelType._value2member_map_)
-    return tuple(dict.fromkeys(e for e in known if e is not None))
+        colors = [c for c in communities if c[:2] == COLOR_COMMUNITY]
+        described = tunnel_types(tunnel_attribute)
+        tunnels = [*tunnels_of(tunnel_attribute, colors), *((kind, None) for kind in named if kind not in described)]
+    return [(ENCAPSULATION_OF[kind], end) for kind, end in tunnels if kind in ENCAPSULATION_OF]
 
 
-def _tunnel_types(attribute: bytes) -> Iterable[int]:
-    offset = 0
-    while offset + 4 <= len(attribute):
-        kind, length = struct.unpack_from(">HH", attribute, offset)
-        yield kind
-        offset += 4 + length
+def encapsulations_of(
+    communities: Iterable[bytes], tunnel_attribute: bytes | None, next_hop: IPAddress | None = None
+) -> tuple[Encapsulation, ...]:
+    """What tunnels a path offers towards its tunnel endpoint, in order, without repetition."""
+    tunnels = [(kind, endpoint or next_hop) for kind, endpoint in tunnels_offered(communities, tunnel_attribute)]
+    return tuple(dict.fromkeys(kind for kind, endpoint in tunnels if endpoint == tunnels[0][1]))
+
+
+def tunnel_endpoint_of(communities: Iterable[bytes], tunnel_attribute: bytes | None, next_hop: IPAddress) -> IPAddress:
+    """Where packets are tunnelled to: what the first usable tunnel names, else the next hop (RFC 9012 section 6)."""
+    tunnels = tunnels_offered(communities, tunnel_attribute)
+    return (tunnels[0][1] if tunnels else None) or next_hop

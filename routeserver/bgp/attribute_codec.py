@@ -1,0 +1,353 @@
+"""The table of path attributes: one row each for name, flags, treatment, decoder and encoder.
+
+`RULES` is RFC 7606 section 7 in the shape of data.  A decoder takes the attribute's value and what is known of the
+peer, and gives the value `PathAttributes` holds, or raises ValueError in plain words; which treatment that costs is
+the row's business, not the decoder's.  Optional transitive attributes that we check but do not use (PMSI tunnel,
+IPv6 extended communities, OTC, prefix SID), and those nobody here has heard of, are carried as octets and passed on;
+optional non-transitive ones we do not use are dropped (RFC 4271 section 5).
+
+MP_REACH_NLRI and MP_UNREACH_NLRI are not in the table: they hold routes, not attributes, and are cut out by
+`update.py` before this module is asked.  What is decoded here depends on nothing but the octets and the peer, which
+is what lets the caller keep results by octets.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
+
+from routeserver.bgp.as_path import decode_as4_path, decode_as_path, encode_as_path, merge_as_paths, needs_as4_path
+from routeserver.bgp.attributes import PathAttributes
+from routeserver.bgp.errors import Fault, UpdateFault, Verdict
+from routeserver.bgp.iana import AS_TRANS
+from routeserver.bgp.tunnel_encapsulation import valid_tunnels
+
+OPTIONAL, TRANSITIVE, PARTIAL, EXTENDED = 0x80, 0x40, 0x20, 0x10
+KIND_BITS = OPTIONAL | TRANSITIVE
+WELL_KNOWN = TRANSITIVE
+OPTIONAL_TRANSITIVE = OPTIONAL | TRANSITIVE
+ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF, AGGREGATOR = 1, 2, 3, 5, 7
+AS4_PATH, AS4_AGGREGATOR = 17, 18
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeContext:
+    """What decoding and encoding need to know of the session."""
+
+    peer_as: int
+    external: bool
+    four_octet_as: bool
+    """Both sides announced 4-octet AS numbers: the peer is "new" (RFC 6793 section 4)."""
+    on_loopback: bool = False
+    """The session runs between loopback addresses, which are valid as next hops then."""
+
+
+Decoder = Callable[[bytes, AttributeContext], Any]
+Encoder = Callable[[PathAttributes, AttributeContext], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeRule:
+    """One attribute. `field` is the place in `PathAttributes`; a row without one is checked, then carried or dropped.
+
+    `internal_only` attributes are discarded unchecked when they come from an external peer.
+    """
+
+    kind: int
+    name: str
+    flags: int
+    on_fault: Verdict
+    decode: Decoder
+    encode: Encoder | None = None
+    field: str | None = None
+    subcode: UpdateFault = UpdateFault.OPTIONAL
+    internal_only: bool = False
+
+
+def _sized(octets: int) -> Decoder:
+    """Exactly this many octets, read as one number."""
+
+    def decode(value: bytes, context: AttributeContext) -> int:
+        if len(value) != octets:
+            raise ValueError(f"{len(value)} octets instead of {octets}")
+        return int.from_bytes(value, "big")
+
+    return decode
+
+
+def _pieces(value: bytes, size: int) -> list[bytes]:
+    if not value or len(value) % size:
+        raise ValueError(f"{len(value)} octets are not a multiple of {size} above 0")
+    return [value[offset : offset + size] for offset in range(0, len(value), size)]
+
+
+def _decode_origin(value: bytes, context: AttributeContext) -> int:
+    if len(value) != 1 or value[0] > 2:
+        raise ValueError(f"{value.hex()!r} is no origin")
+    return value[0]
+
+
+def _decode_as_path(value: bytes, context: AttributeContext) -> Any:
+    path = decode_as_path(value, 4 if context.four_octet_as else 2)
+    if context.external:
+        # RFC 4271 section 6.3, RFC 7606 section 7.2; a 2-octet peer with a large AS shows AS_TRANS here.
+        peer = context.peer_as if context.four_octet_as or context.peer_as <= 0xFFFF else AS_TRANS
+        if not path or path[0][0] != 2 or path[0][1][0] != peer:
+            raise ValueError(f"does not begin with the peer's AS {peer}")
+    return path
+
+
+def _decode_next_hop(value: bytes, context: AttributeContext) -> None:
+    """Checked only: it belongs to IPv4 unicast, which we do not carry."""
+    if len(value) != 4:
+        raise ValueError(f"{len(value)} octets instead of 4")
+    if value[0] == 0 or value[0] >= 224 or (value[0] == 127 and not context.on_loopback):
+        raise ValueError(f"{IPv4Address(value)} is not a host address")
+
+
+def _decode_address(value: bytes, context: AttributeContext) -> IPv4Address:
+    if len(value) != 4:
+        raise ValueError(f"{len(value)} octets instead of 4")
+    return IPv4Address(value)
+
+
+def _decode_atomic_aggregate(value: bytes, context: AttributeContext) -> bool:
+    if value:
+        raise ValueError("is not empty")
+    return True
+
+
+def _decode_aggregator(value: bytes, context: AttributeContext) -> tuple[int, IPv4Address]:
+    return _aggregator(value, 4 if context.four_octet_as else 2)
+
+
+def _decode_as4_path(value: bytes, context: AttributeContext) -> Any:
+    if context.four_octet_as:
+        raise ValueError("sent by a speaker of 4-octet AS numbers")
+    return decode_as4_path(value)
+
+
+def _decode_as4_aggregator(value: bytes, context: AttributeContext) -> tuple[int, IPv4Address]:
+    if context.four_octet_as:
+        raise ValueError("sent by a speaker of 4-octet AS numbers")
+    return _aggregator(value, 4)
+
+
+def _aggregator(value: bytes, width: int) -> tuple[int, IPv4Address]:
+    if len(value) != width + 4:
+        raise ValueError(f"{len(value)} octets instead of {width + 4}")
+    number = int.from_bytes(value[:width], "big")
+    if number == 0:
+        raise ValueError("AS 0")  # RFC 7607
+    return number, IPv4Address(value[width:])
+
+
+def _decode_prefix_sid(value: bytes, context: AttributeContext) -> None:
+    """TLVs of type(1) and length(2) fill it exactly (RFC 8669 section 3)."""
+    offset = 0
+    while offset < len(value):
+        offset += 3 + int.from_bytes(value[offset + 1 : offset + 3], "big")
+    if not value or offset != len(value):
+        raise ValueError("its TLVs do not fill it")
+
+
+def _decode_pmsi(value: bytes, context: AttributeContext) -> None:
+    """flags(1) tunnel type(1) label(3), then the tunnel identifier (RFC 6514 section 5)."""
+    if len(value) < 5:
+        raise ValueError(f"{len(value)} octets instead of 5 or more")
+
+
+def _decode_unused(value: bytes, context: AttributeContext) -> None:
+    """An attribute that has no meaning for the families we carry, dropped whatever it holds."""
+    if not value:
+        raise ValueError("is empty")
+
+
+def _encode_aggregator(attributes: PathAttributes, context: AttributeContext) -> bytes | None:
+    if attributes.aggregator is None:
+        return None
+    number, address = attributes.aggregator
+    if context.four_octet_as:
+        return struct.pack(">I", number) + address.packed
+    return struct.pack(">H", number if number <= 0xFFFF else AS_TRANS) + address.packed
+
+
+def _encode_as4_aggregator(attributes: PathAttributes, context: AttributeContext) -> bytes | None:
+    if context.four_octet_as or attributes.aggregator is None or attributes.aggregator[0] <= 0xFFFF:
+        return None
+    return struct.pack(">I", attributes.aggregator[0]) + attributes.aggregator[1].packed
+
+
+def _encode_as4_path(attributes: PathAttributes, context: AttributeContext) -> bytes | None:
+    if context.four_octet_as or not needs_as4_path(attributes.as_path):
+        return None
+    return encode_as_path(attributes.as_path, 4)
+
+
+def _number(value: int | None) -> bytes | None:
+    return None if value is None else value.to_bytes(4, "big")
+
+
+DISC, TAW = Verdict.DISCARD, Verdict.TREAT_AS_WITHDRAW
+C0, LENGTH = OPTIONAL_TRANSITIVE, UpdateFault.LENGTH
+
+# fmt: off
+_ROWS = (
+    AttributeRule(ORIGIN, "ORIGIN", WELL_KNOWN, TAW, _decode_origin,
+                  lambda a, c: bytes((a.origin,)), "origin", UpdateFault.ORIGIN),
+    AttributeRule(AS_PATH, "AS_PATH", WELL_KNOWN, TAW, _decode_as_path,
+                  lambda a, c: encode_as_path(a.as_path, 4 if c.four_octet_as else 2), "as_path", UpdateFault.AS_PATH),
+    AttributeRule(NEXT_HOP, "NEXT_HOP", WELL_KNOWN, TAW, _decode_next_hop, subcode=UpdateFault.NEXT_HOP),
+    AttributeRule(4, "MULTI_EXIT_DISC", OPTIONAL, TAW, _sized(4), lambda a, c: _number(a.med), "med", LENGTH),
+    AttributeRule(LOCAL_PREF, "LOCAL_PREF", WELL_KNOWN, TAW, _sized(4),
+                  lambda a, c: _number(a.local_pref), "local_pref", LENGTH, internal_only=True),
+    AttributeRule(6, "ATOMIC_AGGREGATE", WELL_KNOWN, DISC, _decode_atomic_aggregate,
+                  lambda a, c: b"" if a.atomic_aggregate else None, "atomic_aggregate", LENGTH),
+    AttributeRule(AGGREGATOR, "AGGREGATOR", C0, DISC, _decode_aggregator, _encode_aggregator, "aggregator", LENGTH),
+    AttributeRule(8, "COMMUNITIES", C0, TAW,
+                  lambda v, c: tuple(int.from_bytes(p, "big") for p in _pieces(v, 4)),
+                  lambda a, c: b"".join(n.to_bytes(4, "big") for n in a.communities) or None, "communities"),
+    AttributeRule(9, "ORIGINATOR_ID", OPTIONAL, TAW, _decode_address,
+                  lambda a, c: a.originator_id.packed if a.originator_id else None,
+                  "originator_id", LENGTH, internal_only=True),
+    AttributeRule(10, "CLUSTER_LIST", OPTIONAL, TAW,
+                  lambda v, c: tuple(IPv4Address(p) for p in _pieces(v, 4)),
+                  lambda a, c: b"".join(i.packed for i in a.cluster_list) or None,
+                  "cluster_list", LENGTH, internal_only=True),
+    AttributeRule(16, "EXTENDED_COMMUNITIES", C0, TAW, lambda v, c: tuple(_pieces(v, 8)),
+                  lambda a, c: b"".join(a.ext_communities) or None, "ext_communities"),
+    AttributeRule(AS4_PATH, "AS4_PATH", C0, DISC, _decode_as4_path, _encode_as4_path, "as4_path"),
+    AttributeRule(AS4_AGGREGATOR, "AS4_AGGREGATOR", C0, DISC, _decode_as4_aggregator, _encode_as4_aggregator,
+                  "as4_aggregator"),
+    AttributeRule(22, "PMSI_TUNNEL", C0, TAW, _decode_pmsi),
+    AttributeRule(23, "TUNNEL_ENCAPSULATION", C0, TAW, lambda v, c: valid_tunnels(v, c.on_loopback),
+                  lambda a, c: a.tunnel_encapsulation, "tunnel_encapsulation"),
+    AttributeRule(25, "IPV6_EXTENDED_COMMUNITIES", C0, TAW, lambda v, c: _pieces(v, 20)),
+    AttributeRule(26, "AIGP", OPTIONAL, DISC, _decode_unused),
+    AttributeRule(29, "BGP_LS", OPTIONAL, DISC, _decode_unused),
+    AttributeRule(32, "LARGE_COMMUNITIES", C0, TAW,
+                  lambda v, c: tuple(dict.fromkeys(struct.unpack(">III", p) for p in _pieces(v, 12))),
+                  lambda a, c: b"".join(struct.pack(">III", *n) for n in a.large_communities) or None,
+                  "large_communities"),
+    AttributeRule(35, "ONLY_TO_CUSTOMER", C0, TAW, _sized(4)),
+    AttributeRule(40, "PREFIX_SID", C0, DISC, _decode_prefix_sid),
+)
+# fmt: on
+RULES = {rule.kind: rule for rule in _ROWS}
+
+
+def split(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
+    """(flags, type, value, whole attribute) of each; what overruns comes last, with an empty "whole" and no type 0.
+
+    Nothing after an attribute that overruns can be found again (RFC 7606 section 4).
+    """
+    offset, end = 0, len(data)
+    while offset < end:
+        header = 4 if data[offset] & EXTENDED else 3
+        start = offset + header
+        stop = start + int.from_bytes(data[offset + 2 : start], "big")
+        if start > end or stop > end:
+            yield data[offset], data[offset + 1] if offset + 1 < end else 0, data[offset:], b""
+            return
+        yield data[offset], data[offset + 1], data[start:stop], data[offset:stop]
+        offset = stop
+
+
+class DecodedAttributes:
+    """What the attributes of one UPDATE say, MP_REACH and MP_UNREACH left out: values, and findings.
+
+    `values` are the arguments of `PathAttributes` but for the next hop; `present` holds the types seen.
+    """
+
+    __slots__ = ("faults", "present", "values")
+
+    def __init__(self, data: bytes, context: AttributeContext) -> None:
+        self.values: dict[str, Any] = {}
+        self.faults: list[Fault] = []
+        self.present: set[int] = set()
+        carried: list[tuple[int, int, bytes]] = []
+        partial: set[int] = set()
+        for flags, kind, value, whole in split(data):
+            if not whole:
+                name = RULES[kind].name if kind in RULES else f"attribute {kind}"
+                self._fault(TAW, UpdateFault.LENGTH, name, "overruns the attributes", value)
+                break
+            if kind in self.present:
+                continue  # RFC 7606 section 3 g: the first one counts, later ones are not even read
+            self.present.add(kind)
+            rule = RULES.get(kind)
+            if rule is None:
+                self._unknown(flags, kind, value, whole, carried)
+            elif not (rule.internal_only and context.external):
+                self._known(rule, flags, value, whole, context)
+                if flags & PARTIAL and rule.flags == OPTIONAL_TRANSITIVE:
+                    partial.add(kind)
+                if rule.field is None and rule.flags == OPTIONAL_TRANSITIVE and not self._faulty(rule):
+                    carried.append((flags & (KIND_BITS | PARTIAL), kind, value))
+        self.values["unknown"] = tuple(carried)
+        self.values["partial"] = frozenset(partial)
+        self._merge_four_octet()
+
+    def _fault(self, verdict: Verdict, subcode: int, name: str, reason: str, whole: bytes) -> None:
+        self.faults.append(Fault(verdict, subcode, name, reason, whole))
+
+    def _faulty(self, rule: AttributeRule) -> bool:
+        return any(fault.attribute == rule.name for fault in self.faults)
+
+    def _unknown(
+        self, flags: int, kind: int, value: bytes, whole: bytes, carried: list[tuple[int, int, bytes]]
+    ) -> None:
+        """RFC 4271 sections 5 and 6.3: pass on with the partial bit, drop quietly, or end the session."""
+        if not flags & OPTIONAL:
+            reason = "well-known by its flags, and unknown"
+            self._fault(Verdict.RESET, UpdateFault.UNRECOGNIZED, f"attribute {kind}", reason, whole)
+        elif flags & TRANSITIVE:
+            carried.append((OPTIONAL_TRANSITIVE | PARTIAL, kind, value))
+
+    def _known(self, rule: AttributeRule, flags: int, value: bytes, whole: bytes, context: AttributeContext) -> None:
+        if flags & KIND_BITS != rule.flags:
+            self._fault(TAW, UpdateFault.FLAGS, rule.name, f"flags {flags:#04x}", whole)
+            return
+        try:
+            decoded = rule.decode(value, context)
+        except ValueError as error:
+            self._fault(rule.on_fault, rule.subcode, rule.name, str(error), whole)
+            return
+        if rule.field is not None:
+            self.values[rule.field] = decoded
+
+    def _merge_four_octet(self) -> None:
+        """Make one view of what an old peer sent (RFC 6793 section 4.2.3)."""
+        as4_path, confederation = self.values.pop("as4_path", ((), False))
+        as4_aggregator = self.values.pop("as4_aggregator", None)
+        if confederation:
+            self._fault(DISC, UpdateFault.OPTIONAL, "AS4_PATH", "confederation segments cut out", b"")
+        aggregator = self.values.get("aggregator")
+        if aggregator is not None and as4_aggregator is not None:
+            if aggregator[0] != AS_TRANS:
+                return  # an old speaker aggregated anew on the way: both AS4 attributes are stale
+            self.values["aggregator"] = as4_aggregator
+        if as4_path and "as_path" in self.values:
+            self.values["as_path"] = merge_as_paths(self.values["as_path"], as4_path)
+
+
+def encode_attributes(attributes: PathAttributes, context: AttributeContext) -> bytes:
+    """All attributes but MP_REACH_NLRI, in ascending order of type (RFC 4271 section 5)."""
+    parts = []
+    for rule in _ROWS:
+        value = rule.encode(attributes, context) if rule.encode else None
+        if value is not None:
+            partial = PARTIAL if rule.kind in attributes.partial and rule.flags == OPTIONAL_TRANSITIVE else 0
+            parts.append((rule.kind, encode_attribute(rule.flags | partial, rule.kind, value)))
+    parts += [(kind, encode_attribute(flags, kind, value)) for flags, kind, value in attributes.unknown]
+    return b"".join(octets for _, octets in sorted(parts))
+
+
+def encode_attribute(flags: int, kind: int, value: bytes) -> bytes:
+    """One attribute; the extended length only where it is needed."""
+    if len(value) > 0xFF:
+        return struct.pack(">BBH", flags | EXTENDED, kind, len(value)) + value
+    return struct.pack(">BBB", flags, kind, len(value)) + value

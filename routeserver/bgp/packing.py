@@ -1,0 +1,122 @@
+"""Writing UPDATEs: routes of one attribute set packed into as few messages as their size allows.
+
+MP_REACH_NLRI or MP_UNREACH_NLRI comes first and alone in its message (RFC 7606 section 5.1), the other attributes
+follow in ascending order.  Encoded attributes are kept per `PathAttributes` object: the RIB sends the same object
+again and again, and comparing identities is all that asks for.
+
+A route that cannot be sent is answered by its withdrawal: attributes that leave no room for one NLRI (RFC 4271
+section 9.2), or a next hop this peer cannot take (RFC 8950 section 5).  An earlier version of it must not stay with
+the peer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from routeserver.bgp.attribute_codec import EXTENDED, OPTIONAL, AttributeContext, encode_attribute, encode_attributes
+from routeserver.bgp.attributes import PathAttributes
+from routeserver.bgp.iana import Family
+from routeserver.bgp.nlri import pack_keys, pack_routes
+from routeserver.bgp.update import MP_REACH_NLRI, MP_UNREACH_NLRI
+from routeserver.bgp.wire import HEADER_LENGTH, MESSAGE_MAX, MessageType, frame
+from schema.values import IPAddress
+
+BODY_MAX = MESSAGE_MAX - HEADER_LENGTH - 4
+"""Octets for the attributes: the two length fields of IPv4 unicast stay empty."""
+CACHE_MAX = 8192
+_ZERO_RD = bytes(8)
+
+
+class UpdateEncoder:
+    """The UPDATEs to one neighbor."""
+
+    def __init__(self, context: AttributeContext) -> None:
+        self._context = context
+        self._cache: dict[int, tuple[PathAttributes, bytes]] = {}
+        self.unsendable = 0
+        """Routes withdrawn because they could not be sent."""
+
+    def routes(
+        self, family: Family, attributes: PathAttributes, routes: Iterable[tuple[bytes, int]]
+    ) -> Iterator[bytes]:
+        """UPDATEs that announce these (key, label) pairs, or withdraw them when they cannot be sent."""
+        routes = list(routes)
+        if not routes:
+            return
+        others = self._encoded(attributes)
+        next_hop = encode_next_hop(family, attributes.next_hop)
+        if next_hop is None:
+            yield from self._instead(family, routes)
+            return
+        head = struct.pack(">HBB", family.afi, family.safi, len(next_hop)) + next_hop + b"\0"
+        room = BODY_MAX - len(others) - len(head) - 4
+        for nlri in _batches(pack_routes(family, routes), room):
+            if nlri is None:
+                yield from self._instead(family, routes)
+                return
+            yield _update(_mp_attribute(MP_REACH_NLRI, head + nlri) + others)
+
+    def withdrawals(self, family: Family, keys: Iterable[bytes]) -> Iterator[bytes]:
+        """UPDATEs that withdraw these keys."""
+        head = struct.pack(">HB", family.afi, family.safi)
+        for nlri in _batches(pack_keys(family, keys), BODY_MAX - len(head) - 4):
+            yield _update(_mp_attribute(MP_UNREACH_NLRI, head + (nlri or b"")))
+
+    def _instead(self, family: Family, routes: list[tuple[bytes, int]]) -> Iterator[bytes]:
+        self.unsendable += len(routes)
+        return self.withdrawals(family, (key for key, _ in routes))
+
+    def _encoded(self, attributes: PathAttributes) -> bytes:
+        known = self._cache.get(id(attributes))
+        # The object is kept beside its octets, so that its identity cannot be given to another meanwhile.
+        if known is None:
+            if len(self._cache) >= CACHE_MAX:
+                self._cache.clear()
+            known = self._cache[id(attributes)] = (attributes, encode_attributes(attributes, self._context))
+        return known[1]
+
+
+def end_of_rib(family: Family) -> bytes:
+    """RFC 4724 section 2."""
+    return _update(encode_attribute(OPTIONAL, MP_UNREACH_NLRI, struct.pack(">HB", family.afi, family.safi)))
+
+
+def encode_next_hop(family: Family, next_hop: IPAddress) -> bytes | None:
+    """The next hop as MP_REACH_NLRI of this family carries it, None where it cannot.
+
+    VPNv4 takes IPv4 only (RFC 8950 is not negotiated); VPNv6 takes IPv4 as an IPv4-mapped address (RFC 4659 section
+    3.2.1.2); RT-Constraint takes both plain (RFC 4684 section 4).
+    """
+    if family is Family.RTC:
+        return next_hop.packed
+    if family is Family.VPNV4:
+        return _ZERO_RD + next_hop.packed if isinstance(next_hop, IPv4Address) else None
+    if isinstance(next_hop, IPv4Address):
+        next_hop = IPv6Address(0xFFFF << 32 | int(next_hop))
+    return _ZERO_RD + next_hop.packed
+
+
+def _batches(pieces: list[bytes], room: int) -> Iterator[bytes | None]:
+    """Runs of NLRI that fit `room` octets each; None when one does not fit at all."""
+    start = size = 0
+    for index, piece in enumerate(pieces):
+        size += len(piece)
+        if size > room:
+            if index > start:
+                yield b"".join(pieces[start:index])
+            start, size = index, len(piece)
+            if size > room:
+                yield None
+                return
+    if start < len(pieces):
+        yield b"".join(pieces[start:])
+
+
+def _mp_attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BBH", OPTIONAL | EXTENDED, kind, len(value)) + value
+
+
+def _update(attributes: bytes) -> bytes:
+    return frame(MessageType.UPDATE, b"\0\0" + len(attributes).to_bytes(2, "big") + attributes)

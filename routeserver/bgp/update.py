@@ -1,0 +1,284 @@
+"""Reading UPDATEs: from octets to events, with the error handling of RFC 7606.
+
+An UPDATE is framed, MP_REACH_NLRI and MP_UNREACH_NLRI are cut out of its attributes (RFC 4760), and what is left is
+decoded by the table in `attribute_codec.py`.  Findings collect on the way; decoding goes on after each, because the
+strongest verdict of the whole message counts (RFC 7606 section 3 h).  Only a session reset, which nothing can
+outdo, is raised at once.
+
+The octets that are left are the same for thousands of routes, so their `PathAttributes` are made once and looked up
+by those octets afterwards: equal octets give the identical object.  The store is bounded and simply starts anew
+when full.
+
+IPv4 unicast is not carried: the two fields of RFC 4271 are checked for their framing and otherwise passed over, like
+routes of any family that was not negotiated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from routeserver.bgp.attribute_codec import (
+    AS_PATH,
+    EXTENDED,
+    KIND_BITS,
+    LOCAL_PREF,
+    NEXT_HOP,
+    OPTIONAL,
+    ORIGIN,
+    RULES,
+    AttributeContext,
+    DecodedAttributes,
+)
+from routeserver.bgp.attributes import PathAttributes
+from routeserver.bgp.errors import ErrorCode, Fault, NotificationError, UpdateFault, Verdict
+from routeserver.bgp.events import (
+    BgpEvent,
+    EndOfRib,
+    FamilyDisabled,
+    RoutesReceived,
+    RoutesWithdrawn,
+    UpdateMalformed,
+)
+from routeserver.bgp.iana import Family
+from routeserver.bgp.nlri import parse_keys, parse_routes
+from routeserver.bgp.wire import HEADER_LENGTH
+from schema.values import IPAddress
+
+MP_REACH_NLRI = 14
+MP_UNREACH_NLRI = 15
+_MP_NAMES = {MP_REACH_NLRI: "MP_REACH_NLRI", MP_UNREACH_NLRI: "MP_UNREACH_NLRI"}
+NEXT_HOP_LENGTHS = {Family.VPNV4: (12,), Family.VPNV6: (24, 48), Family.RTC: (4, 16)}
+"""RFC 4364 section 4.3.2, RFC 4659 section 3.2.1, RFC 4684 section 4; RFC 8950 is not negotiated."""
+NO_WITHDRAWN = HEADER_LENGTH + 4
+"""Where attributes begin when the withdrawn routes field is empty."""
+CACHE_MAX = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    """One of the two MP attributes. `family` is None when it is not carried; `filled` says that NLRI are there."""
+
+    family: Family | None
+    filled: bool
+    next_hop: bytes = b""
+    announced: list[tuple[bytes, int]] | None = None
+    withdrawn: list[bytes] | None = None
+
+    def keys(self) -> list[bytes]:
+        return self.withdrawn or [key for key, _ in self.announced or ()]
+
+
+_NO_ROUTES = _Routes(None, False)
+
+
+class UpdateDecoder:
+    """The UPDATEs of one session. `families` are those both sides announced."""
+
+    def __init__(self, context: AttributeContext, families: frozenset[Family]) -> None:
+        self._context = context
+        self._families = families
+        self.disabled: set[Family] = set()
+        """Families whose routes are ignored since one of their attributes could not be parsed."""
+        self.malformed: dict[str, int] = {}
+        """Findings per attribute (RFC 7606 section 6)."""
+        self._cache: dict[tuple[bytes, bytes], PathAttributes] = {}
+
+    def decode(self, message: bytes) -> list[BgpEvent]:
+        """The events of one UPDATE, withdrawals before announcements. Raises NotificationError 3/x."""
+        start, end, has_ipv4 = _frame(message)
+        if start == end and not has_ipv4:
+            return []  # the End-of-RIB marker of IPv4 unicast (RFC 4724 section 2)
+        faults: list[Fault] = []
+        rest, reach_octets, unreach_octets = _cut(message, start, end)
+        unreach = reach = _NO_ROUTES
+        if unreach_octets:
+            unreach = self._routes(MP_UNREACH_NLRI, unreach_octets, faults)
+            if not (rest or reach_octets or unreach.filled or faults or has_ipv4) and start == NO_WITHDRAWN:
+                return [EndOfRib(unreach.family)] if unreach.family is not None else []
+        if reach_octets:
+            reach = self._routes(MP_REACH_NLRI, reach_octets, faults)
+        attributes = self._attributes(rest, reach, has_ipv4, faults) if rest or reach.filled or has_ipv4 else None
+        if faults:
+            if (rest or reach_octets) and not (reach.filled or has_ipv4):
+                _refuse_without_routes(faults)
+            return self._with_faults(message, faults, unreach, reach, attributes)
+        events: list[BgpEvent] = []
+        if unreach.withdrawn and unreach.family is not None:
+            events.append(RoutesWithdrawn(unreach.family, unreach.withdrawn))
+        if reach.announced and reach.family is not None and attributes is not None:
+            events.append(RoutesReceived(reach.family, attributes, reach.announced))
+        return events
+
+    def _routes(self, kind: int, octets: bytes, faults: list[Fault]) -> _Routes:
+        """One MP attribute; a fault disables its family, or ends the session when there is none to disable."""
+        header = 4 if octets[0] & EXTENDED else 3
+        value = octets[header:]
+        whole = len(value) == int.from_bytes(octets[2:header], "big")
+        family = Family.of(int.from_bytes(value[:2], "big"), value[2]) if len(value) >= 3 else None
+        if family is not None and family not in self._families:
+            family = None
+        if family in self.disabled:
+            return _Routes(None, True)
+        try:
+            if not whole:
+                raise ValueError("overruns the attributes")
+            return self._parse(kind, octets[0], value, family)
+        except ValueError as error:
+            verdict = Verdict.RESET if family is None else Verdict.DISABLE
+            fault = Fault(verdict, UpdateFault.OPTIONAL, _MP_NAMES[kind], str(error), octets, family)
+            if family is None:
+                raise fault.notification() from None
+            faults.append(fault)
+            return _Routes(None, True)
+
+    def _parse(self, kind: int, flags: int, value: bytes, family: Family | None) -> _Routes:
+        """Raises ValueError for all RFC 7606 sections 5.3, 7.11 and 7.12 call malformed."""
+        if flags & KIND_BITS != OPTIONAL:
+            raise ValueError(f"flags {flags:#04x}")
+        if kind == MP_UNREACH_NLRI:
+            if len(value) < 3:
+                raise ValueError(f"{len(value)} octets are too short")
+            withdrawn = parse_keys(family, value[3:]) if family is not None else None
+            return _Routes(family, len(value) > 3, withdrawn=withdrawn)
+        if len(value) < 5 or len(value) < 5 + value[3]:
+            raise ValueError(f"{len(value)} octets are too short")
+        length = value[3]
+        if family is None:
+            return _Routes(None, len(value) > 5 + length)
+        if length not in NEXT_HOP_LENGTHS[family]:
+            raise ValueError(f"a next hop of {length} octets")
+        nlri = parse_routes(family, value[5 + length :])
+        return _Routes(family, bool(nlri), value[4 : 4 + length], nlri)
+
+    def _attributes(self, rest: bytes, reach: _Routes, has_ipv4: bool, faults: list[Fault]) -> PathAttributes | None:
+        """The attributes of the routes announced, from the store when the octets are known and nothing is wrong."""
+        key = (rest, reach.next_hop)
+        known = self._cache.get(key)
+        if known is not None and not has_ipv4 and reach.announced:
+            return known
+        decoded = DecodedAttributes(rest, self._context)
+        found = decoded.faults
+        if reach.filled or has_ipv4:
+            self._check_mandatory(decoded.present, has_ipv4, found)
+        for fault in found:
+            if fault.verdict is Verdict.RESET:
+                raise fault.notification()
+        faults += found
+        if not reach.announced or any(fault.verdict > Verdict.DISCARD for fault in found):
+            return None
+        attributes = PathAttributes(_next_hop(reach.next_hop), **decoded.values)
+        if not found:
+            if len(self._cache) >= CACHE_MAX:
+                self._cache.clear()
+            self._cache[key] = attributes
+        return attributes
+
+    def _check_mandatory(self, present: set[int], has_ipv4: bool, faults: list[Fault]) -> None:
+        """RFC 4271 section 5, RFC 7606 section 3 d; LOCAL_PREF as RFC 4271 section 5.1.5 wants it."""
+        required = [ORIGIN, AS_PATH]
+        required += [NEXT_HOP] if has_ipv4 else []
+        required += [] if self._context.external else [LOCAL_PREF]
+        for kind in required:
+            if kind not in present:
+                name, data = RULES[kind].name, bytes((kind,))
+                faults.append(Fault(Verdict.TREAT_AS_WITHDRAW, UpdateFault.MISSING, name, "is missing", data))
+
+    def _with_faults(
+        self, message: bytes, faults: list[Fault], unreach: _Routes, reach: _Routes, attributes: PathAttributes | None
+    ) -> list[BgpEvent]:
+        """The events of an UPDATE with findings: disabled families, then what is left of its routes."""
+        for fault in faults:
+            self.malformed[fault.attribute] = self.malformed.get(fault.attribute, 0) + 1
+        reasons = "; ".join(f"{f.attribute}: {f.reason} ({f.verdict.name.lower().replace('_', '-')})" for f in faults)
+        events: list[BgpEvent] = [UpdateMalformed(reasons, message)]
+        for fault in faults:
+            if fault.family is not None and fault.family not in self.disabled:
+                self.disabled.add(fault.family)
+                events.append(FamilyDisabled(fault.family, f"{fault.attribute}: {fault.reason}"))
+        withdraws = any(fault.verdict is Verdict.TREAT_AS_WITHDRAW for fault in faults)
+        for routes in (unreach, reach) if withdraws else (unreach,):
+            if routes.family is not None and routes.family not in self.disabled and (keys := routes.keys()):
+                events.append(RoutesWithdrawn(routes.family, keys))
+        # A family disabled by this very UPDATE may have had its routes parsed already.
+        if reach.family is None or reach.family in self.disabled:
+            return events
+        if reach.announced and attributes is not None and not withdraws:
+            events.append(RoutesReceived(reach.family, attributes, reach.announced))
+        return events
+
+
+def _refuse_without_routes(faults: list[Fault]) -> None:
+    """RFC 7606 section 5.2: where no route is announced, an error in the attributes cannot mean a withdrawal."""
+    for fault in faults:
+        if fault.verdict > Verdict.DISCARD:
+            raise fault.notification()
+
+
+def _frame(message: bytes) -> tuple[int, int, bool]:
+    """(start, end) of the attributes, and whether IPv4 unicast routes are announced. Raises 3/1 and 3/10."""
+    size = len(message)
+    withdrawn = HEADER_LENGTH + 2
+    withdrawn_end = withdrawn + (message[HEADER_LENGTH] << 8 | message[HEADER_LENGTH + 1])
+    start = withdrawn_end + 2
+    if start > size:
+        raise _update_error(UpdateFault.ATTRIBUTE_LIST, "the withdrawn routes overrun the message")
+    end = start + (message[withdrawn_end] << 8 | message[withdrawn_end + 1])
+    if end > size:
+        raise _update_error(UpdateFault.ATTRIBUTE_LIST, "the attributes overrun the message")
+    if withdrawn_end > withdrawn:
+        _check_ipv4(message[withdrawn:withdrawn_end])
+    if end < size:
+        _check_ipv4(message[end:])
+    return start, end, end < size
+
+
+def _check_ipv4(field: bytes) -> None:
+    offset = 0
+    while offset < len(field):
+        bits = field[offset]
+        offset += 1 + (bits + 7) // 8
+        if bits > 32 or offset > len(field):
+            raise _update_error(UpdateFault.NETWORK, f"an IPv4 prefix of {bits} bits overruns or is impossible")
+
+
+def _cut(message: bytes, start: int, end: int) -> tuple[bytes, bytes, bytes]:
+    """The attributes of an UPDATE as (all others, MP_REACH_NLRI, MP_UNREACH_NLRI), each with its header.
+
+    An MP attribute that overruns is given as far as it goes. Raises NotificationError 3/1 for a second one of a
+    kind (RFC 7606 section 3 g).
+    """
+    found = {MP_REACH_NLRI: b"", MP_UNREACH_NLRI: b""}
+    rest = b""
+    offset = kept = start
+    while offset + 3 <= end:
+        if message[offset] & EXTENDED:
+            stop = offset + 4 + (message[offset + 2] << 8 | message[offset + 3]) if offset + 4 <= end else end
+        else:
+            stop = offset + 3 + message[offset + 2]
+        kind = message[offset + 1]
+        if kind in found:
+            if found[kind]:
+                raise _update_error(UpdateFault.ATTRIBUTE_LIST, f"{_MP_NAMES[kind]} twice")
+            stop = min(stop, end)
+            found[kind] = message[offset:stop]
+            rest += message[kept:offset]
+            kept = stop
+        offset = stop
+    return rest + message[kept:end], found[MP_REACH_NLRI], found[MP_UNREACH_NLRI]
+
+
+def _update_error(subcode: UpdateFault, reason: str) -> NotificationError:
+    return NotificationError(ErrorCode.UPDATE, subcode, b"", reason)
+
+
+def _next_hop(octets: bytes) -> IPAddress:
+    """The address in an MP_REACH next hop; its family follows from the length, never from the AFI.
+
+    The RD and a link-local address beside the global one are ignored; an IPv4-mapped one is IPv4 (RFC 4659
+    section 3.2.1.2).
+    """
+    if len(octets) in (4, 12):
+        return IPv4Address(octets[-4:])
+    address = IPv6Address(octets if len(octets) == 16 else octets[8:24])
+    return address.ipv4_mapped or address
