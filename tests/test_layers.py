@@ -22,6 +22,7 @@ RIM = (
     "routeserver.__main__",
     "routeserver.api",
     "routeserver.cli",
+    "routeserver.client",
     "routeserver.config",
     "routeserver.io",
     "routeserver.log",
@@ -30,6 +31,7 @@ RIM = (
     "forwarder.agent",
     "forwarder.api",
     "forwarder.cli",
+    "forwarder.client",
     "forwarder.config",
     "forwarder.dataplane",
     "forwarder.log",
@@ -37,7 +39,12 @@ RIM = (
     "forwarder.xmpp",
 )
 """A name stands for the module, for all below it, and for those that go on after an underscore."""
-PURE_AT_THE_RIM = ("forwarder.dataplane.contract", "forwarder.dataplane.fake")
+PURE_AT_THE_RIM = (
+    "forwarder.dataplane.contract",
+    "forwarder.dataplane.fake",
+    "forwarder.state.Record",
+    "forwarder.state.State",
+)
 
 # fmt: off
 IMPURE = frozenset({
