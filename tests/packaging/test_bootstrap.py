@@ -111,3 +111,50 @@ def test_other_constraints_ask_for_another_filling(
     other.write_text("lxml==1.0\n")
     monkeypatch.setattr(bootstrap, "CONSTRAINTS", other)
     assert bootstrap.wanted_stamp() != before
+
+
+@pytest.fixture
+def apt_calls(bootstrap: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two missing packages, a machine whose apt-get knows only `known`, and the file it notes its calls in."""
+    calls = tmp_path / "calls"
+    program = tmp_path / "apt-get"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {calls}\ncase "$*" in *unknown*) exit 100;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(bootstrap, "POLICY", tmp_path / "policy-rc.d")
+    missing = [
+        bootstrap.Package("known", "no-such-program", "pings"),
+        bootstrap.Package("unknown", "no-such-program", "pongs"),
+    ]
+    monkeypatch.setattr(bootstrap, "packages", lambda: missing)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 0)
+    return calls
+
+
+@pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="not Debian")
+def test_root_on_debian_gets_the_missing_packages_and_one_unknown_name_spoils_nothing(
+    bootstrap: ModuleType, apt_calls: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bootstrap.install_system_packages()
+    verbs = [line.split()[3:] for line in apt_calls.read_text().splitlines()]
+    assert verbs == [["update"], ["install", "known", "unknown"], ["install", "known"], ["install", "unknown"]]
+    assert capfd.readouterr().err.splitlines()[-1] == "bootstrap: going on without unknown (pongs)"
+
+
+def test_others_are_told_in_one_line(
+    bootstrap: ModuleType, apt_calls: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 1000)
+    bootstrap.install_system_packages()
+    assert not apt_calls.exists()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "known (pings), unknown (pongs)" in line
+
+
+def test_nothing_is_asked_of_apt_when_nothing_is_missing(
+    bootstrap: ModuleType, apt_calls: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap, "packages", lambda: [bootstrap.Package("base", "/bin/sh", "a shell")])
+    bootstrap.install_system_packages()
+    assert not apt_calls.exists()
+    assert capfd.readouterr().err == ""
