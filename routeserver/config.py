@@ -340,14 +340,16 @@ def _prefix(text: str) -> IPNetwork:
 def _socket_address(text: str) -> SocketAddress:
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    try:
-        version = ipaddress.ip_address(bare).version
-    except ValueError:
-        version = 0
-    wrong = version == 0 or (version == 6) == (bare == host) or not re.fullmatch(r"\d{1,5}", port, re.ASCII)
-    if wrong or int(port) > 0xFFFF:
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 0xFFFF or not _is_host(bare, bare != host):
         raise ValueError(f'{text!r} is not an address and port like "192.0.2.1:5222" or "[2001:db8::1]:5222"')
     return bare, int(port)
+
+
+def _is_host(text: str, in_brackets: bool) -> bool:
+    try:
+        return in_brackets == (ipaddress.ip_address(text).version == 6)
+    except ValueError:
+        return False
 
 
 def _family(name: str) -> Family:

@@ -19,9 +19,14 @@ LOGGER = logging.getLogger("routeserver")
 _KEYS = "event_keys"
 
 
-def record(level: int, event: str, /, *, exc_info: bool = False, **keys: object) -> None:
-    """Log `event`; with `exc_info` the traceback of the exception being handled follows."""
-    LOGGER.log(level, event, exc_info=exc_info, extra={_KEYS: keys})
+def record(level: int, event: str, /, **keys: object) -> None:
+    """Log `event`."""
+    LOGGER.log(level, event, extra={_KEYS: keys})
+
+
+def record_exception(event: str, /, **keys: object) -> None:
+    """Log `event` as an error, with the traceback of the exception being handled."""
+    LOGGER.error(event, exc_info=True, extra={_KEYS: keys})
 
 
 def setup(stream: TextIO = sys.stderr) -> None:

@@ -1,0 +1,131 @@
+"""The command line of `routeserver`.
+
+`run` and `config check` work on the configuration file, `status` and `get` ask the HTTP API of a running server, and
+`pki` makes certificates.  Results go to stdout, what is wrong goes to stderr in one line, and the exit code tells the
+kinds apart: 0 fine, 1 error, 2 usage or configuration, 3 not found, 4 server unreachable, 5 degraded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from routeserver import cli_client, log, pki
+from routeserver.cli_client import EXIT_ERROR, EXIT_OK, EXIT_USAGE, CommandError, Output
+from routeserver.config import Config, ConfigError, load
+
+DEFAULT_API = "http://127.0.0.1:8080"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    chosen = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = chosen.command
+    try:
+        return command(chosen)
+    except CommandError as error:
+        if str(error):
+            print(f"routeserver: {error}", file=sys.stderr)
+        return error.exit_code
+    except pki.PkiError as error:
+        print(f"routeserver: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="routeserver", description="End-system route server: XMPP and BGP in one.")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = verbs.add_parser("run", help="run the server until SIGTERM")
+    _add_config(run, _run)
+    config = verbs.add_parser("config", help="work on the configuration file").add_subparsers(required=True)
+    _add_config(config.add_parser("check", help="read the file and say what is wrong with it"), _check)
+    status = verbs.add_parser("status", help="is it ready, and what is degraded")
+    _add_output(status, cli_client.status)
+    get = verbs.add_parser("get", help="show what the server knows").add_subparsers(required=True, metavar="WHAT")
+    for name, what in (("vpns", "VPNs"), ("forwarders", "forwarders"), ("neighbors", "BGP neighbors")):
+        _add_output(get.add_parser(name, help=f"list the {what}"), getattr(cli_client, name))
+    routes = get.add_parser("routes", help="list the routes of a VPN")
+    routes.add_argument("vpn", metavar="VPN")
+    _add_output(routes, cli_client.routes)
+    _add_pki(verbs.add_parser("pki", help="a certificate authority of your own").add_subparsers(required=True))
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="configuration file (TOML)")
+    parser.set_defaults(command=command)
+
+
+def _add_output(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    api = os.environ.get("ROUTESERVER_API", DEFAULT_API)
+    parser.add_argument("-o", "--output", type=Output, choices=list(Output), default=Output.TABLE)
+    parser.add_argument("--api", metavar="URL", default=api, help=f"where the API is (ROUTESERVER_API; now {api})")
+    parser.set_defaults(command=command)
+
+
+def _add_pki(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = verbs.add_parser("init", help="make the authority and the route server's certificate")
+    init.add_argument("directory", metavar="DIR", type=Path)
+    init.add_argument("--domain", required=True, help="the XMPP domain the server's certificate names")
+    init.set_defaults(command=_pki_init)
+    issue = verbs.add_parser("issue", help="make a forwarder's certificate")
+    issue.add_argument("directory", metavar="DIR", type=Path)
+    issue.add_argument("name", metavar="NAME", help="the forwarder's JID, such as host1.example.net")
+    issue.add_argument(
+        "--address", metavar="IP", type=ipaddress.ip_address, nargs="+", action="extend", default=[],
+        help="infrastructure addresses it may publish as next hops",
+    )  # fmt: skip
+    issue.set_defaults(command=_pki_issue)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import uvloop
+
+    from routeserver.io.server import serve
+
+    config = _load(arguments.config)
+    log.setup()
+    _raise_descriptor_limit()
+    try:
+        uvloop.run(serve(config))
+    except OSError as error:
+        raise CommandError(EXIT_ERROR, f"cannot listen: {error.strerror or error}") from None
+    return EXIT_OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments.config).settings
+    print(f"{arguments.config}: fine: {len(settings.vpns)} VPNs, {len(settings.neighbors)} BGP neighbors")
+    return EXIT_OK
+
+
+def _load(file: Path) -> Config:
+    try:
+        return load(file)
+    except ConfigError as error:
+        raise CommandError(EXIT_USAGE, str(error)) from None
+
+
+def _raise_descriptor_limit() -> None:
+    """A session is a file descriptor, and the usual soft limit of 1024 is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _pki_init(arguments: argparse.Namespace) -> int:
+    return _show_files(pki.init(arguments.directory, arguments.domain))
+
+
+def _pki_issue(arguments: argparse.Namespace) -> int:
+    return _show_files(pki.issue(arguments.directory, arguments.name, arguments.address))
+
+
+def _show_files(files: Sequence[Path]) -> int:
+    for file in files:
+        print(file)
+    return EXIT_OK

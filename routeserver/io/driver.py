@@ -1,0 +1,261 @@
+"""One asyncio adapter for both kinds of session.
+
+A `Connection` moves bytes between a socket and a session that does no I/O itself, through a TLS pump once an XMPP
+stream has asked for it.  What the session makes of the bytes goes to the connection's endpoint, which knows what
+there is to do besides telling the core.  Writing happens in the hub's turn, by `flush`, which also moves the timer and
+closes the socket of a session that is done.
+
+Back-pressure works both ways.  When the socket takes no more, the session is marked not writable and the core keeps
+its changes in the outbox; an endpoint whose clients ask for answers stops reading as well, since answers have no
+outbox to wait in.
+
+The program's one broad `except` is here: a fault in our own code costs the session it happened in, traceback in the
+log, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar, cast
+
+from routeserver.core import Session
+from routeserver.io.hub import Event, Hub
+from routeserver.io.tls import TlsPump
+from routeserver.log import record_exception
+from routeserver.xmpp.sasl import ClientCertificate
+from schema.values import IPAddress
+
+WRITE_BUFFER_HIGH = 256 * 1024
+LINGER = 5.0
+"""Seconds the last bytes get to leave before the socket of a closed session is cut."""
+
+
+S = TypeVar("S", bound=Session)
+
+
+class Endpoint(Protocol[S]):
+    """Where connections of one kind come from or go to, and what is particular about them."""
+
+    pauses_reading: bool
+    """Whether a peer that does not read is not read from either."""
+
+    def open_session(self, connection: Connection[S]) -> S:
+        """Make the session of a new connection."""
+
+    def deliver(self, connection: Connection[S], events: Sequence[Event]) -> None:
+        """Tell the core, and do what else the events ask for."""
+
+    def close_session(self, session: S, *, failed: bool) -> Sequence[Event]:
+        """End it from our side: because its code failed, or because the server stops."""
+
+    def lost(self, connection: Connection[S]) -> None:
+        """The socket is gone; the core knows already."""
+
+
+class Connection(asyncio.Protocol, Generic[S]):
+    """One socket and its session."""
+
+    __slots__ = (
+        "_certified",
+        "_endpoint",
+        "_failed",
+        "_find_endpoint",
+        "_hub",
+        "_is_open",
+        "_linger",
+        "_pump",
+        "_timer",
+        "_transport",
+        "ended",
+        "fault",
+        "is_outgoing",
+        "local_address",
+        "peer_address",
+        "session",
+    )
+
+    session: S
+    local_address: IPAddress
+    peer_address: IPAddress
+    _transport: asyncio.Transport
+    _endpoint: Endpoint[S]
+    _certified: Callable[[ClientCertificate | None], Sequence[Event]]
+
+    def __init__(
+        self, hub: Hub, find_endpoint: Callable[[Connection[S]], Endpoint[S] | None], *, is_outgoing: bool = False
+    ) -> None:
+        self._hub = hub
+        self._find_endpoint = find_endpoint
+        self._pump: TlsPump | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._failed = False
+        self._is_open = False
+        self.is_outgoing = is_outgoing
+        self.fault = ""
+        """What ended the connection below the session, in words; empty when nothing did."""
+        self.ended: asyncio.Future[None] = hub.loop.create_future()
+        """Done when the socket is gone."""
+
+    # --- The loop calls ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if not peer or not local:  # it was reset before we got here
+            self._transport.abort()
+            return
+        self.peer_address, self.local_address = ipaddress.ip_address(peer[0]), ipaddress.ip_address(local[0])
+        endpoint = self._find_endpoint(self)
+        if endpoint is None:  # turned away before a byte is read
+            self._transport.abort()
+            return
+        self._endpoint = endpoint
+        self.session = endpoint.open_session(self)
+        self._is_open = True
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
+        self._hub.connections[self.session] = self
+        self._hub.touch(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._contain(lambda: self._receive(data))
+        self._hub.touch(self)
+
+    def eof_received(self) -> bool:
+        self._contain(lambda: self._feed(b""))
+        self._hub.touch(self)
+        return True  # the socket is closed once the session's last words are written
+
+    def pause_writing(self) -> None:
+        if self._is_open:
+            self.session.writable = False
+            if self._endpoint.pauses_reading:
+                self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._is_open:
+            self.session.writable = True
+            if self._endpoint.pauses_reading:
+                self._transport.resume_reading()
+            self._hub.schedule()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._timer, self._linger):
+            if timer is not None:
+                timer.cancel()
+        if self._is_open:
+            self.fault = self.fault or (str(exc) if exc else "")
+            self._contain(lambda: self._feed(b""))
+            self._hub.connections.pop(self.session, None)
+            self._endpoint.lost(self)
+        self.ended.set_result(None)
+
+    # --- Inwards ----------------------------------------------------------------------------------------------------
+
+    def _contain(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:  # noqa: BLE001 - the one there is: our fault here must not end anybody else's session
+            record_exception("session.failed", peer=self.peer_address)
+            self._fail()
+
+    def _fail(self) -> None:
+        if self._failed or not self._is_open:
+            self._transport.abort()
+            return
+        self._failed = True
+        self._endpoint.deliver(self, self._endpoint.close_session(self.session, failed=True))
+        self._hub.touch(self)
+
+    def _receive(self, data: bytes) -> None:
+        if self._pump is None:
+            self._feed(data)
+            return
+        try:
+            self._receive_tls(self._pump, data)
+        except ssl.SSLError as error:
+            self.fault = f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
+            self._feed(b"")
+
+    def _receive_tls(self, pump: TlsPump, data: bytes) -> None:
+        was_established = pump.established
+        plaintext = pump.receive(data)
+        if pump.established and not was_established:
+            self._endpoint.deliver(self, self._certified(pump.client_certificate()))
+        if plaintext:
+            self._feed(plaintext)
+        if pump.ended:
+            self._feed(b"")
+
+    def _feed(self, data: bytes) -> None:
+        if self._is_open and not self.session.closing:
+            self._endpoint.deliver(self, self.session.receive_data(data, self._hub.now()))
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._contain(self._handle_timer)
+        self._hub.touch(self)
+
+    def _handle_timer(self) -> None:
+        if self._is_open and not self.session.closing:
+            self._endpoint.deliver(self, self.session.handle_timer(self._hub.now()))
+
+    # --- Outwards ---------------------------------------------------------------------------------------------------
+
+    def start_tls(
+        self, context: ssl.SSLContext, certified: Callable[[ClientCertificate | None], Sequence[Event]]
+    ) -> None:
+        """Write what is queued in the clear, then everything is TLS; `certified` hears of the client's certificate."""
+        if self._is_open:
+            self._transport.write(self.session.data_to_send())
+        self._certified = certified
+        self._pump = TlsPump(context)
+
+    def close(self) -> None:
+        """End the session in order, as the server does when it stops."""
+        session = self.session
+        if not session.closing:
+            self._contain(lambda: self._endpoint.deliver(self, self._endpoint.close_session(session, failed=False)))
+            self._hub.touch(self)
+
+    def cut(self) -> None:
+        """End the connection without waiting for anything."""
+        self._transport.abort()
+
+    def flush(self) -> None:
+        """Write what the session has, move the timer, and close when the session is done."""
+        if not self._transport.is_closing():
+            self._contain(self._write)
+
+    def _write(self) -> None:
+        data, pump = self.session.data_to_send(), self._pump
+        if pump is not None:
+            data = _encrypt(pump, data, is_last=self.session.closing)
+        if data:
+            self._transport.write(data)
+        if self.session.closing:
+            self._transport.close()
+            self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
+        else:
+            self._set_timer(self.session.next_timer())
+
+    def _set_timer(self, due: float | None) -> None:
+        """Have the timer run no later than `due`. One that runs early finds nothing to do and is set again, which is
+        cheaper than moving it with every message that restarts a hold timer."""
+        if self._timer is not None:
+            if due is not None and self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = None if due is None else self._hub.loop.call_at(due, self._time_is_up)
+
+
+def _encrypt(pump: TlsPump, plaintext: bytes, *, is_last: bool) -> bytes:
+    """What goes on the wire. Nothing can be said in a handshake that has not succeeded, except TLS's own alert."""
+    if plaintext and pump.established:
+        pump.send(plaintext)
+    if is_last:
+        pump.close()
+    return pump.data_to_send()

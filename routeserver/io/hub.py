@@ -1,0 +1,86 @@
+"""The hub: one clock, one core, and the turn of the event loop in which everything queued is written.
+
+Bytes that arrive change the core at once, but nothing is written before the hub's next turn, which is scheduled once
+however many connections were touched.  The turn asks the core to drain its outboxes into the sessions that can take
+more, then lets every connection concerned write: routes that came in together leave together, in few messages.
+
+What the core has left to give waits for the next turn, after the loop has looked at its sockets again, so a long
+table keeps nobody's keepalive waiting.  The core's own timer is kept here as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from routeserver.bgp.events import BgpEvent
+from routeserver.core import RouteServer, Session
+from routeserver.xmpp.events import XmppEvent
+
+if TYPE_CHECKING:
+    from routeserver.io.driver import Connection
+
+Event: TypeAlias = BgpEvent | XmppEvent
+
+
+class Hub:
+    """Owns the core and knows which connection carries which session."""
+
+    def __init__(self, core: RouteServer, loop: asyncio.AbstractEventLoop) -> None:
+        self.core = core
+        self.loop = loop
+        self.connections: dict[Session, Connection[Any]] = {}
+        self._touched: set[Connection[Any]] = set()
+        self._turn: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def now(self) -> float:
+        """Seconds on the loop's clock, the only one anything here uses."""
+        return self.loop.time()
+
+    def touch(self, connection: Connection[Any]) -> None:
+        """The connection may have something to write, a timer to move, or an end to meet."""
+        self._touched.add(connection)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Have a turn before the loop waits again."""
+        if self._turn is None:
+            self._turn = self.loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        try:
+            for session in self.core.flush(self.now()):
+                connection = self.connections.get(session)
+                if connection is not None:
+                    self._touched.add(connection)
+            if self.core.wants_flush:
+                self.schedule()
+        finally:
+            self._write()
+            self._set_timer()
+
+    def _write(self) -> None:
+        touched, self._touched = self._touched, set()
+        for connection in touched:
+            connection.flush()
+
+    def _set_timer(self) -> None:
+        due = self.core.next_timer()
+        if self._timer is not None:
+            if due == self._timer.when():
+                return
+            self._timer.cancel()
+        self._timer = None if due is None else self.loop.call_at(due, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self.core.handle_timer(self.now())
+        self.schedule()
+
+    def stop(self) -> None:
+        """Nothing is written or timed any more."""
+        for handle in (self._turn, self._timer):
+            if handle is not None:
+                handle.cancel()
