@@ -1,0 +1,97 @@
+"""The commands of images and units, run with the configuration files that are shipped.
+
+Changed for a test are the directory and the loopback address of the route server, and nothing else.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forwarder import config as forwarder_config
+from routeserver import config as routeserver_config
+from routeserver import pki
+from tests.support.images import ROOT, compose, stages
+from tests.support.process import Daemon, loopback_address
+from tests.support.waiting import eventually
+
+CONFIG = ROOT / "deploy" / "config"
+
+
+class Deployed(Daemon):
+    """The route server as its image starts it: same command, files in a directory of ours, an address of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = loopback_address()
+        super().__init__(f"routeserver {self.address}", directory)
+        pki.init(directory, "rs.example.net")
+        text = (CONFIG / "routeserver.toml").read_text()
+        text = text.replace("127.0.0.1:", f"{self.address}:").replace("127.0.1.1:", f"{self.address}:")
+        (directory / "routeserver.toml").write_text(text)
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "routeserver", *words]
+
+    def start(self) -> None:
+        program, *words = stages()["routeserver"].command()
+        assert program == "routeserver"
+        words = [word.replace("/etc/routeserver", str(self.directory)) for word in words]
+        self.spawn(self.command(*words), {"PYTHONPATH": str(ROOT)})
+        self.wait_ready(lambda: "server.ready" in self.log(), 30.0)
+
+    def health(self) -> int:
+        """The exit code of the compose file's health check."""
+        code = compose()["services"]["routeserver"]["healthcheck"]["test"][-1].replace("127.0.0.1", self.address)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30).returncode
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Iterator[Deployed]:
+    daemon = Deployed(tmp_path)
+    yield daemon
+    daemon.stop()
+
+
+def test_the_route_server_starts_answers_its_health_check_and_ends_cleanly(deployed: Deployed) -> None:
+    assert deployed.health() != 0
+    deployed.start()
+    assert deployed.health() == 0
+    deployed.stop()
+    assert deployed.exit_code == 0, deployed.log_tail()
+    assert deployed.health() != 0
+
+
+def test_the_route_server_finds_nothing_wrong_with_its_file(deployed: Deployed) -> None:
+    check = deployed.command("config", "check", "--config", str(deployed.directory / "routeserver.toml"))
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_route_servers_file_says_what_it_seems_to(deployed: Deployed) -> None:
+    config = routeserver_config.load(deployed.directory / "routeserver.toml")
+    (vpn,) = config.settings.vpns
+    (neighbor,) = config.settings.neighbors
+    assert (vpn.name, vpn.members, neighbor.peer_as) == ("blue", ("*.example.net",), 64512)
+    assert config.xmpp is not None
+
+
+def test_the_forwarders_file_loads(tmp_path: Path) -> None:
+    pki.init(tmp_path, "rs.example.net")
+    for path in pki.issue(tmp_path, "host1.example.net"):
+        path.rename(tmp_path / f"host1{path.suffix}")
+    (tmp_path / "forwarder.toml").write_text((CONFIG / "forwarder.toml").read_text())
+    config = forwarder_config.load(tmp_path / "forwarder.toml")
+    assert config.backend == "linux"
+    assert [str(network) for network in config.peers] == ["192.0.2.0/24"]
+
+
+def test_the_daemon_says_nothing_is_there_when_nothing_is(deployed: Deployed) -> None:
+    (deployed.directory / "routeserver.toml").unlink()
+    with pytest.raises(AssertionError, match="No such file"):
+        deployed.start()
+    eventually(lambda: not deployed.running)
+    assert deployed.exit_code == 2
