@@ -2,14 +2,28 @@
 
 An attachment is what an orchestrator asked for, keyed by its id, never by interface name.  It says nothing
 about labels, tables or tunnels: those are given by `labels` and derived by the data plane.
+
+`parse_attachment` is the one gate for attachments, whether they come from the API or from the state file.  It takes
+text and refuses with a sentence what could not be served: the addresses of an attachment are addresses of the
+virtual interface itself (draft section 5), so each is one host, unicast, routable and named once.
 """
 
 from __future__ import annotations
 
 import enum
+import ipaddress
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schema.values import IPAddress
+
+_NAME_MAX = 255
+_VPN_MAX = 1023
+_INTERFACE_MAX = 15  # IFNAMSIZ less the terminating zero
+_RATE_UNITS = {"bit": 1, "kbit": 1_000, "mbit": 1_000_000, "gbit": 1_000_000_000}
+_RATE_MAX = 1_000_000_000_000
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 class Mode(enum.StrEnum):
@@ -30,3 +44,108 @@ class Attachment:
     mac: str | None = None
     rate: int | None = None
     mode: Mode = Mode.POINT_TO_POINT
+
+
+class AttachmentError(ValueError):
+    """What was asked for cannot be served; the text names the field and the reason."""
+
+
+def parse_attachment(
+    attachment_id: str,
+    *,
+    vpn: str,
+    interface: str,
+    addresses: Sequence[str],
+    mac: str | None = None,
+    rate: str | None = None,
+    mode: str = Mode.POINT_TO_POINT,
+) -> Attachment:
+    """Check every field and put it in our own terms. Raises AttachmentError."""
+    chosen = _mode(mode)
+    hosts = _addresses(addresses)
+    if chosen is Mode.SUBNET and any(host.version == 6 for host in hosts):
+        raise AttachmentError("mode: subnet serves IPv4 only, neighbour solicitations (ND) are not answered yet")
+    return Attachment(
+        _word("id", attachment_id, _NAME_MAX),
+        _word("vpn", vpn, _VPN_MAX),
+        _interface(interface),
+        hosts,
+        None if mac is None else _mac(mac),
+        None if rate is None else parse_rate(rate),
+        chosen,
+    )
+
+
+def parse_rate(text: str) -> int:
+    """Bits per second from "100mbit" (bit, kbit, mbit, gbit; powers of ten). Raises AttachmentError."""
+    match = re.fullmatch(r"(\d{1,12})(bit|kbit|mbit|gbit)", text, re.ASCII)
+    rate = int(match[1]) * _RATE_UNITS[match[2]] if match else 0
+    if not 0 < rate <= _RATE_MAX:
+        raise AttachmentError(
+            f'rate: {text!r} is not a rate like "100mbit" (units bit, kbit, mbit, gbit; up to 1 Tbit/s)'
+        )
+    return rate
+
+
+def rate_text(rate: int) -> str:
+    """The shortest text `parse_rate` reads back as the same number."""
+    unit = next(u for u in reversed(_RATE_UNITS) if rate % _RATE_UNITS[u] == 0)
+    return f"{rate // _RATE_UNITS[unit]}{unit}"
+
+
+def _word(field: str, text: str, longest: int) -> str:
+    if not 1 <= len(text) <= longest or any(not "!" <= c <= "~" or c == "/" for c in text):
+        raise AttachmentError(f"{field}: must be 1 to {longest} printable ASCII characters without spaces and slashes")
+    return text
+
+
+def _interface(text: str) -> str:
+    if text in (".", ".."):
+        raise AttachmentError(f"interface: {text!r} is not a name the kernel takes")
+    return _word("interface", text, _INTERFACE_MAX)
+
+
+def _mode(text: str) -> Mode:
+    try:
+        return Mode(text)
+    except ValueError:
+        raise AttachmentError(f"mode: {text!r} is neither point-to-point nor subnet") from None
+
+
+def _mac(text: str) -> str:
+    mac = text.lower().replace("-", ":")
+    if not _MAC.fullmatch(mac):
+        raise AttachmentError(f"mac: {text!r} is not six pairs of hexadecimal digits")
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise AttachmentError(f"mac: {text} is not the address of one station")
+    return mac
+
+
+def _addresses(texts: Sequence[str]) -> tuple[IPAddress, ...]:
+    hosts = tuple(_host(text) for text in texts)
+    if not hosts:
+        raise AttachmentError("addresses: at least one is needed")
+    for index, host in enumerate(hosts):
+        if host in hosts[:index]:
+            raise AttachmentError(f"addresses: {host} is given twice")
+    return hosts
+
+
+def _host(text: str) -> IPAddress:
+    address, slash, length = text.partition("/")
+    try:
+        host = ipaddress.ip_address(address)
+    except ValueError:
+        raise AttachmentError(f"addresses: {text[:50]!r} is not an IPv4 or IPv6 address") from None
+    if slash and length != str(host.max_prefixlen):
+        raise AttachmentError(
+            f"addresses: {text} is not one host, and attached addresses are host addresses: "
+            f"write {host}/{host.max_prefixlen}"
+        )
+    if isinstance(host, ipaddress.IPv6Address) and (host.scope_id is not None or host.ipv4_mapped is not None):
+        raise AttachmentError(f"addresses: {text} has a zone or maps an IPv4 address")
+    if host.is_multicast or host.is_unspecified or host.is_loopback or host.is_link_local:
+        raise AttachmentError(f"addresses: {text} is not a routable unicast address")
+    if host == ipaddress.IPv4Address("255.255.255.255"):
+        raise AttachmentError(f"addresses: {text} is the broadcast address")
+    return host

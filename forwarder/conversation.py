@@ -1,0 +1,157 @@
+"""What one route server was told in this session, and what it answered.
+
+`Conversation` compares what this forwarder wants to be known (`Wanted`) with what it has said so far and gives the
+requests that make up the difference.  A new session starts from nothing, so the same comparison then publishes
+everything and subscribes to everything, and adds the end-of-publish marker.  Requests are answered in any order; what
+an answer means for an item is kept here, for `forwarder get vifs`.
+
+A refused request is not repeated until what is wanted changes or a new session begins: the route server was precise
+about its reason, and asking again would only say it again.
+
+Order within one difference: publish, retract, subscribe, unsubscribe.  A VPN whose last interface went is retracted
+before it is unsubscribed (draft section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from forwarder.pubsub import EndOfPublish, Publish, Request, Retract, StanzaError, Subscribe, Unsubscribe
+from schema.items import RouteItem
+
+ItemKey: TypeAlias = tuple[str, str]
+
+_HARMLESS: dict[type[Request], tuple[str, ...]] = {
+    Retract: ("item-not-found",),  # it is not there, as asked
+    Unsubscribe: ("item-not-found", "unexpected-request"),
+    EndOfPublish: ("service-unavailable", "feature-not-implemented"),  # a service that knows no markers
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Items by (VPN, item id), and the instance-id of every VPN with an interface here."""
+
+    items: Mapping[ItemKey, RouteItem] = field(default_factory=dict)
+    vpns: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Said:
+    """A publish of this session. `answered` with no `error` means it is in the route server's table."""
+
+    item: RouteItem
+    answered: bool = False
+    error: StanzaError | None = None
+
+
+@dataclass(slots=True)
+class Subscription:
+    """A subscribe of this session. In sync once the marker came after the result of this very subscribe."""
+
+    request: Subscribe
+    answered: bool = False
+    error: StanzaError | None = None
+    in_sync: bool = False
+
+    @property
+    def is_active(self) -> bool:
+        return self.answered and self.error is None
+
+
+class Conversation:
+    """One route server's side of the forwarder's state; `is_live` from `start` to `stop`."""
+
+    def __init__(self) -> None:
+        self.is_live = False
+        self.said: dict[ItemKey, Said] = {}
+        self.subscriptions: dict[str, Subscription] = {}
+
+    def start(self, wanted: Wanted) -> list[Request]:
+        """A new session: everything, then the end-of-publish marker."""
+        self.stop()
+        self.is_live = True
+        return [*self.difference(wanted), EndOfPublish()]
+
+    def stop(self) -> None:
+        """The session is gone, and with it all that was said in it."""
+        self.is_live = False
+        self.said.clear()
+        self.subscriptions.clear()
+
+    def difference(self, wanted: Wanted) -> list[Request]:
+        """The requests that make what was said equal to what is wanted; empty while there is no session."""
+        if not self.is_live:
+            return []
+        return [
+            *self._publishes(wanted),
+            *self._retracts(wanted),
+            *self._subscribes(wanted),
+            *self._unsubscribes(wanted),
+        ]
+
+    def _publishes(self, wanted: Wanted) -> list[Request]:
+        requests: list[Request] = []
+        for (vpn, item_id), item in wanted.items.items():
+            said = self.said.get((vpn, item_id))
+            if said is None or said.item != item:
+                self.said[vpn, item_id] = Said(item)
+                requests.append(Publish(vpn, item_id, item))
+        return requests
+
+    def _retracts(self, wanted: Wanted) -> list[Request]:
+        gone = [key for key in self.said if key not in wanted.items]
+        for key in gone:
+            del self.said[key]
+        return [Retract(*key) for key in gone]
+
+    def _subscribes(self, wanted: Wanted) -> list[Request]:
+        requests: list[Request] = []
+        for vpn, instance_id in wanted.vpns.items():
+            if vpn not in self.subscriptions:
+                request = Subscribe(vpn, instance_id)
+                self.subscriptions[vpn] = Subscription(request)
+                requests.append(request)
+        return requests
+
+    def _unsubscribes(self, wanted: Wanted) -> list[Request]:
+        gone = [vpn for vpn in self.subscriptions if vpn not in wanted.vpns]
+        return [Unsubscribe(vpn) for vpn in gone if self.subscriptions.pop(vpn).error is None]
+
+    def answered(self, request: Request, error: StanzaError | None) -> bool:
+        """Take the answer to a request of this session; True when a person should hear of the refusal."""
+        if isinstance(request, Publish):
+            said = self.said.get((request.vpn, request.item_id))
+            if said is not None and said.item is request.item:
+                said.answered, said.error = True, error
+        elif isinstance(request, Subscribe):
+            subscription = self.subscriptions.get(request.vpn)
+            if subscription is not None and subscription.request is request:
+                subscription.answered, subscription.error = True, error
+        if error is None:
+            return False
+        return error.condition not in _HARMLESS.get(type(request), ())
+
+    def is_subscribed(self, vpn: str) -> bool:
+        """Events of this VPN are for us."""
+        return vpn in self.subscriptions
+
+    def marker(self, vpn: str) -> bool:
+        """An in-sync marker came; False when it belongs to no subscribe that was answered, so means nothing."""
+        subscription = self.subscriptions.get(vpn)
+        if subscription is None or not subscription.is_active:
+            return False
+        subscription.in_sync = True
+        return True
+
+    def subscription_ended(self, vpn: str) -> None:
+        """The route server ended it: not asked for again in this session."""
+        if (subscription := self.subscriptions.get(vpn)) is not None:
+            subscription.answered, subscription.in_sync = True, False
+            subscription.error = StanzaError("gone", "the route server ended the subscription")
+
+    def is_in_sync(self, vpn: str) -> bool:
+        subscription = self.subscriptions.get(vpn)
+        return subscription is not None and subscription.in_sync

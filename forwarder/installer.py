@@ -1,0 +1,54 @@
+"""From the FIB to the data plane: applies what changed, remembers what was refused, and has the kernel audited.
+
+A refusal concerns one route: the others of the batch stand, the refused one is reported, and asked for again when its
+prefix changes or the agent says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from forwarder.dataplane.contract import Dataplane, RouteKey, Vif
+from forwarder.fib import Fib
+from forwarder.log import record
+
+CHANGES_PER_TURN = 2000
+"""Installing this many takes the kernel some 20 ms: as long as the loop should be away from its streams."""
+
+
+class Installer:
+    """`refusals` has the reason for every route the data plane would not take."""
+
+    def __init__(self, fib: Fib, dataplane: Dataplane) -> None:
+        self.refusals: dict[RouteKey, str] = {}
+        self._fib = fib
+        self._dataplane = dataplane
+
+    def apply_some(self) -> bool:
+        """Apply the next changes; True if there were any."""
+        changes = self._fib.changes(CHANGES_PER_TURN)
+        if not changes:
+            return False
+        refused = {refusal.key: refusal.reason for refusal in self._dataplane.apply(changes)}
+        for change in changes:
+            self.refusals.pop(RouteKey(change.vif_id, change.prefix), None)
+        for key, reason in refused.items():
+            self.refusals[key] = reason
+            self._fib.refused(key)
+            record(logging.WARNING, "route.refused", vif=key.vif_id, prefix=str(key.prefix), reason=reason)
+        return True
+
+    def apply_all(self) -> None:
+        """Apply everything that is to change."""
+        while self._fib.is_dirty:
+            self.apply_some()
+
+    def forget(self, vif_id: str) -> None:
+        """The interface is gone, and with it what was refused for its VRF."""
+        self.refusals = {key: reason for key, reason in self.refusals.items() if key.vif_id != vif_id}
+
+    def audit(self, vifs: Sequence[Vif]) -> None:
+        """Have the kernel compared with everything wanted, and say what had to be repaired."""
+        for repair in self._dataplane.audit(vifs, self._fib.routes()):
+            record(logging.WARNING, "dataplane.repaired", repair=repair)

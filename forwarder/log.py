@@ -1,0 +1,67 @@
+"""Log records: one event with a stable dotted name and keys, as text for people and as JSON for machines.
+
+    record(logging.INFO, "route-server.connected", route_server="192.0.2.101:5222")
+
+On a terminal that is `10:00:00 info route-server.connected route-server=192.0.2.101:5222`; elsewhere it is one JSON
+object a line with `ts`, `level`, `event` and the keys.  Keys are written with hyphens, like every other outside name.
+A record made by a library has no keys: its logger becomes the event and its sentence the `message`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+LOGGER = logging.getLogger("forwarder")
+_KEYS = "event_keys"
+
+
+def record(level: int, event: str, /, *, exc_info: bool = False, **keys: object) -> None:
+    """Log `event`; with `exc_info` the traceback of the exception being handled follows."""
+    LOGGER.log(level, event, exc_info=exc_info, extra={_KEYS: keys})
+
+
+def setup(stream: TextIO = sys.stderr) -> None:
+    """Send everything of level INFO and above to `stream`, of slixmpp only what we do not report ourselves."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("slixmpp").setLevel(logging.CRITICAL)
+
+
+def _parts(entry: logging.LogRecord) -> tuple[str, dict[str, object]]:
+    keys: dict[str, object] | None = getattr(entry, _KEYS, None)
+    if keys is None:
+        return entry.name, {"message": entry.getMessage()}
+    return entry.msg, {name.replace("_", "-"): value for name, value in keys.items()}
+
+
+class TextFormatter(logging.Formatter):
+    """`time level event key=value …`, values with spaces in quotes, a traceback on the lines below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, keys = _parts(record)
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        words = [time, record.levelname.lower(), event, *(f"{name}={_quoted(v)}" for name, v in keys.items())]
+        line = " ".join(words)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; a traceback is one string in `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, keys = _parts(record)
+        ts = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {"ts": ts, "level": record.levelname.lower(), "event": event, **keys}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=\n') else text

@@ -1,0 +1,49 @@
+"""The route servers of this forwarder.
+
+A `Peer` is the connection, the conversation and the counters of one; the functions say what holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from forwarder.conversation import Conversation
+from forwarder.stale import MARKERLESS_SECONDS, STALE_SECONDS, Pair
+from forwarder.xmpp import RouteServerClient
+
+
+@dataclass(slots=True)
+class Peer:
+    """One route server. `bad_items` counts items of its that made no sense."""
+
+    client: RouteServerClient
+    conversation: Conversation = field(default_factory=Conversation)
+    bad_items: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.client.server.name
+
+
+def is_any_live(peers: Mapping[str, Peer]) -> bool:
+    return any(peer.conversation.is_live for peer in peers.values())
+
+
+def is_any_in_sync(peers: Mapping[str, Peer], vpn: str) -> bool:
+    """Some route server has given the complete picture of this VPN, and is still there."""
+    return any(peer.conversation.is_in_sync(vpn) for peer in peers.values())
+
+
+def running_timers(peers: Mapping[str, Peer], stale: Collection[Pair]) -> dict[Pair, float]:
+    """Sessions that owe a marker, and lost ones with stale entries that another session stands in for."""
+    running = {
+        (peer.name, vpn): MARKERLESS_SECONDS
+        for peer in peers.values()
+        for vpn, subscription in peer.conversation.subscriptions.items()
+        if subscription.is_active and not subscription.in_sync
+    }
+    for server, vpn in stale:
+        if not peers[server].conversation.is_live and is_any_in_sync(peers, vpn):
+            running[server, vpn] = STALE_SECONDS
+    return running

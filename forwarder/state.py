@@ -1,0 +1,150 @@
+"""The state file: what must be the same after a restart.
+
+Attachments with their label and the sequence numbers they were published with, instance-ids of VPNs, and labels at
+rest.  It is JSON with a version, written whole: to a temporary file, synced, renamed over the old one, so that a
+reader sees the old or the new state and never half of one.
+
+A file that cannot be read as our version is never an obstacle to starting, and never thrown away: it is moved aside
+as `state.json.broken-<n>` for a person to look at, and the forwarder starts empty.  What the kernel holds goes on
+working in either case.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from forwarder.attachments import Attachment, AttachmentError, Mode, parse_attachment, rate_text
+
+STATE_VERSION = 1
+_FILE_NAME = "state.json"
+
+
+class Record(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, omit_defaults=True):
+    """One attachment as written, with its label and the sequence number of each address published so far."""
+
+    id: str
+    vpn: str
+    interface: str
+    addresses: list[str]
+    label: int
+    mac: str | None = None
+    rate: str | None = None
+    mode: str = Mode.POINT_TO_POINT.value
+    sequence_numbers: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, attachment: Attachment, label: int, sequence_numbers: dict[str, int]) -> Record:
+        return cls(
+            attachment.id,
+            attachment.vpn,
+            attachment.interface,
+            [f"{address}/{address.max_prefixlen}" for address in attachment.addresses],
+            label,
+            attachment.mac,
+            None if attachment.rate is None else rate_text(attachment.rate),
+            attachment.mode.value,
+            sequence_numbers,
+        )
+
+    def attachment(self) -> Attachment:
+        """Raises AttachmentError."""
+        return parse_attachment(
+            self.id,
+            vpn=self.vpn,
+            interface=self.interface,
+            addresses=self.addresses,
+            mac=self.mac,
+            rate=self.rate,
+            mode=self.mode,
+        )
+
+
+class State(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
+    """The file's content. `resting_labels` are (label, wall-clock time it was freed)."""
+
+    version: int = STATE_VERSION
+    attachments: list[Record] = []
+    instance_ids: dict[str, int] = {}
+    resting_labels: list[tuple[int, float]] = []
+
+
+class StateError(Exception):
+    """The file cannot be written or read at all; the text names it and the reason."""
+
+
+class StateFile:
+    """`state.json` in the forwarder's state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / _FILE_NAME
+
+    def load(self) -> tuple[State, str | None]:
+        """The state, and what was wrong with the file if it had to be put aside. Raises StateError."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return State(), None
+        except OSError as error:
+            raise StateError(f"{self.path}: {error.strerror}") from None
+        try:
+            return _decode(text), None
+        except (msgspec.MsgspecError, AttachmentError, ValueError) as error:
+            return State(), f"{self.path} is unusable ({error}); kept as {self._put_aside()}"
+
+    def save(self, state: State) -> None:
+        """Write all of it, durably. Raises StateError."""
+        temporary = self.path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+            _sync_directory(self.path.parent)
+        except OSError as error:
+            raise StateError(f"{self.path}: {error.strerror}") from None
+
+    def _put_aside(self) -> Path:
+        number = 1
+        while (kept := self.path.with_name(f"{_FILE_NAME}.broken-{number}")).exists():
+            number += 1
+        try:
+            self.path.rename(kept)
+        except OSError as error:
+            raise StateError(f"{self.path}: {error.strerror}") from None
+        return kept
+
+
+def _decode(text: bytes) -> State:
+    """Checked as a whole: a duplicate id or label would be two interfaces in one."""
+    version = msgspec.json.decode(text, type=_Version).version
+    if version != STATE_VERSION:
+        raise ValueError(f"version {version}, this program writes {STATE_VERSION}")
+    state = msgspec.json.decode(text, type=State)
+    for record in state.attachments:
+        record.attachment()
+    for what, values in (
+        ("attachment id", [record.id for record in state.attachments]),
+        ("interface", [record.interface for record in state.attachments]),
+        ("label", [record.label for record in state.attachments]),
+        ("instance-id", list(state.instance_ids.values())),
+    ):
+        if len(set(values)) != len(values):
+            raise ValueError(f"the same {what} twice")
+    return state
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,201 @@
+"""The virtual interfaces this forwarder serves, with everything they were given, and what follows for publishing.
+
+A `ServedVif` is an attachment with its label and, per address, the sequence number it is published with.  The number
+is decided once, when the address is new (draft section 6, after RFC 7432 section 15): one more than the highest seen
+from another forwarder, so that a VM that moved here wins, or 0.  Until then the address is not published.
+
+`wanted` says what every route server should know: one item per address, its id in the draft's form
+`address:instance-id:prefix`, its next hops all infrastructure addresses of this host.  A virtual interface that is
+leaving, or that the data plane could not set up, is in no item.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+from forwarder.attachments import Attachment
+from forwarder.conversation import ItemKey, Wanted
+from forwarder.dataplane.contract import Vif
+from forwarder.fib import LocalVif
+from forwarder.labels import InstanceIds, LabelPool, table_of
+from forwarder.state import Record, State
+from schema.items import RouteItem
+from schema.names import route_item_id
+from schema.values import UINT32_MAX, Encapsulation, IPAddress, IPNetwork, NextHop
+
+
+class ConflictError(Exception):
+    """Another attachment is in the way; the text says which, and what would clear it."""
+
+
+@dataclass(slots=True)
+class ServedVif:
+    """One attachment in service. `problem` is why the data plane does not serve it, None when it does."""
+
+    attachment: Attachment
+    label: int
+    sequence_numbers: dict[IPNetwork, int] = field(default_factory=dict)
+    is_leaving: bool = False
+    problem: str | None = None
+
+    @property
+    def table(self) -> int:
+        return table_of(self.label)
+
+    @property
+    def prefixes(self) -> list[IPNetwork]:
+        return [ipaddress.ip_network(address) for address in self.attachment.addresses]
+
+    @property
+    def is_publishable(self) -> bool:
+        return not self.is_leaving and self.problem is None
+
+    def vif(self) -> Vif:
+        """For the data plane."""
+        a = self.attachment
+        return Vif(a.id, a.interface, self.table, self.label, a.addresses, a.mac, a.rate, a.mode)
+
+    def local_vif(self) -> LocalVif:
+        """For the FIB."""
+        return LocalVif(self.attachment.id, self.attachment.vpn, self.label, self.attachment.addresses)
+
+
+class VifTable:
+    """All served virtual interfaces by attachment id, the label pool and the instance-ids."""
+
+    def __init__(self, addresses: Sequence[IPAddress], encapsulations: Sequence[Encapsulation], state: State) -> None:
+        """Raises AllocationError when the state holds a label that cannot be."""
+        self._addresses = tuple(addresses)
+        self._encapsulations = tuple(encapsulations)
+        self._labels = LabelPool(state.resting_labels)
+        self._instance_ids = InstanceIds(state.instance_ids)
+        self._vifs: dict[str, ServedVif] = {}
+        for record in state.attachments:
+            self._labels.reserve(record.label)
+            numbers = {ipaddress.ip_network(prefix): number for prefix, number in record.sequence_numbers.items()}
+            self._vifs[record.id] = ServedVif(record.attachment(), record.label, numbers)
+
+    def state(self, now: float) -> State:
+        """What to write down."""
+        records = [
+            Record.of(vif.attachment, vif.label, {str(p): n for p, n in vif.sequence_numbers.items()})
+            for vif in self._vifs.values()
+        ]
+        return State(
+            attachments=records,
+            instance_ids=self._instance_ids.all(),
+            resting_labels=self._labels.resting(now),
+        )
+
+    def __iter__(self) -> Iterator[ServedVif]:
+        return iter(self._vifs.values())
+
+    def __len__(self) -> int:
+        return len(self._vifs)
+
+    def get(self, attachment_id: str) -> ServedVif | None:
+        return self._vifs.get(attachment_id)
+
+    def reserve_label(self, label: int) -> None:
+        """A label the kernel uses for something we do not know of. Raises AllocationError."""
+        self._labels.reserve(label)
+
+    def labels(self) -> list[int]:
+        return self._labels.used()
+
+    def resting_labels(self, now: float) -> list[tuple[int, float]]:
+        return self._labels.resting(now)
+
+    def instance_id(self, vpn: str) -> int:
+        return self._instance_ids.of(vpn)
+
+    # --- Coming and going -----------------------------------------------------------------------------------------
+
+    def in_the_way(self, attachment: Attachment) -> list[ServedVif]:
+        """Other attachments on the same interface, or with one of the addresses in the same VPN."""
+        return [
+            vif
+            for vif in self._vifs.values()
+            if vif.attachment.id != attachment.id and _clash(vif.attachment, attachment) is not None
+        ]
+
+    def check(self, attachment: Attachment) -> None:
+        """Raises ConflictError."""
+        for vif in self.in_the_way(attachment):
+            other = vif.attachment.id
+            raise ConflictError(
+                f"attachment {attachment.id}: {_clash(vif.attachment, attachment)} is attached as {other}; "
+                f"run `forwarder detach {other}` first"
+            )
+
+    def add(self, attachment: Attachment, now: float, label: int | None = None) -> ServedVif:
+        """Give it a label, or the reserved one it had, and its VPN an instance-id. Raises AllocationError."""
+        self._instance_ids.of(attachment.vpn)
+        vif = ServedVif(attachment, self._labels.allocate(now) if label is None else label)
+        self._vifs[attachment.id] = vif
+        return vif
+
+    def change(self, vif: ServedVif, attachment: Attachment) -> None:
+        """The same interface in the same VPN with other addresses or limits; kept addresses keep their numbers."""
+        vif.attachment = attachment
+        vif.sequence_numbers = {p: n for p, n in vif.sequence_numbers.items() if p in vif.prefixes}
+
+    def remove(self, vif: ServedVif, now: float) -> None:
+        """Forget it; its label rests from `now` on."""
+        del self._vifs[vif.attachment.id]
+        self._labels.free(vif.label, now)
+
+    # --- Publishing -----------------------------------------------------------------------------------------------
+
+    def undecided(self, vpn: str) -> list[tuple[ServedVif, IPNetwork]]:
+        """Addresses that wait for their sequence number."""
+        return [
+            (vif, prefix)
+            for vif in self._vifs.values()
+            if vif.attachment.vpn == vpn and vif.is_publishable
+            for prefix in vif.prefixes
+            if prefix not in vif.sequence_numbers
+        ]
+
+    def decide(self, vpn: str, highest: Callable[[str, IPNetwork], int | None]) -> bool:
+        """Number what waits in a VPN; `highest` is what another forwarder has for a prefix. True if any did."""
+        waiting = self.undecided(vpn)
+        for vif, prefix in waiting:
+            seen = highest(vpn, prefix)
+            vif.sequence_numbers[prefix] = 0 if seen is None else min(seen + 1, UINT32_MAX)
+        return bool(waiting)
+
+    def vpns(self) -> list[str]:
+        """VPNs with an interface here that is served."""
+        return list(dict.fromkeys(vif.attachment.vpn for vif in self._vifs.values() if vif.is_publishable))
+
+    def wanted(self) -> Wanted:
+        """What every route server should know of us now."""
+        items: dict[ItemKey, RouteItem] = {}
+        for vif in self._vifs.values():
+            if vif.is_publishable:
+                for prefix, number in vif.sequence_numbers.items():
+                    items[self.item_key(vif, prefix)] = self._item(vif, prefix, number)
+        return Wanted(items, {vpn: self._instance_ids.of(vpn) for vpn in self.vpns()})
+
+    def item_key(self, vif: ServedVif, prefix: IPNetwork) -> ItemKey:
+        """(VPN, item id). Without an IPv4 address the id has no RD to name, and is merely unique."""
+        vpn = vif.attachment.vpn
+        first = min(self._addresses, key=lambda address: address.version)
+        administrator = f"[{first}]" if isinstance(first, IPv6Address) else str(first)
+        return vpn, route_item_id(f"{administrator}:{self._instance_ids.of(vpn)}", prefix)
+
+    def _item(self, vif: ServedVif, prefix: IPNetwork, sequence_number: int) -> RouteItem:
+        next_hops = tuple(NextHop(address, vif.label, self._encapsulations) for address in self._addresses)
+        return RouteItem(prefix, next_hops, sequence_number)
+
+
+def _clash(one: Attachment, other: Attachment) -> str | None:
+    if one.interface == other.interface:
+        return f"interface {one.interface}"
+    if one.vpn == other.vpn and (shared := [a for a in one.addresses if a in other.addresses]):
+        return f"address {shared[0]} of VPN {one.vpn}"
+    return None

@@ -1,0 +1,315 @@
+"""The XMPP client: one stream to one route server, kept up for ever.
+
+`RouteServerClient` owns the stream's life.  Each attempt is a fresh slixmpp client: STARTTLS with the server's
+certificate checked against the route server's domain, SASL EXTERNAL with ours (XEP-0178), bind.  When it ends, for
+whatever reason, the next follows after an exponential, jittered delay.  Nothing of the old stream is carried over: what
+has to be said again is `conversation`'s business.
+
+Requests are written as text and answered by id through one handler of our own; a bounded number is in flight, the
+rest waits in line.  Events come through a second handler, whole messages at a time: slixmpp's own pub-sub plugin
+raises one event per item and hands over the full message each time.
+
+The stream is alive while something answers: a ping every 20 s, three unanswered ones end it (XEP-0199).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+from xml.sax.saxutils import quoteattr
+
+from slixmpp import ClientXMPP
+from slixmpp.xmlstream.handler import Callback
+from slixmpp.xmlstream.matcher.base import MatcherBase
+
+from forwarder.config import Identity, RouteServerConfig
+from forwarder.log import record
+from forwarder.pubsub import EVENT_TAG, Event, Ping, Request, StanzaError, read_answer, read_event, request_xml
+from schema.names import NS_CLIENT, NS_STREAM
+
+WINDOW = 100
+"""Requests in flight. A publish takes well under 1 ms to answer, so this hides any round trip of a data centre."""
+PING_INTERVAL = 20.0
+PING_MISSES = 3
+CONNECT_TIMEOUT = 15.0
+BACKOFF_FIRST = 0.5
+BACKOFF_LAST = 30.0
+_CLOSE_SECONDS = 1.0
+_RESOURCE = "vpn"
+_MESSAGE_TAG = f"{{{NS_CLIENT}}}message"
+_IQ_TAG = f"{{{NS_CLIENT}}}iq"
+
+
+class Listener(Protocol):
+    """Who hears of the stream. None of these may raise."""
+
+    def session_started(self, client: RouteServerClient) -> None: ...
+
+    def session_lost(self, client: RouteServerClient, reason: str) -> None: ...
+
+    def events(self, client: RouteServerClient, events: list[Event]) -> None: ...
+
+    def answered(self, client: RouteServerClient, request: Request, error: StanzaError | None) -> None: ...
+
+
+class RouteServerClient:
+    """The connection to one route server. `start` returns at once; `close` ends it for good."""
+
+    def __init__(self, server: RouteServerConfig, identity: Identity, listener: Listener) -> None:
+        self.server = server
+        self.is_connected = False
+        self.last_error: str | None = None
+        self._identity = identity
+        self._listener = listener
+        self._stream: _Stream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[Request] = deque()
+        self._in_flight: dict[str, Request] = {}
+        self._pings: set[str] = set()
+        self._stanza_number = 0
+        self._is_closing = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep_connected())
+
+    async def close(self) -> None:
+        """Close the stream as XMPP wants it closed, and stop reconnecting."""
+        self._is_closing = True
+        if self._stream is not None:
+            await self._stream.close("the forwarder stops")
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def send(self, request: Request) -> None:
+        """Queue a request of this session; requests leave in order. Without a session it is dropped."""
+        if self.is_connected:
+            self._waiting.append(request)
+            self._fill_window()
+
+    def drop(self, reason: str) -> None:
+        """End this stream now; a new one follows."""
+        if self._stream is not None:
+            self._stream.fail(reason)
+
+    # --- One stream after another ---------------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        delay = BACKOFF_FIRST
+        while True:
+            reason, was_connected = await self._one_stream()
+            delay = BACKOFF_FIRST if was_connected else min(delay * 2, BACKOFF_LAST)
+            if not self._is_closing and (was_connected or reason != self.last_error):
+                record(logging.WARNING, "route-server.unreachable", route_server=self.server.name, reason=reason)
+            self.last_error = reason
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _one_stream(self) -> tuple[str, bool]:
+        """Connect, serve until the end; why it ended, and whether there was a session at all."""
+        stream = self._stream = _Stream(self.server, self._identity, self._event_received, self._answer_received)
+        connected = False
+        try:
+            reason = await stream.open(CONNECT_TIMEOUT)
+            if reason is None:
+                connected = True
+                self._session_started()
+                reason = await self._serve(stream)
+        finally:
+            stream.discard()
+            self._stream = None
+            if connected:
+                self._session_ended(stream.end_reason or "closed")
+        return reason, connected
+
+    async def _serve(self, stream: _Stream) -> str:
+        """Ping until the stream ends."""
+        while not await stream.ended_within(PING_INTERVAL):
+            if len(self._pings) >= PING_MISSES:
+                stream.fail(f"{PING_MISSES} pings unanswered")
+            else:
+                self._pings.add(self._write(stream, Ping()))
+        return stream.end_reason or "closed"
+
+    def _session_started(self) -> None:
+        self.is_connected = True
+        self.last_error = None
+        record(logging.INFO, "route-server.connected", route_server=self.server.name, domain=self.server.domain)
+        self._listener.session_started(self)
+
+    def _session_ended(self, reason: str) -> None:
+        self.is_connected = False
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._pings.clear()
+        self._listener.session_lost(self, reason)
+
+    # --- Requests and what comes back -----------------------------------------------------------------------------
+
+    def _fill_window(self) -> None:
+        while self._stream is not None and self._waiting and len(self._in_flight) < WINDOW:
+            request = self._waiting.popleft()
+            self._in_flight[self._write(self._stream, request)] = request
+
+    def _write(self, stream: _Stream, request: Request) -> str:
+        self._stanza_number += 1
+        stanza_id = f"f{self._stanza_number}"
+        stream.write(request_xml(request, stanza_id=stanza_id, to=self.server.domain, jid=self._identity.jid))
+        return stanza_id
+
+    def _answer_received(self, iq: Any) -> None:
+        stanza_id = iq.get("id", "")
+        self._pings.discard(stanza_id)
+        request = self._in_flight.pop(stanza_id, None)
+        if request is not None:
+            self._listener.answered(self, request, read_answer(iq))
+            self._fill_window()
+
+    def _event_received(self, message: Any) -> None:
+        if self.is_connected and (events := list(read_event(message))):
+            self._listener.events(self, events)
+
+
+class _Stream(ClientXMPP):
+    """One slixmpp client for one connection: it connects once and never again."""
+
+    def __init__(
+        self,
+        server: RouteServerConfig,
+        identity: Identity,
+        event_received: Callable[[Any], None],
+        answer_received: Callable[[Any], None],
+    ) -> None:
+        super().__init__(f"{identity.jid}/{_RESOURCE}", "", sasl_mech="EXTERNAL", ssl_context=identity.tls)
+        self.end_reason: str | None = None
+        self._server = server
+        loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        # Our JID's domain is our own name, not the service's: the stream and the certificate check need the latter.
+        self.default_domain = server.domain
+        self.stream_header = (
+            f"<stream:stream to={quoteattr(server.domain)} from={quoteattr(identity.jid)} xmlns:stream='{NS_STREAM}' "
+            f"xmlns='{NS_CLIENT}' xml:lang='en' version='1.0'>"
+        )
+        self.enable_direct_tls = False
+        self.enable_plaintext = False
+        self.whitespace_keepalive = False
+        if identity.name_jid:
+            self.credentials["authzid"] = identity.jid
+        self.register_plugin("xep_0030")
+        self.register_plugin("xep_0199")
+        self.register_handler(Callback("events", _EventMessage(None), lambda stanza: event_received(stanza.xml)))
+        self.register_handler(Callback("answers", _Answer(None), lambda stanza: answer_received(stanza.xml)))
+        for name, handler in {
+            "session_start": self._on_session_start,
+            "disconnected": self._on_disconnected,
+            "connection_failed": self._on_connection_failed,
+            "ssl_invalid_chain": lambda error: self.fail(f"TLS: {_tls_reason(error)}"),
+            "failed_auth": lambda stanza: self.fail(f"SASL EXTERNAL refused: {stanza['condition']}"),
+            "no_auth": lambda _: self.fail("SASL EXTERNAL is not offered: is our certificate accepted there?"),
+            "stream_error": lambda stanza: self._note(f"stream error {stanza['condition']} {stanza['text']}".strip()),
+        }.items():
+            self.add_event_handler(name, handler)
+
+    async def open(self, within: float) -> str | None:
+        """Connect up to a bound resource; None, or the reason why not."""
+        self.connect(self._server.host, self._server.port)
+        await asyncio.wait((self._started, self._ended), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        if self._ended.done():
+            return self.end_reason or "closed"
+        if not self._started.done():
+            self.fail(f"no session within {within:.0f} s")
+            return self.end_reason
+        return None
+
+    async def ended_within(self, seconds: float) -> bool:
+        await asyncio.wait((self._ended,), timeout=seconds)
+        return self._ended.done()
+
+    def write(self, text: str) -> None:
+        """Past slixmpp's queue and filters: nothing of ours uses them, and order is kept."""
+        if self.transport is not None:
+            self.send_raw(text)
+
+    def fail(self, reason: str) -> None:
+        """End the connection at once, for this reason."""
+        self._note(reason)
+        self.abort()
+        self._finish()
+
+    async def close(self, reason: str) -> None:
+        """Close the stream and wait a moment for the other end to do the same."""
+        self._note(reason)
+        if self.transport is not None:
+            await self.disconnect(wait=_CLOSE_SECONDS, ignore_send_queue=True)
+        self._finish()
+
+    def discard(self) -> None:
+        """Leave no task of slixmpp behind."""
+        self.cancel_connection_attempt()
+        self.abort()
+        if self._run_out_filters is not None:
+            self._run_out_filters.cancel()
+
+    def _note(self, reason: str) -> None:
+        self.end_reason = self.end_reason or reason
+
+    def _finish(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _on_session_start(self, _: object) -> None:
+        if self.transport is None or self.transport.get_extra_info("ssl_object") is None:
+            self.fail("the route server did not offer TLS")
+        elif not self._started.done():
+            self._started.set_result(None)
+
+    def _on_disconnected(self, reason: object) -> None:
+        self._note(str(reason) if reason else "closed by the route server")
+        self._finish()
+
+    def _on_connection_failed(self, reason: object) -> None:
+        self._note(str(reason))
+        self.cancel_connection_attempt()  # slixmpp would go on trying by its own clock
+        self._finish()
+
+
+class _EventMessage(MatcherBase):
+    """A `<message>` with a pub-sub event in it."""
+
+    def match(self, stanza: Any) -> bool:
+        return stanza.xml.tag == _MESSAGE_TAG and stanza.xml.find(EVENT_TAG) is not None
+
+
+class _Answer(MatcherBase):
+    """A result or an error."""
+
+    def match(self, stanza: Any) -> bool:
+        return stanza.xml.tag == _IQ_TAG and stanza.xml.get("type") in ("result", "error")
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return error.reason or str(error)
+
+
+def server_rank(servers: tuple[RouteServerConfig, ...]) -> dict[str, int]:
+    """Names in order of address, the tie-break among route servers; names that are no addresses come last."""
+    return {server.name: rank for rank, server in enumerate(sorted(servers, key=_address_key))}
+
+
+def _address_key(server: RouteServerConfig) -> tuple[int, int, str, int]:
+    try:
+        address = ipaddress.ip_address(server.host)
+    except ValueError:
+        return (9, 0, server.host, server.port)
+    return (address.version, int(address), "", server.port)
