@@ -86,17 +86,24 @@ def _reflected(path: Path, router_id: IPv4Address) -> PathAttributes:
 
 
 def _external(attributes: PathAttributes, local_as: int) -> PathAttributes:
-    kept = tuple(c for c in attributes.ext_communities if not c[0] & _NON_TRANSITIVE and c[:2] != _ENCAPSULATION)
+    bare = without_encapsulation(attributes)
     return replace(
-        attributes,
+        bare,
         as_path=prepend(attributes.as_path, local_as),
         local_pref=None,
         med=None,
         originator_id=None,
         cluster_list=(),
-        ext_communities=kept,
-        tunnel_encapsulation=None,
+        ext_communities=tuple(c for c in bare.ext_communities if not c[0] & _NON_TRANSITIVE),
     )
+
+
+def without_encapsulation(attributes: PathAttributes) -> PathAttributes:
+    """The attributes as they cross an AS border, in or out: nothing in them tells how to tunnel (RFC 9012 s11)."""
+    kept = tuple(c for c in attributes.ext_communities if c[:2] != _ENCAPSULATION)
+    if len(kept) == len(attributes.ext_communities) and attributes.tunnel_encapsulation is None:
+        return attributes
+    return replace(attributes, ext_communities=kept, tunnel_encapsulation=None)
 
 
 def prepend(as_path: AsPath, local_as: int) -> AsPath:
