@@ -1,0 +1,117 @@
+"""The VPN table against a dictionary of dictionaries that picks the best path anew each time."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routeserver.bgp.iana import Family
+from routeserver.rib.decision import best_of
+from routeserver.rib.path import Path, Source
+from routeserver.rib.table import Change, VpnTable
+from tests.support.routes import attributes, bgp_path, ebgp, ibgp, item, key, local, published_path, rt
+
+_SOURCES = [local("h1"), ibgp("127.0.2.1"), ebgp("127.0.3.1")]
+_PREFIXES = ["10.0.0.0/8", "a00::/8", "10.1.0.0/16"]
+_ATTRIBUTES = [
+    attributes(targets, local_pref=preference)
+    for targets in ((), ("64512:1",), ("64512:1", "64512:2"))
+    for preference in (100, 200)
+]
+
+
+@st.composite
+def _paths(draw: st.DrawFn) -> Path:
+    source = draw(st.sampled_from(_SOURCES))
+    prefix = draw(st.sampled_from(_PREFIXES))
+    rd = draw(st.sampled_from(["1:1", "1:2"]))
+    if source is _SOURCES[0]:
+        route = item(prefix, lp=draw(st.sampled_from([100, 200])))
+        return published_path(source, "blue", draw(st.sampled_from("ab")), route, rd)
+    return bgp_path(source, rd, prefix, draw(st.sampled_from(_ATTRIBUTES)), draw(st.sampled_from([3, 16, 17])))
+
+
+_Identity = tuple[Source, str]
+
+
+class _Model:
+    """What the table says of itself, done the slow way."""
+
+    def __init__(self) -> None:
+        self.paths: dict[tuple[Family, bytes], dict[_Identity, Path]] = {}
+
+    def best(self, where: tuple[Family, bytes]) -> Path | None:
+        paths = self.paths.get(where)
+        return best_of(list(paths.values())) if paths else None
+
+    def update(self, path: Path) -> None:
+        self.paths.setdefault((path.family, path.key), {})[path.source, path.item_id] = path
+
+    def withdraw(self, where: tuple[Family, bytes], identity: _Identity) -> None:
+        paths = self.paths.get(where, {})
+        paths.pop(identity, None)
+        if not paths:
+            self.paths.pop(where, None)
+
+
+def _check(table: VpnTable, model: _Model) -> None:
+    for family in Family:
+        wanted = {key: paths for (of, key), paths in model.paths.items() if of is family}
+        assert table.destinations[family].keys() == wanted.keys()
+        for key_, paths in wanted.items():
+            held = table.paths(family, key_)
+            assert held[0] is table.best(family, key_) is model.best((family, key_))
+            assert set(held) == set(paths.values())
+            assert len(held) == len(paths)
+    for family, index in table.by_rt.items():
+        targets = {key_: best.attributes.route_targets for key_ in table.destinations[family]
+                   if (best := table.best(family, key_)) is not None}  # fmt: skip
+        wanted_index: dict[bytes, set[bytes]] = {}
+        for key_, route_targets in targets.items():
+            for target in route_targets:
+                wanted_index.setdefault(target, set()).add(key_)
+        assert index == wanted_index
+
+
+@given(st.lists(st.tuples(_paths(), st.booleans()), max_size=25))
+def test_the_table_agrees_with_the_model_after_every_step(steps: list[tuple[Path, bool]]) -> None:
+    table, model = VpnTable(), _Model()
+    for path, adds in steps:
+        where, identity = (path.family, path.key), (path.source, path.item_id)
+        before = model.best(where)
+        if adds:
+            change = table.update(path)
+            model.update(path)
+        else:
+            change = table.withdraw(path.source, path.family, path.key, path.item_id)
+            model.withdraw(where, identity)
+        after = model.best(where)
+        expected = None if after is before else Change(path.family, path.key, before, after)
+        assert change == expected
+        _check(table, model)
+    for source in _SOURCES:
+        for family in Family:
+            given_paths = {(k, i) for (of, k), ps in model.paths.items() if of is family for s, i in ps if s is source}
+            listed = table.given_by(source, family)
+            assert set(listed) == given_paths
+            assert len(listed) == table.count_of(source, family) == len(given_paths)
+
+
+def test_withdrawing_what_is_not_there_is_no_error() -> None:
+    table = VpnTable()
+    assert table.withdraw(local(), Family.VPNV4, key("1:1", "10.0.0.0/8")) is None
+    table.update(bgp_path(ibgp(), "1:1", "10.0.0.0/8"))
+    assert table.withdraw(local(), Family.VPNV4, key("1:1", "10.0.0.0/8")) is None
+
+
+def test_the_index_follows_the_best_path_only() -> None:
+    """A peer's interest concerns what could be sent to it, which is the best path."""
+    table = VpnTable()
+    route = key("1:1", "10.0.0.0/8")
+    good = bgp_path(ibgp("127.0.2.1"), "1:1", "10.0.0.0/8", attributes(("64512:1",), local_pref=200))
+    poor = bgp_path(ibgp("127.0.2.2"), "1:1", "10.0.0.0/8", attributes(("64512:2",), local_pref=100))
+    table.update(poor)
+    table.update(good)
+    assert table.by_rt[Family.VPNV4] == {rt("64512:1"): {route}}
+    table.withdraw(good.source, Family.VPNV4, route)
+    assert table.by_rt[Family.VPNV4] == {rt("64512:2"): {route}}
