@@ -1,0 +1,127 @@
+"""The `forwarder` command: argument parsing, and the daemon's start and end.
+
+The daemon's modules are imported by `run` only; the other verbs stay light (see `cli`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forwarder import cli
+from forwarder.attachments import Mode
+
+if TYPE_CHECKING:
+    from forwarder.config import Config
+    from forwarder.dataplane.contract import Dataplane
+
+_DEFAULT_API = "/run/forwarder.sock"
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        exit_code: int = arguments.verb(arguments)
+    except cli.CommandError as error:
+        return cli.fail(error)
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="forwarder", description="VPN forwarder of one hypervisor")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    run = verbs.add_parser("run", help="run the forwarder in the foreground")
+    run.add_argument("--config", type=Path, required=True, metavar="FILE")
+    run.set_defaults(verb=_run)
+
+    client = argparse.ArgumentParser(add_help=False)
+    client.add_argument("--api", default=_DEFAULT_API, metavar="SOCKET", help=f"default {_DEFAULT_API}")
+    client.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    _add_attach(verbs.add_parser("attach", parents=[client], help="put an interface into a VPN; repeating it is safe"))
+    detach = verbs.add_parser("detach", parents=[client], help="take an interface out of its VPN")
+    detach.add_argument("id", metavar="ID")
+    detach.set_defaults(verb=cli.detach)
+    _add_get(verbs.add_parser("get", help="list what the forwarder has"), client)
+    status = verbs.add_parser("status", parents=[client], help="route servers and counts; exit code 5 when degraded")
+    status.set_defaults(verb=cli.status)
+    return parser
+
+
+def _add_attach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="the attachment's name, chosen by the caller")
+    parser.add_argument("--vpn", required=True)
+    parser.add_argument("--interface", required=True, metavar="DEVICE")
+    parser.add_argument("--address", required=True, action="append", metavar="ADDRESS/32", help="may be repeated")
+    parser.add_argument("--mac")
+    parser.add_argument("--rate", help="for example 100mbit")
+    parser.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.POINT_TO_POINT.value)
+    parser.set_defaults(verb=cli.attach)
+
+
+def _add_get(parser: argparse.ArgumentParser, client: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(metavar="vifs|routes|labels", required=True, dest="kind")
+    vifs = kinds.add_parser("vifs", parents=[client])
+    vifs.add_argument("id", metavar="ID", nargs="?")
+    routes = kinds.add_parser("routes", parents=[client])
+    for name in ("vpn", "vif", "prefix"):
+        routes.add_argument(f"--{name}", help=f"only routes with this {name}")
+    kinds.add_parser("labels", parents=[client])
+    for kind in kinds.choices.values():
+        kind.set_defaults(verb=cli.get)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from forwarder import config, log
+
+    try:
+        loaded = config.load(arguments.config)
+    except config.ConfigError as error:
+        raise cli.CommandError(str(error), cli.EXIT_USAGE) from None
+    log.setup()
+    return asyncio.run(_serve(loaded))
+
+
+async def _serve(config: Config) -> int:
+    """Until SIGTERM or SIGINT; forwarding outlives it."""
+    from forwarder.agent import Agent
+    from forwarder.api import Api, ApiError
+    from forwarder.dataplane.contract import DataplaneError
+    from forwarder.labels import AllocationError
+    from forwarder.log import record
+    from forwarder.state import StateError
+
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    try:
+        agent = Agent(config, _dataplane(config))
+        api = Api(agent, config.api)
+        await api.start()
+        agent.start()
+    except (ApiError, DataplaneError, AllocationError, StateError) as error:
+        raise cli.CommandError(str(error), cli.EXIT_ERROR) from None
+    record(logging.INFO, "forwarder.ready", jid=config.identity.jid, api=str(config.api), vifs=len(agent.vifs))
+    await stopped.wait()
+    record(logging.INFO, "forwarder.stopping")
+    await api.stop()
+    await agent.stop()
+    return cli.EXIT_OK
+
+
+def _dataplane(config: Config) -> Dataplane:
+    if config.backend == "fake":
+        from forwarder.dataplane.fake import FakeDataplane
+
+        return FakeDataplane()
+    from forwarder.dataplane.linux import LinuxDataplane
+
+    return LinuxDataplane(config.addresses, config.peers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

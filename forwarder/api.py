@@ -1,0 +1,172 @@
+"""The HTTP API on a unix socket: JSON to agent calls and back, nothing else.
+
+    PUT    /api/v1/vifs/{id}   {"vpn": …, "interface": …, "addresses": […], "mac"?, "rate"?, "mode"?}
+    DELETE /api/v1/vifs/{id}
+    GET    /api/v1/vifs, /vifs/{id}, /routes?vpn=&vif=&prefix=, /labels, /status
+
+PUT and DELETE are idempotent and keyed by the attachment id, so a hook may repeat them; deleting what is not there
+succeeds.  Errors are RFC 9457 problem documents whose `detail` names the object, the reason and what to do next.  The
+socket is readable by its owner only: who may attach may join any VPN this host is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from forwarder.agent import Agent
+from forwarder.attachments import AttachmentError, Mode, parse_attachment
+from forwarder.dataplane.contract import DataplaneError
+from forwarder.labels import AllocationError
+from forwarder.api_report import Json, label_reports, route_report, status_report, vif_report
+from forwarder.state import StateError
+from forwarder.vifs import ConflictError
+
+_PREFIX = "/api/v1"
+_SOCKET_UMASK = 0o177
+_STATUS: dict[type[Exception], tuple[int, str]] = {
+    AttachmentError: (400, "The attachment is not well-formed"),
+    msgspec.MsgspecError: (400, "The request body is not an attachment"),
+    ConflictError: (409, "Another attachment is in the way"),
+    AllocationError: (507, "Nothing left to give out"),
+    DataplaneError: (500, "The data plane refused"),
+    StateError: (500, "The state file cannot be written"),
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiError(Exception):
+    """The socket cannot be opened; the text names it and the reason."""
+
+
+class _Body(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
+    vpn: str
+    interface: str
+    addresses: list[str]
+    mac: str | None = None
+    rate: str | None = None
+    mode: str = Mode.POINT_TO_POINT.value
+
+
+class Api:
+    """Serves one agent; `start` opens the socket, `stop` removes it."""
+
+    def __init__(self, agent: Agent, path: Path) -> None:
+        self._agent = agent
+        self._path = path
+        application = web.Application(middlewares=[_problems])
+        application.add_routes(
+            [
+                web.put(_PREFIX + "/vifs/{id}", self._attach),
+                web.delete(_PREFIX + "/vifs/{id}", self._detach),
+                web.get(_PREFIX + "/vifs/{id}", self._vif),
+                web.get(_PREFIX + "/vifs", self._vifs),
+                web.get(_PREFIX + "/routes", self._routes),
+                web.get(_PREFIX + "/labels", self._labels),
+                web.get(_PREFIX + "/status", self._status),
+            ]
+        )
+        self._runner = web.AppRunner(application, access_log=None)
+
+    async def start(self) -> None:
+        """Raises ApiError."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, _listening_socket(self._path)).start()
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+    async def _attach(self, request: web.Request) -> web.Response:
+        body = msgspec.json.decode(await request.read(), type=_Body)
+        attachment = parse_attachment(request.match_info["id"], **msgspec.structs.asdict(body))
+        served, is_new = await self._agent.attach(attachment)
+        return _json(vif_report(self._agent, served), status=201 if is_new else 200)
+
+    async def _detach(self, request: web.Request) -> web.Response:
+        attachment_id = request.match_info["id"]
+        return _json({"id": attachment_id, "was-attached": await self._agent.detach(attachment_id)})
+
+    async def _vif(self, request: web.Request) -> web.Response:
+        attachment_id = request.match_info["id"]
+        vif = self._agent.vifs.get(attachment_id)
+        if vif is None:
+            return _problem(
+                404,
+                "Not attached",
+                f"attachment {attachment_id} is not known here; `forwarder get vifs` lists those that are",
+            )
+        return _json(vif_report(self._agent, vif))
+
+    async def _vifs(self, _: web.Request) -> web.Response:
+        return self._list([vif_report(self._agent, vif) for vif in self._agent.vifs])
+
+    async def _routes(self, request: web.Request) -> web.Response:
+        reports = (route_report(self._agent, route) for route in self._agent.fib.routes())
+        filters = {key: request.query[key] for key in ("vpn", "vif", "prefix") if key in request.query}
+        return self._list([r for r in reports if all(r[key] == value for key, value in filters.items())])
+
+    async def _labels(self, _: web.Request) -> web.Response:
+        return self._list(label_reports(self._agent, time.time()))
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return _json(status_report(self._agent))
+
+    def _list(self, items: list[Json]) -> web.Response:
+        return _json({"items": items, "next-cursor": None, "revision": self._agent.revision})
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except tuple(_STATUS) as error:
+        status, title = next(_STATUS[kind] for kind in _STATUS if isinstance(error, kind))
+        return _problem(status, title, str(error))
+    except web.HTTPException as error:
+        return _problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
+
+
+def _json(body: Any, *, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+def _problem(status: int, title: str, detail: str) -> web.Response:
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/problem+json")
+
+
+def _listening_socket(path: Path) -> socket.socket:
+    """A socket of our own at `path`; one left by a forwarder that is gone is replaced."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(_SOCKET_UMASK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_socket():
+            _refuse_if_answered(path)
+            path.unlink()
+        listening.bind(str(path))
+    except OSError as error:
+        listening.close()
+        raise ApiError(f"{path}: {error.strerror or error}") from None
+    finally:
+        os.umask(umask)
+    return listening
+
+
+def _refuse_if_answered(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return
+    raise OSError("another forwarder answers there")

@@ -1,0 +1,158 @@
+"""The verbs that talk to a running forwarder: attach, detach, get, status.
+
+They are clients of the unix-socket API and import nothing beyond the standard library and the checks for attachments:
+hooks run them while a VM waits for its start.  Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 no forwarder
+answers, 5 it answers and is degraded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import socket
+import sys
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from forwarder.attachments import AttachmentError, parse_attachment
+
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DEGRADED = range(6)
+_TIMEOUT = 30.0
+_PREFIX = "/api/v1"
+_COLUMNS = {
+    "vifs": ("id", "vpn", "interface", "addresses", "label", "table", "state", "reason"),
+    "routes": ("vif", "vpn", "prefix", "next-hops", "route-server", "stale"),
+    "labels": ("label", "vif", "state", "seconds-left"),
+    "route-servers": ("address", "domain", "state", "vpns", "vpns-in-sync", "items", "unusable-items", "reason"),
+}
+
+
+class CommandError(Exception):
+    """The command failed; text for stderr and the exit code."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def attach(arguments: argparse.Namespace) -> int:
+    fields = {
+        "vpn": arguments.vpn,
+        "interface": arguments.interface,
+        "addresses": arguments.address,
+        "mac": arguments.mac,
+        "rate": arguments.rate,
+        "mode": arguments.mode,
+    }
+    try:
+        parse_attachment(arguments.id, **fields)
+    except AttachmentError as error:
+        raise CommandError(f"attach {arguments.id}: {error}", EXIT_USAGE) from None
+    given = {name: value for name, value in fields.items() if value is not None}
+    vif = _request(arguments.api, "PUT", _vif_path(arguments.id), given)
+    text = f"{vif['id']} attached: vpn {vif['vpn']}, interface {vif['interface']}, label {vif['label']}"
+    _show(arguments, vif, text)
+    return EXIT_OK
+
+
+def detach(arguments: argparse.Namespace) -> int:
+    answer = _request(arguments.api, "DELETE", _vif_path(arguments.id))
+    _show(arguments, answer, f"{arguments.id} {'detached' if answer['was-attached'] else 'was not attached'}")
+    return EXIT_OK
+
+
+def get(arguments: argparse.Namespace) -> int:
+    kind = arguments.kind
+    if kind == "vifs" and arguments.id is not None:
+        answer = _request(arguments.api, "GET", _vif_path(arguments.id))
+        items = [answer]
+    else:
+        filters = {key: getattr(arguments, key, None) for key in ("vpn", "vif", "prefix")}
+        query = urlencode({key: value for key, value in filters.items() if value is not None})
+        answer = _request(arguments.api, "GET", f"{_PREFIX}/{kind}{'?' + query if query else ''}")
+        items = answer["items"]
+    _show(arguments, answer, table(items, _COLUMNS[kind]))
+    return EXIT_OK
+
+
+def status(arguments: argparse.Namespace) -> int:
+    answer = _request(arguments.api, "GET", f"{_PREFIX}/status")
+    lines = [
+        f"{answer['jid']}: {answer['vifs']} vifs, {answer['routes']} routes, {answer['refused-routes']} refused",
+        table(answer["route-servers"], _COLUMNS["route-servers"]),
+        *(f"degraded: {reason}" for reason in answer["degraded"]),
+    ]
+    _show(arguments, answer, "\n".join(lines))
+    return EXIT_DEGRADED if answer["degraded"] else EXIT_OK
+
+
+def table(items: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """Left-aligned columns under upper-case heads; columns nobody has a value for are left out."""
+    shown = [column for column in columns if not items or any(item.get(column) not in (None, []) for item in items)]
+    rows = [[column.upper() for column in shown], *([_cell(item.get(column)) for column in shown] for item in items)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(shown))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(_cell(element) for element in value)
+    if isinstance(value, dict):
+        remote = f"{value.get('next-hop')} label {value.get('label')} {value.get('tunnel-encapsulation')}"
+        return f"vif {value['vif']}" if "vif" in value else remote
+    return str(value)
+
+
+def _vif_path(attachment_id: str) -> str:
+    return f"{_PREFIX}/vifs/{quote(attachment_id, safe='')}"
+
+
+def _show(arguments: argparse.Namespace, answer: dict[str, Any], text: str) -> None:
+    print(json.dumps(answer, indent=2) if arguments.output == "json" else text)
+
+
+def _request(path: str, method: str, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The decoded answer. Raises CommandError."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request(method, target, None if body is None else json.dumps(body))
+        response = connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CommandError(
+            f"no forwarder answers at {path} ({reason}); start it with `forwarder run --config FILE`, "
+            "or name its socket with --api",
+            EXIT_UNREACHABLE,
+        ) from None
+    except (http.client.HTTPException, ValueError) as error:
+        raise CommandError(f"what answers at {path} is not a forwarder ({error})", EXIT_ERROR) from None
+    finally:
+        connection.close()
+    if response.status >= http.client.BAD_REQUEST:
+        exit_code = EXIT_NOT_FOUND if response.status == http.client.NOT_FOUND else EXIT_ERROR
+        raise CommandError(answer.get("detail", response.reason), exit_code)
+    return answer
+
+
+def fail(error: CommandError) -> int:
+    print(f"forwarder: {error}", file=sys.stderr)
+    return error.exit_code
