@@ -70,10 +70,10 @@ class Connection(asyncio.Protocol, Generic[S]):
         "_timer",
         "_transport",
         "ended",
-        "fault",
         "is_outgoing",
         "local_address",
         "peer_address",
+        "reason",
         "session",
     )
 
@@ -95,8 +95,8 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._failed = False
         self._is_open = False
         self.is_outgoing = is_outgoing
-        self.fault = ""
-        """What ended the connection below the session, in words; empty when nothing did."""
+        self.reason = ""
+        """Why it ended, in words, once it has and somebody said."""
         self.ended: asyncio.Future[None] = hub.loop.create_future()
         """Done when the socket is gone."""
 
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol, Generic[S]):
             if timer is not None:
                 timer.cancel()
         if self._is_open:
-            self.fault = self.fault or (str(exc) if exc else "")
+            self.reason = self.reason or (str(exc) if exc else "")
             self._contain(lambda: self._feed(b""))
             self._hub.connections.pop(self.session, None)
             self._endpoint.lost(self)
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         try:
             self._receive_tls(self._pump, data)
         except ssl.SSLError as error:
-            self.fault = f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
+            self.reason = f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
             self._feed(b"")
 
     def _receive_tls(self, pump: TlsPump, data: bytes) -> None:

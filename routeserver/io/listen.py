@@ -49,31 +49,26 @@ class XmppService:
             if isinstance(event, StartTls):
                 connection.start_tls(self._config.tls, session.tls_established)
                 continue
-            self._log(connection, event)
+            if isinstance(event, Bound):
+                record(logging.INFO, "xmpp.session.up", jid=event.jid, peer=connection.peer_address)
+            elif isinstance(event, StreamClosed):
+                connection.reason = connection.reason or event.reason
             refusal = self._hub.core.handle(session, event, now)
             if refusal is not None:
                 keys = {"jid": session.jid, "condition": refusal.condition, "reason": refusal.text}
                 record(logging.INFO, "xmpp.request.refused", **keys)
 
-    def _log(self, connection: Connection[XmppSession], event: Event) -> None:
-        jid, peer = connection.session.jid, connection.peer_address
-        if isinstance(event, Bound):
-            record(logging.INFO, "xmpp.session.up", jid=jid, peer=peer)
-        elif isinstance(event, StreamClosed):
-            reason = connection.fault or event.reason
-            record(logging.INFO, "xmpp.session.down", jid=jid, peer=peer, reason=reason)
-
     def close_session(self, session: XmppSession, *, failed: bool) -> Sequence[Event]:
         return session.close("internal-server-error" if failed else "system-shutdown")
 
     def lost(self, connection: Connection[XmppSession]) -> None:
-        """Nothing to do: a client comes back by itself."""
+        jid, reason = connection.session.jid, connection.reason or "a newer session took the address"
+        what = "xmpp.session.down" if jid is not None and jid.resource else "xmpp.login.failed"
+        record(logging.INFO, what, jid=jid, peer=connection.peer_address, reason=reason)
 
 
 class BgpService:
     """Gives each incoming BGP connection to the neighbor it comes from."""
-
-    pauses_reading = False
 
     def __init__(self, hub: Hub, neighbors: Iterable[Neighbor]) -> None:
         self._hub = hub

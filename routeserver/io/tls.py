@@ -108,11 +108,9 @@ class TlsPump:
         try:
             while chunk := self._tls.read(_RECORD_MAX):
                 chunks.append(chunk)
-            self.ended = True
+            self.ended = True  # an empty read is the peer's close_notify
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
-            self.ended = True
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def send(self, plaintext: bytes) -> None:
@@ -164,15 +162,12 @@ def _xmpp_addresses(names: x509.SubjectAlternativeName) -> Iterable[str]:
 
 
 def _utf8_string(der: bytes) -> str | None:
-    """The text of a DER UTF8String; None when it is anything else, or something follows it."""
-    if len(der) < 2 or der[0] != 0x0C:
+    """The text of a UTF8String; None when the value, which `cryptography` has found to be DER, is of another type."""
+    if der[0] != 0x0C:
         return None
-    start, length = 2, der[1]
-    if length & 0x80:
-        start += length & 0x7F
-        length = int.from_bytes(der[2:start])
-    if len(der) != start + length:
-        return None
+    start = 2 + (
+        der[1] & 0x7F if der[1] & 0x80 else 0
+    )  # ITU-T X.690 section 8.1.3: the length may have octets of its own
     try:
         return der[start:].decode()
     except UnicodeDecodeError:
