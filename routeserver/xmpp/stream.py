@@ -12,8 +12,8 @@ A reader lives for one stream: TLS and SASL each begin a new one, with a new rea
    hand out each first-level element at its last byte.  It is then taken out of the root, so that a stream of any
    length needs the memory of one stanza.
 
-The limit on bytes is counted from the end of the last first-level element and enforced at least every 64 KiB;
-an element within the limit is never refused.
+The limit on bytes counts from the read in which the last first-level element ended, a read being 64 KiB or the
+limit itself if that is less: an element within the limit is never refused, one of twice the limit always.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ class StreamReader:
         """Yield what `data` completes, in order. Raises StreamError after the last good unit before the fault."""
         if self._prolog is not None:
             data = self._enter(self._prolog + data)
-        for offset in range(0, len(data), _FEED):
-            piece = data[offset : offset + _FEED]
+        step = min(_FEED, self._max_stanza_bytes)
+        for offset in range(0, len(data), step):
+            piece = data[offset : offset + step]
             fault = self._push(piece)
             yield from self._walk()
             if fault is not None:
