@@ -215,8 +215,9 @@ class Nodes:
     def _made_id(self, forwarder: Forwarder, vrf: Vrf, item: RouteItem) -> str:
         """An id for an item published without one: its NLRI's text, unless somebody has taken that (7.1.3.7)."""
         wanted = f"{self._rd(forwarder, vrf, item)}:{item.prefix}"
-        path = vrf.published.get(wanted)
-        return wanted if path is None or path.source is forwarder.source else f"{forwarder.jid}:{wanted}"
+        while (path := vrf.published.get(wanted)) is not None and path.source is not forwarder.source:
+            wanted = f"{forwarder.jid}:{wanted}"
+        return wanted
 
     def _put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, *, stale: bool = False) -> None:
         path = self._rib.originator.path(forwarder.source, vrf, item_id, item, self._rd(forwarder, vrf, item))
@@ -225,7 +226,7 @@ class Nodes:
             path = replace(path, stale=True)
         vrf.published[item_id] = path
         self._rib.update(path)
-        if before is not None and before.key != path.key:
+        if before is not None and (before.family, before.key) != (path.family, path.key):
             self._remove(before)
 
     def _withdraw(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
@@ -233,4 +234,4 @@ class Nodes:
         self._remove(vrf.published.pop(item_id))
 
     def _remove(self, path: Path) -> None:
-        self._rib.withdraw(path.source, path.family, path.key, path.item_id)
+        self._rib.withdraw(path.source, path.family, path.key, path.item)

@@ -72,7 +72,7 @@ STEPS: tuple[Step, ...] = (
     ("longer CLUSTER_LIST", _lowest(lambda p: len(p.attributes.cluster_list))),
     ("higher next hop", _lowest(_next_hop)),
     ("higher route distinguisher", _lowest(lambda p: p.key[1:9])),
-    ("higher item id", _lowest(lambda p: p.item_id)),
+    ("higher item id", _lowest(lambda p: p.item)),
     ("higher source name", _lowest(lambda p: p.source.name)),
 )
 

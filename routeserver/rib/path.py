@@ -1,6 +1,6 @@
 """A path, and who gave it.
 
-A `Path` is one (source, item id) way to one NLRI.  It never changes: when its source is lost it is *replaced* by a
+A `Path` is one (source, item) way to one NLRI.  It never changes: when its source is lost it is *replaced* by a
 stale copy, so that staleness travels the same road as any other update.  Its NLRI is `family` and `key`
 (`bgp.nlri`); for a published path `published` remembers the node, the item id and the item itself, next hops that
 BGP cannot carry included.
@@ -14,12 +14,18 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import TypeAlias
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import DEFAULT_LOCAL_PREF, Family
 from routeserver.bgp.nlri import key_prefix
 from schema.items import RouteItem
 from schema.values import LABEL_MIN, IPNetwork, NextHop
+
+ItemName: TypeAlias = tuple[str, str]
+"""(item id, node) of a published path."""
+NO_ITEM: ItemName = ("", "")
+"""The same for a path from BGP."""
 
 
 class SourceKind(enum.IntEnum):
@@ -66,9 +72,9 @@ class Path:
     stale: bool = False
 
     @property
-    def item_id(self) -> str:
-        """What tells two paths of one source for one NLRI apart; empty for a path from BGP."""
-        return self.published.item_id if self.published else ""
+    def item(self) -> ItemName:
+        """What tells two paths of one source for one NLRI apart."""
+        return (self.published.item_id, self.published.node) if self.published else NO_ITEM
 
     @property
     def prefix(self) -> IPNetwork:

@@ -12,10 +12,10 @@ The first subscriber of a VRF originates a membership for each of its import tar
 from __future__ import annotations
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
-from routeserver.bgp.nlri import RtMembership
+from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RtMembership
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.origination import Originator
-from routeserver.rib.path import Path, Source, SourceKind
+from routeserver.rib.path import NO_ITEM, ItemName, Path, Source, SourceKind
 from routeserver.rib.table import Change, VpnTable
 from routeserver.rib.targets import Importers, RtReferences
 from routeserver.rib.vrf import Vrf
@@ -41,16 +41,16 @@ class Rib:
             self._importers.add(vrf, vrf.settings.import_rts)
 
     def update(self, path: Path) -> None:
-        """Add a path or replace the one with the same source, NLRI and item id."""
+        """Add a path or replace the one with the same source, NLRI and item."""
         change = self.table.update(path)
         if path.family is Family.RTC:
             self._membership_changed(path.key)
         elif change is not None:
             self._spread(change)
 
-    def withdraw(self, source: Source, family: Family, key: bytes, item_id: str = "") -> None:
+    def withdraw(self, source: Source, family: Family, key: bytes, item: ItemName = NO_ITEM) -> None:
         """Remove a path; one that is not there is no error."""
-        change = self.table.withdraw(source, family, key, item_id)
+        change = self.table.withdraw(source, family, key, item)
         if family is Family.RTC:
             self._membership_changed(key)
         elif change is not None:
@@ -58,8 +58,8 @@ class Rib:
 
     def drop_source(self, source: Source, family: Family) -> None:
         """Remove everything a source gave in one family."""
-        for key, item_id in self.table.given_by(source, family):
-            self.withdraw(source, family, key, item_id)
+        for key, item in self.table.given_by(source, family):
+            self.withdraw(source, family, key, item)
 
     def _spread(self, change: Change) -> None:
         self.revision += 1
@@ -79,14 +79,17 @@ class Rib:
         paths = self.table.paths(Family.RTC, key)
         for out in self.outs:
             out.touch(Family.RTC, key)
-            if out.interest is not None and out.interest.set(key, self._counts(out, paths)):
+            if out.interest is not None and out.interest.set(key, self._counts(out, key, paths)):
                 self._interest_changed(out, key)
 
     @staticmethod
-    def _counts(out: AdjRibOut, paths: tuple[Path, ...]) -> bool:
-        """Whether a membership is this neighbor's interest: any path of an internal one, the best of an external."""
+    def _counts(out: AdjRibOut, key: bytes, paths: tuple[Path, ...]) -> bool:
+        """Whether a membership is this neighbor's interest: any path of an internal one, the best of an external.
+
+        The default has no origin AS whose paths could be pruned: it counts for everyone who sent it.
+        """
         source = out.receiver.source
-        if out.receiver.is_external:
+        if out.receiver.is_external and key != DEFAULT_MEMBERSHIP:
             return bool(paths) and paths[0].source is source
         return any(path.source is source for path in paths)
 

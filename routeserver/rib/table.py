@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.rib.decision import best_of
-from routeserver.rib.path import Path, Source
+from routeserver.rib.path import NO_ITEM, ItemName, Path, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +44,28 @@ class VpnTable:
         return paths[0] if paths else None
 
     def update(self, path: Path) -> Change | None:
-        """Add a path, or replace the one with the same source, item id and NLRI."""
+        """Add a path, or replace the one with the same source, item and NLRI."""
         destinations = self.destinations[path.family]
         paths = destinations.get(path.key)
         if paths is None:
             destinations[path.key] = (path,)
             return self._changed(path.family, path.key, None, path)
-        source, item_id = path.source, path.item_id
-        others = tuple(p for p in paths if p.source is not source or p.item_id != item_id)
+        source, item = path.source, path.item
+        others = tuple(p for p in paths if p.source is not source or p.item != item)
         return self._settle(path.family, path.key, paths[0], (*others, path))
 
-    def withdraw(self, source: Source, family: Family, key: bytes, item_id: str = "") -> Change | None:
+    def withdraw(self, source: Source, family: Family, key: bytes, item: ItemName = NO_ITEM) -> Change | None:
         """Remove a path; one that is not there is no error (RFC 4271 section 9)."""
         paths = self.destinations[family].get(key, ())
-        others = tuple(p for p in paths if p.source is not source or p.item_id != item_id)
+        others = tuple(p for p in paths if p.source is not source or p.item != item)
         if len(others) == len(paths):
             return None
         return self._settle(family, key, paths[0], others)
 
-    def given_by(self, source: Source, family: Family) -> list[tuple[bytes, str]]:
-        """(key, item id) of every path a source gave in one family."""
+    def given_by(self, source: Source, family: Family) -> list[tuple[bytes, ItemName]]:
+        """(key, item) of every path a source gave in one family."""
         destinations = self.destinations[family]
-        return [(key, p.item_id) for key, paths in destinations.items() for p in paths if p.source is source]
+        return [(key, p.item) for key, paths in destinations.items() for p in paths if p.source is source]
 
     def count_of(self, source: Source, family: Family) -> int:
         """How many paths a source gave in one family. Walks the family: for people, not for the hot path."""

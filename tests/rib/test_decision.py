@@ -170,7 +170,7 @@ def _competitors(draw: st.DrawFn) -> list[Path]:
             published = Published("blue", item_id, item("10.0.0.1/32"))
         stale = draw(st.booleans())
         paths.append(Path(source, Family.VPNV4, key(rd, "10.0.0.1/32"), label, attrs, published, stale))
-    by_identity = {(p.source.name, p.key, p.item_id): p for p in paths}
+    by_identity = {(p.source.name, p.key, p.item): p for p in paths}
     return list(by_identity.values())
 
 

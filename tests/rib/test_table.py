@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from routeserver.bgp.iana import Family
 from routeserver.rib.decision import best_of
-from routeserver.rib.path import Path, Source
+from routeserver.rib.path import ItemName, Path, Source
 from routeserver.rib.table import Change, VpnTable
 from tests.support.routes import attributes, bgp_path, ebgp, ibgp, item, key, local, published_path, rt
 
@@ -27,11 +27,11 @@ def _paths(draw: st.DrawFn) -> Path:
     rd = draw(st.sampled_from(["1:1", "1:2"]))
     if source is _SOURCES[0]:
         route = item(prefix, lp=draw(st.sampled_from([100, 200])))
-        return published_path(source, "blue", draw(st.sampled_from("ab")), route, rd)
+        return published_path(source, draw(st.sampled_from(["blue", "red"])), draw(st.sampled_from("ab")), route, rd)
     return bgp_path(source, rd, prefix, draw(st.sampled_from(_ATTRIBUTES)), draw(st.sampled_from([3, 16, 17])))
 
 
-_Identity = tuple[Source, str]
+_Identity = tuple[Source, ItemName]
 
 
 class _Model:
@@ -45,7 +45,7 @@ class _Model:
         return best_of(list(paths.values())) if paths else None
 
     def update(self, path: Path) -> None:
-        self.paths.setdefault((path.family, path.key), {})[path.source, path.item_id] = path
+        self.paths.setdefault((path.family, path.key), {})[path.source, path.item] = path
 
     def withdraw(self, where: tuple[Family, bytes], identity: _Identity) -> None:
         paths = self.paths.get(where, {})
@@ -77,13 +77,13 @@ def _check(table: VpnTable, model: _Model) -> None:
 def test_the_table_agrees_with_the_model_after_every_step(steps: list[tuple[Path, bool]]) -> None:
     table, model = VpnTable(), _Model()
     for path, adds in steps:
-        where, identity = (path.family, path.key), (path.source, path.item_id)
+        where, identity = (path.family, path.key), (path.source, path.item)
         before = model.best(where)
         if adds:
             change = table.update(path)
             model.update(path)
         else:
-            change = table.withdraw(path.source, path.family, path.key, path.item_id)
+            change = table.withdraw(path.source, path.family, path.key, path.item)
             model.withdraw(where, identity)
         after = model.best(where)
         expected = None if after is before else Change(path.family, path.key, before, after)
@@ -115,3 +115,15 @@ def test_the_index_follows_the_best_path_only() -> None:
     assert table.by_rt[Family.VPNV4] == {rt("64512:1"): {route}}
     table.withdraw(good.source, Family.VPNV4, route)
     assert table.by_rt[Family.VPNV4] == {rt("64512:2"): {route}}
+
+
+def test_one_item_id_in_two_nodes_is_two_paths() -> None:
+    """A publisher may use one id, and one instance-id, in two VPNs; neither may take the other's path away."""
+    table = VpnTable()
+    source = local()
+    blue, red = (published_path(source, node, "x", item("10.0.0.1/32")) for node in ("blue", "red"))
+    table.update(blue)
+    table.update(red)
+    assert set(table.paths(Family.VPNV4, blue.key)) == {blue, red}
+    table.withdraw(red.source, Family.VPNV4, red.key, red.item)
+    assert table.paths(Family.VPNV4, blue.key) == (blue,)
