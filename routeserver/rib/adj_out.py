@@ -12,9 +12,10 @@ and ends with End-of-RIB (RFC 4724 section 2).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
@@ -22,6 +23,16 @@ from routeserver.rib.export import Receiver, exported, exported_membership, may_
 from routeserver.rib.path import Path
 from routeserver.rib.table import VpnTable
 from routeserver.rib.targets import RtFilter
+
+
+class _Outdated(enum.Enum):
+    """The neighbor has some version of the route, and is to get it again whether it changed or not."""
+
+    OUTDATED = enum.auto()
+
+
+_OUTDATED = _Outdated.OUTDATED
+_Sent: TypeAlias = Path | PathAttributes | _Outdated
 
 
 class RouteSender(Protocol):
@@ -44,7 +55,7 @@ class AdjRibOut:
         self.receiver = receiver
         self.families = frozenset(families)
         self.interest = RtFilter() if Family.RTC in self.families else None
-        self.sent: dict[Family, dict[bytes, Path | PathAttributes]] = {}
+        self.sent: dict[Family, dict[bytes, _Sent]] = {}
         self._pending: dict[Family, dict[bytes, None]] = {}
         self._end_of_rib_due: set[Family] = set()
 
@@ -71,9 +82,8 @@ class AdjRibOut:
         """Send the whole Adj-RIB-Out again (RFC 2918)."""
         if not self.is_open(family):
             return
-        gone = self.sent[family].keys() - table.destinations[family].keys()
-        self.sent[family] = {key: self.sent[family][key] for key in gone}
-        self._pending[family] = dict.fromkeys((*table.destinations[family], *gone))
+        self.sent[family] = dict.fromkeys(self.sent[family], _OUTDATED)
+        self._pending[family] = dict.fromkeys((*self.sent[family], *table.destinations[family]))
 
     @property
     def has_pending(self) -> bool:
@@ -101,10 +111,10 @@ class AdjRibOut:
             groups, withdrawn = self._decide_memberships(keys, table)
         else:
             groups, withdrawn = self._decide_routes(family, keys, table)
-        if withdrawn:
-            self.sender.send_withdrawals(family, withdrawn)
         for attributes, nlri in groups:
             self.sender.send_routes(family, attributes, nlri)
+        if withdrawn:  # last, so that what takes their place is there already
+            self.sender.send_withdrawals(family, withdrawn)
 
     def _decide_routes(
         self, family: Family, keys: list[bytes], table: VpnTable

@@ -58,6 +58,8 @@ def may_send(path: Path, receiver: Receiver) -> bool:
     source = path.source
     if source is receiver.source or (path.family is Family.VPNV4 and path.attributes.next_hop.version == 6):
         return False
+    if source.kind is SourceKind.LOCAL and path.published and not path.attributes.route_targets:
+        return False  # a VRF that exports nothing; without a target no PE could import it (RFC 4364 section 7)
     communities = path.attributes.communities
     if communities and NO_ADVERTISE in communities:
         return False
