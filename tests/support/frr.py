@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.process import loopback_address
-from tests.support.speaker import BGP_PORT, VPNV4, VPNV6, NeighborConfig, Origination, SeenRoute, Speaker
+from tests.support.speaker import BGP_PORT, VPNV4, VPNV6, NeighborConfig, Origination, SeenRoute, Speaker, plain_address
 
 DAEMON = "/usr/lib/frr/bgpd"
 TOOL = "vtysh"
@@ -78,6 +78,17 @@ class Frr(Speaker):
     def clear(self, neighbor: str) -> None:
         self.tell(f"clear bgp {neighbor}")
 
+    def end_of_rib_received(self, neighbor: str, family: str) -> bool:
+        name = {VPNV4: "IPv4 VPN", VPNV6: "IPv6 VPN"}[family]
+        return f"rcvd End-of-RIB for {name} from {neighbor} " in self.log()
+
+    def last_notification(self, neighbor: str) -> tuple[int, int] | None:
+        found = self.neighbor(neighbor)
+        if found.get("lastResetDueTo") != "BGP Notification received":
+            return None
+        octets = bytes.fromhex(found["lastErrorCodeSubcode"])
+        return octets[0], octets[1]
+
     def _under(self, family: str) -> list[str]:
         return [f"router bgp {self.local_as}", f"address-family {family} vpn"]
 
@@ -134,7 +145,7 @@ def _seen(rd: str, prefix: str, path: Any) -> SeenRoute:
         rd=rd,
         prefix=prefix,
         label=path.get("remoteLabel", 0),
-        next_hop=path["nexthops"][0]["ip"],
+        next_hop=plain_address(path["nexthops"][0]["ip"]),
         route_targets=frozenset(c.removeprefix("RT:") for c in communities if c.startswith("RT:")),
         encapsulations=frozenset(int(c.removeprefix("ET:")) for c in communities if re.fullmatch(r"ET:\d+", c)),
         as_path=tuple(number for segment in segments for number in segment["list"]),

@@ -1,18 +1,31 @@
 """GoBGP 3.10: `gobgpd` on a loopback address, asked and told through the `gobgp` command-line tool.
 
 It is the one packaged speaker with RT-Constraint.  Its dialling side waits five to ten seconds before the first
-attempt; a test that is not about who dials should let it be passive.
+attempt; a test that is not about who dials should let it be passive.  It counts End-of-RIB markers only where graceful
+restart is configured, hence that part of the configuration.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from tests.support.process import loopback_address
-from tests.support.speaker import BGP_PORT, RTC, VPNV4, VPNV6, NeighborConfig, Origination, SeenRoute, Speaker
+from tests.support.speaker import (
+    BGP_PORT,
+    RTC,
+    VPNV4,
+    VPNV6,
+    NeighborConfig,
+    Origination,
+    SeenRoute,
+    Speaker,
+    plain_address,
+)
+from tests.support.waiting import eventually
 
 DAEMON = "gobgpd"
 TOOL = "gobgp"
@@ -74,7 +87,22 @@ class GoBgp(Speaker):
         self.tell(*self._route("del", route))
 
     def clear(self, neighbor: str) -> None:
-        self.tell("neighbor", neighbor, "reset")
+        """Disable and enable; after its own `neighbor … reset` gobgpd stays idle for 30 seconds."""
+        self.tell("neighbor", neighbor, "disable")
+        eventually(lambda: self.session_state(neighbor) != "established", describe=f"{self.name} dropped {neighbor}")
+        self.tell("neighbor", neighbor, "enable")
+
+    def end_of_rib_received(self, neighbor: str, family: str) -> bool:
+        families = zip(self._neighbor_families(neighbor), self.neighbor(neighbor)["afi_safis"], strict=True)
+        return any(
+            name == family and found["mp_graceful_restart"]["state"].get("end_of_rib_received", False)
+            for name, found in families
+        )
+
+    def last_notification(self, neighbor: str) -> tuple[int, int] | None:
+        heard = re.findall(r'"Code":(\d+),.*"Key":"(.*?)",.*"Subcode":(\d+).*"received notification"', self.log())
+        found = [(int(code), int(subcode)) for code, key, subcode in heard if key == neighbor]
+        return found[-1] if found else None
 
     def add_vrf(self, name: str, rd: str, route_target: str) -> None:
         """A VRF, which makes gobgpd a member of its import route target (RFC 4684)."""
@@ -90,6 +118,9 @@ class GoBgp(Speaker):
     def _route(self, verb: str, route: Origination) -> list[str]:
         head = ["global", "rib", "-a", _FAMILY[route.family], verb, route.prefix]
         return [*head, "label", str(route.label), "rd", route.rd]
+
+    def _neighbor_families(self, neighbor: str) -> tuple[str, ...]:
+        return next(n.families for n in self.neighbors if n.address == neighbor)
 
     def _config(self) -> str:
         head = (
@@ -111,7 +142,6 @@ class GoBgp(Speaker):
             f"passive-mode = {str(neighbor.passive).lower()}",
             "[neighbors.timers.config]",
             "connect-retry = 5",
-            "idle-hold-time-after-reset = 1",
             "[neighbors.graceful-restart.config]",
             "enabled = true",
             "restart-time = 1",
@@ -136,7 +166,7 @@ def _seen(path: Any) -> SeenRoute:
         rd=f"{rd['admin']}:{rd['assigned']}",
         prefix=nlri["prefix"],
         label=nlri["labels"][0],
-        next_hop=attributes[_MP_REACH]["nexthop"],
+        next_hop=plain_address(attributes[_MP_REACH]["nexthop"]),
         route_targets=frozenset(c["value"] for c in communities if c.get("subtype") == 2 and c["type"] in (0, 1, 2)),
         encapsulations=frozenset(c["tunnel_type"] for c in communities if "tunnel_type" in c),
         as_path=tuple(number for segment in segments for number in segment["asns"]),

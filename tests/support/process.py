@@ -105,7 +105,11 @@ class Daemon:
         raise NotImplementedError
 
     def __enter__(self: S) -> S:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -37,6 +37,15 @@ class VpnConfig:
     imports: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ForwarderConfig:
+    """A registered forwarder: `router_id` is the address in its RDs when a next hop is IPv6."""
+
+    jid: str
+    addresses: tuple[str, ...]
+    router_id: str
+
+
 class RouteServerProcess(Daemon):
     """A running route server; `start` returns once it has said that it is ready."""
 
@@ -46,6 +55,7 @@ class RouteServerProcess(Daemon):
         local_as: int,
         neighbors: tuple[NeighborConfig, ...] = (),
         vpns: tuple[VpnConfig, ...] = (),
+        forwarders: tuple[ForwarderConfig, ...] = (),
         address: str | None = None,
         stale_time: str = "2s",
         rtc_wait: str = "60s",
@@ -55,6 +65,7 @@ class RouteServerProcess(Daemon):
         self.local_as = local_as
         self.neighbors = neighbors
         self.vpns = vpns
+        self.forwarders = forwarders
         self._timers = {"stale-time": stale_time, "startup-hold": "0s", "rtc-settle": "100ms", "rtc-wait": rtc_wait}
         self.pki = directory / "pki"
 
@@ -65,7 +76,7 @@ class RouteServerProcess(Daemon):
         config.write_text(self._config())
         command = [sys.executable, "-m", "routeserver", "run", "--config", str(config)]
         self.spawn(command, {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"})
-        self.wait_ready(lambda: "ready" in self.log(), 30.0)
+        self.wait_ready(lambda: '"server.ready"' in self.log(), 30.0)
 
     def get(self, path: str) -> Any:
         """GET under /api/v1, as JSON. Raises AssertionError with the problem on an error status."""
@@ -105,6 +116,9 @@ class RouteServerProcess(Daemon):
             imports = vpn.imports if vpn.imports is not None else (vpn.route_target,)
             lines += ["[[vpns]]", f'name = "{vpn.name}"', f"import-route-target = {json.dumps(imports)}"]
             lines.append(f'export-route-target = ["{vpn.route_target}"]')
+        for forwarder in self.forwarders:
+            lines += ["[[forwarders]]", f'jid = "{forwarder.jid}"', f'router-id = "{forwarder.router_id}"']
+            lines.append(f"addresses = {json.dumps(forwarder.addresses)}")
         return "\n".join(lines) + "\n"
 
     def _neighbor(self, neighbor: NeighborConfig) -> list[str]:

@@ -6,6 +6,7 @@ VPN route as the other speaker shows it, read from its command-line tool, so tha
 
 from __future__ import annotations
 
+import ipaddress
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,14 @@ class Origination:
         return VPNV6 if ":" in self.prefix else VPNV4
 
 
+def plain_address(text: str) -> str:
+    """An address as we write it: an IPv4-mapped IPv6 address, in whatever spelling, as the IPv4 address."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)
+
+
 class Speaker(Daemon):
     """A BGP daemon on its own loopback address."""
 
@@ -93,6 +102,13 @@ class Speaker(Daemon):
     @abstractmethod
     def clear(self, neighbor: str) -> None:
         """Reset the session: NOTIFICATION Cease, then a new connection."""
+
+    @abstractmethod
+    def end_of_rib_received(self, neighbor: str, family: str) -> bool: ...
+
+    @abstractmethod
+    def last_notification(self, neighbor: str) -> tuple[int, int] | None:
+        """(code, subcode) of the last NOTIFICATION received from a neighbor."""
 
     def wait_established(self, neighbor: str, within: float = 30.0) -> None:
         eventually(

@@ -6,12 +6,10 @@ takes the stream's `to` and the certificate name it expects from the JID's domai
 `host1.example.net` and connects to `rs.example.net`; and its pub-sub plugin hands over a whole message once per item,
 so events are read by a handler of our own, once per message, in document order.
 
-    client = XmppClient("host1.example.net", "rs.example.net", ("127.0.0.1", 5222), pem, key, ca)
-    await client.login()
-    await client.subscribe("blue", instance_id=1)
-    await client.publish("blue", ("192.0.2.1:1:10.1.0.1/32", entry_xml))
-    await client.until(lambda: "192.0.2.1:1:10.1.0.1/32" in client.node_items["blue"], "our own route comes back")
-    await client.logout()
+    async with XmppClient("host1.example.net", "rs.example.net", ("127.0.0.1", 5222), pem, key, ca) as client:
+        await client.subscribe("blue", instance_id=1)
+        await client.publish("blue", ("192.0.2.1:1:10.1.0.1/32", entry_xml))
+        await client.until(lambda: "192.0.2.1:1:10.1.0.1/32" in client.node_items["blue"], "our own route comes back")
 """
 
 from __future__ import annotations
@@ -104,6 +102,13 @@ class XmppClient(ClientXMPP):
         if not self._ended.is_set():
             self.disconnect(wait=1.0)
             await asyncio.wait_for(self._ended.wait(), TIMEOUT)
+
+    async def __aenter__(self) -> XmppClient:
+        await self.login()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.logout()
 
     async def vanish(self) -> None:
         """Cut the connection without a word, as a crash would."""
