@@ -30,6 +30,7 @@ RIM = (
     "forwarder.agent",
     "forwarder.installer",
     "forwarder.peers",
+    "forwarder.report",
     "forwarder.api",
     "forwarder.cli",
     "forwarder.config",
@@ -42,6 +43,7 @@ RIM = (
 PURE_AT_THE_RIM = (
     "forwarder.dataplane.contract",
     "forwarder.dataplane.fake",
+    "forwarder.dataplane.plan",
     "forwarder.state.Record",
     "forwarder.state.State",
 )
