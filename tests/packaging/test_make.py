@@ -1,0 +1,56 @@
+"""The Makefile's promises: its scripts exist, its unit tests are all of the unit tests, CI runs `make test`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+ELSEWHERE = {"interop", "kernel", "loopback", "support", "corpus"}
+"""Directories of tests that need more than Python, and those that hold no tests."""
+
+
+def recipe(target: str) -> str:
+    """What make would run, sub-makes included; nothing is run but make itself."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=30
+    )
+    return done.stdout
+
+
+def test_the_scripts_it_calls_exist() -> None:
+    scripts = set(re.findall(r"\b(?:deploy|bench)/[\w/]+\.py", MAKEFILE))
+    assert scripts >= {"deploy/bootstrap.py", "deploy/demo/run.py", "deploy/vm/run.py", "bench/run.py"}
+    assert [script for script in sorted(scripts) if not (ROOT / script).exists()] == []
+
+
+def test_check_runs_every_directory_of_unit_tests() -> None:
+    directories = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")} - ELSEWHERE
+    named = recipe("unit").split()
+    assert directories
+    assert {f"tests/{name}" for name in directories} <= set(named)
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench"])
+def test_every_target_prepares_the_machine_first(target: str) -> None:
+    assert recipe(target).splitlines()[0].endswith("deploy/bootstrap.py")
+
+
+def test_test_checks_first_and_ends_with_the_kernel() -> None:
+    text = recipe("test")
+    steps = ["ruff check", "ruff format --check", "mypy", 'not kernel and not interop"', '-m "not kernel"', "--probe"]
+    places = [text.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+def test_ci_runs_the_tests_and_lets_nothing_be_missing() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert re.search(r"^CI=true exec make test$", script.read_text(), re.MULTILINE)
+    subprocess.run(["bash", "-n", script], check=True)
