@@ -84,6 +84,8 @@ class StreamReader:
         self._prolog: bytes | None = b""
         self._pending = 0
         self._depth = 0
+        self._root: Element
+        """From the header on."""
         self._opened = False
         self._parser = etree.XMLPullParser(
             events=("start", "end", "comment", "pi"), encoding="utf-8", resolve_entities=False, no_network=True
@@ -139,7 +141,7 @@ class StreamReader:
                 return StreamError("restricted-xml", "no entity references but the five of XML itself")
             if entry.type_name in _NAMESPACE_FAULTS:
                 return StreamError("bad-namespace-prefix", entry.message)
-            return StreamError("not-well-formed", entry.message)
+            return StreamError("invalid-xml", entry.message)
         return None
 
     def _walk(self) -> Iterator[StreamUnit]:
@@ -148,6 +150,7 @@ class StreamReader:
                 self._depth += 1
                 if self._depth == 1:
                     self._opened = True
+                    self._root = element
                     self._pending = 0
                     yield _read_header(element)
                 elif self._depth > self._max_depth:
@@ -165,9 +168,7 @@ class StreamReader:
 
     def _forget(self, element: Element) -> None:
         """Take a finished first-level element out of the tree, with the white space around it."""
-        root = element.getparent()
-        if root is None:
-            return
+        root = self._root
         between = f"{root.text or ''}{element.tail or ''}"
         root.remove(element)
         root.text = None

@@ -45,6 +45,8 @@ def test_any_octet_is_a_sign_of_life(sign: bytes) -> None:
     assert session.receive_data(sign, 41.0) == []
     assert session.next_timer() == 61.0
     assert session.data_to_send() == b""
+    for due in (61.0, 81.0, 101.0):
+        assert session.handle_timer(due) == [], "the count begins anew"
 
 
 def test_a_late_timer_does_not_count_twice() -> None:

@@ -65,6 +65,8 @@ def test_there_are_attacks() -> None:
         (b"<p:iq/>", "bad-namespace-prefix"),
         (b"<iq p:id='1'/>", "bad-namespace-prefix"),
         (b"<iq xmlns:p=''/>", "bad-namespace-prefix"),
+        (b"<iq xmlns='a b'/>", "invalid-xml"),
+        (b"<iq xml:id='1'/>", "invalid-xml"),
         (b"<iq/>text<iq/>", "bad-format"),
         (b"text<iq/>", "bad-format"),
         (b"<iq/> \n\t <iq/>", "none"),
