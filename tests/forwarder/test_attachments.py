@@ -1,0 +1,84 @@
+"""What may be attached, and the sentence for what may not."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from forwarder.attachments import AttachmentError, Mode, parse_attachment, parse_rate, rate_text
+
+GOOD: dict[str, Any] = {"vpn": "blue", "interface": "t-a", "addresses": ["10.1.0.1/32"]}
+
+
+def test_every_field_is_put_in_our_terms() -> None:
+    attachment = parse_attachment(
+        "vm1",
+        vpn="blue",
+        interface="t-a",
+        addresses=["10.1.0.1/32", "fd00::1"],
+        mac="52-54-00-AA-BB-01",
+        rate="100mbit",
+    )
+    assert attachment.addresses == (ip_address("10.1.0.1"), ip_address("fd00::1"))
+    assert (attachment.mac, attachment.rate) == ("52:54:00:aa:bb:01", 100_000_000)
+    assert attachment.mode is Mode.POINT_TO_POINT
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("vpn", "", "vpn: must be 1 to 1023"),
+        ("vpn", "a b", "without spaces"),
+        ("vpn", "blü", "printable ASCII"),
+        ("interface", "a-name-too-long-", "interface: must be 1 to 15"),
+        ("interface", "a/b", "slashes"),
+        ("interface", "..", "not a name the kernel takes"),
+        ("addresses", [], "addresses: at least one"),
+        ("addresses", ["10.1.0.0/24"], "host addresses: write 10.1.0.0/32"),
+        ("addresses", ["fd00::1/64"], "host addresses: write fd00::1/128"),
+        ("addresses", ["10.1.0.1/"], "host addresses"),
+        ("addresses", ["10.1.0.1", "10.1.0.1/32"], "10.1.0.1 is given twice"),
+        ("addresses", ["ten"], "'ten' is not an IPv4 or IPv6 address"),
+        ("addresses", ["224.0.0.1"], "not a routable unicast"),
+        ("addresses", ["0.0.0.0"], "not a routable unicast"),
+        ("addresses", ["127.0.0.1"], "not a routable unicast"),
+        ("addresses", ["fe80::2"], "not a routable unicast"),
+        ("addresses", ["169.254.1.1"], "not a routable unicast"),
+        ("addresses", ["255.255.255.255"], "broadcast"),
+        ("addresses", ["::ffff:10.0.0.1"], "maps an IPv4"),
+        ("addresses", ["fd00::1%eth0"], "zone"),
+        ("mac", "52:54:00:aa:bb", "six pairs"),
+        ("mac", "53:54:00:aa:bb:01", "one station"),
+        ("mac", "00:00:00:00:00:00", "one station"),
+        ("rate", "fast", "'fast' is not a rate"),
+        ("rate", "0mbit", "not a rate"),
+        ("rate", "9999gbit", "not a rate"),
+        ("mode", "bridge", "neither point-to-point nor subnet"),
+    ],
+)
+def test_a_refusal_names_the_field_and_the_reason(field: str, value: object, reason: str) -> None:
+    with pytest.raises(AttachmentError, match=reason):
+        parse_attachment("vm1", **{**GOOD, field: value})
+
+
+@pytest.mark.parametrize("attachment_id", ["", "a/b", "a b", "x" * 256])
+def test_an_id_must_fit_into_a_path_segment(attachment_id: str) -> None:
+    with pytest.raises(AttachmentError, match="id: must be 1 to 255"):
+        parse_attachment(attachment_id, **GOOD)
+
+
+def test_subnet_mode_serves_ipv4_only() -> None:
+    assert parse_attachment("vm1", **{**GOOD, "mode": "subnet"}).mode is Mode.SUBNET
+    with pytest.raises(AttachmentError, match=r"mode: subnet serves IPv4 only.*ND"):
+        parse_attachment("vm1", vpn="blue", interface="t-a", addresses=["fd00::1"], mode="subnet")
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [("1bit", 1), ("1500bit", 1_500), ("64kbit", 64_000), ("100mbit", 10**8), ("10gbit", 10**10), ("1000gbit", 10**12)],
+)
+def test_rates_both_ways(text: str, bits: int) -> None:
+    assert parse_rate(text) == bits
+    assert rate_text(bits) == text

@@ -1,0 +1,92 @@
+"""The state file comes back as it was written, and a broken one is kept and never in the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.attachments import parse_attachment
+from forwarder.state import Record, State, StateError, StateFile
+
+ATTACHMENT = parse_attachment(
+    "vm1",
+    vpn="blue",
+    interface="t-a",
+    addresses=["10.1.0.1/32", "fd00::1/128"],
+    mac="52:54:00:aa:bb:01",
+    rate="100mbit",
+)
+STATE = State(
+    attachments=[Record.of(ATTACHMENT, 16, {"10.1.0.1/32": 4})],
+    instance_ids={"blue": 1, "red": 2},
+    resting_labels=[(17, 1000.5)],
+)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "new" / "directory")
+    assert file.load() == (State(), None)
+    file.save(STATE)
+    assert file.load() == (STATE, None)
+    assert STATE.attachments[0].attachment() == ATTACHMENT
+    assert [path.name for path in file.path.parent.iterdir()] == ["state.json"]
+
+
+def test_every_torn_file_is_put_aside_and_the_forwarder_starts_empty(tmp_path: Path) -> None:
+    file = StateFile(tmp_path)
+    file.save(STATE)
+    whole = file.path.read_bytes()
+    for length in range(0, len(whole) - 1, 7):
+        file.path.write_bytes(whole[:length])
+        state, broken = file.load()
+        assert state == State()
+        assert broken is not None
+        assert str(file.path) in broken
+        assert not file.path.exists()
+    kept = sorted(tmp_path.glob("state.json.broken-*"), key=lambda path: path.stat().st_size)
+    assert [path.read_bytes() for path in kept] == [whole[:length] for length in range(0, len(whole) - 1, 7)]
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    record = {"id": "vm1", "vpn": "blue", "interface": "t-a", "addresses": ["10.1.0.1/32"], "label": 16}
+    return {"version": 1, "attachments": [record], "instance-ids": {}, "resting-labels": [], **values}
+
+
+RECORD = changed()["attachments"][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (changed(version=2), "version 2, this program writes 1"),
+        (changed(vifs=[]), "unknown field `vifs`"),
+        (changed(attachments=[RECORD, {**RECORD, "interface": "t-b", "label": 17}]), "the same attachment id twice"),
+        (changed(attachments=[RECORD, {**RECORD, "id": "vm2", "label": 17}]), "the same interface twice"),
+        (changed(attachments=[RECORD, {**RECORD, "id": "vm2", "interface": "t-b"}]), "the same label twice"),
+        (changed(attachments=[{**RECORD, "addresses": ["10.1.0.0/24"]}]), "host addresses"),
+        (changed(**{"instance-ids": {"blue": 1, "red": 1}}), "the same instance-id twice"),
+        ([], "Expected `object`"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_put_aside_with_the_reason(
+    tmp_path: Path, content: object, reason: str
+) -> None:
+    file = StateFile(tmp_path)
+    file.path.write_text(json.dumps(content))
+    state, broken = file.load()
+    assert state == State()
+    assert broken is not None
+    assert reason in broken
+    assert "broken-1" in broken
+
+
+def test_a_directory_that_cannot_be_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    file = StateFile(tmp_path / "file")
+    with pytest.raises(StateError, match=r"file/state\.json: "):
+        file.load()
+    with pytest.raises(StateError, match=r"file/state\.json: "):
+        file.save(STATE)
