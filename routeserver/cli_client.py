@@ -175,9 +175,9 @@ def _print_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def _cell(value: Any) -> str:
+    if value is None or value in ([], {}):
+        return "-"
     match value:
-        case None | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case list():

@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol, Generic[S]):
             self._transport.abort()
             return
         self._failed = True
-        self._endpoint.deliver(self, self._endpoint.close_session(self.session, failed=True))
+        self._contain(lambda: self._endpoint.deliver(self, self._endpoint.close_session(self.session, failed=True)))
         self._hub.touch(self)
 
     def _receive(self, data: bytes) -> None:
