@@ -76,7 +76,7 @@ class Agent:
         state, broken = self._state_file.load()
         if broken is not None:
             record(logging.ERROR, "state.broken", reason=broken)
-        self.vifs = VifTable(config.addresses, config.encapsulations, state)
+        self.vifs = VifTable(config.addresses[0], config.encapsulations, state)
         self.fib = Fib(config.addresses, config.encapsulations, server_rank(config.route_servers))
         self.peers = {
             server.name: Peer(RouteServerClient(server, config.identity, self)) for server in config.route_servers

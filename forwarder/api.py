@@ -23,10 +23,10 @@ import msgspec
 from aiohttp import web
 
 from forwarder.agent import Agent
+from forwarder.api_report import Json, label_reports, route_report, status_report, vif_report
 from forwarder.attachments import AttachmentError, Mode, parse_attachment
 from forwarder.dataplane.contract import DataplaneError
 from forwarder.labels import AllocationError
-from forwarder.api_report import Json, label_reports, route_report, status_report, vif_report
 from forwarder.state import StateError
 from forwarder.vifs import ConflictError
 

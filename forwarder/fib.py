@@ -8,7 +8,7 @@ Which entry counts (draft section 6):
   * of one route server, the latest item for a prefix; retracting an older id does not disturb a newer one;
   * entries of a lost session are stale: they stay, and count only where no live route server offers the prefix;
   * among route servers, the highest local-preference, then the highest sequence-number, then the lowest address.
-Next hops we cannot use (no encapsulation in common, no local address of that family, a label of ours that leads
+Next hops we cannot use (no encapsulation in common, another address family than our tunnels, a label of ours that leads
 nowhere) are left out first; an entry left with none does not count at all.
 
 A next hop that is this host itself is a local interface, reached without a tunnel: that is how the draft's rule works
@@ -92,13 +92,16 @@ _NO_OFFERS = _Offers()
 
 
 class Fib:
-    """Offers in, route changes out. All names of route servers must be in `rank` (lowest address first)."""
+    """Offers in, route changes out. All names of route servers must be in `rank` (lowest address first).
+
+    `addresses` are this host's own; tunnels start from the first, so only next hops of its family can be reached.
+    """
 
     def __init__(
         self, addresses: Sequence[IPAddress], encapsulations: Sequence[Encapsulation], rank: Mapping[str, int]
     ) -> None:
         self._addresses = frozenset(addresses)
-        self._versions = frozenset(address.version for address in addresses)
+        self._version = addresses[0].version
         self._encapsulations = tuple(encapsulations)
         self._rank = dict(rank)
         self._offers: dict[str, _Offers] = {}
@@ -259,7 +262,7 @@ class Fib:
         if next_hop.address in self._addresses:
             vif = self._by_label.get(next_hop.label)
             return None if vif is None else LocalHop(vif.id)
-        if next_hop.address.version not in self._versions:
+        if next_hop.address.version != self._version:
             return None
         for encapsulation in self._encapsulations:
             if encapsulation in next_hop.encapsulations:

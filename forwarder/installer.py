@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from forwarder.dataplane.contract import Dataplane, RouteKey, Vif
+from forwarder.dataplane.contract import Dataplane, DataplaneError, RouteKey, Vif
 from forwarder.fib import Fib
 from forwarder.log import record
 
@@ -50,5 +50,10 @@ class Installer:
 
     def audit(self, vifs: Sequence[Vif]) -> None:
         """Have the kernel compared with everything wanted, and say what had to be repaired."""
-        for repair in self._dataplane.audit(vifs, self._fib.routes()):
+        try:
+            repairs = self._dataplane.audit(vifs, self._fib.routes())
+        except DataplaneError as error:
+            record(logging.ERROR, "dataplane.audit.failed", reason=str(error))
+            return
+        for repair in repairs:
             record(logging.WARNING, "dataplane.repaired", repair=repair)

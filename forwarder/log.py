@@ -20,8 +20,9 @@ _KEYS = "event_keys"
 
 
 def record(level: int, event: str, /, *, exc_info: bool = False, **keys: object) -> None:
-    """Log `event`; with `exc_info` the traceback of the exception being handled follows."""
-    LOGGER.log(level, event, exc_info=exc_info, extra={_KEYS: keys})
+    """Log `event`, leaving out keys that are None; with `exc_info` the traceback of the exception follows."""
+    given = {name: value for name, value in keys.items() if value is not None}
+    LOGGER.log(level, event, exc_info=exc_info, extra={_KEYS: given})
 
 
 def setup(stream: TextIO = sys.stderr) -> None:

@@ -5,8 +5,8 @@ is decided once, when the address is new (draft section 6, after RFC 7432 sectio
 from another forwarder, so that a VM that moved here wins, or 0.  Until then the address is not published.
 
 `wanted` says what every route server should know: one item per address, its id in the draft's form
-`address:instance-id:prefix`, its next hops all infrastructure addresses of this host.  A virtual interface that is
-leaving, or that the data plane could not set up, is in no item.
+`address:instance-id:prefix`, its next hop the first infrastructure address of this host, where tunnels begin and end.
+A virtual interface that is leaving, or that the data plane could not set up, is in no item.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
 
 from forwarder.attachments import Attachment
 from forwarder.conversation import ItemKey, Wanted
@@ -66,9 +65,9 @@ class ServedVif:
 class VifTable:
     """All served virtual interfaces by attachment id, the label pool and the instance-ids."""
 
-    def __init__(self, addresses: Sequence[IPAddress], encapsulations: Sequence[Encapsulation], state: State) -> None:
+    def __init__(self, address: IPAddress, encapsulations: Sequence[Encapsulation], state: State) -> None:
         """Raises AllocationError when the state holds a label that cannot be."""
-        self._addresses = tuple(addresses)
+        self._address = address
         self._encapsulations = tuple(encapsulations)
         self._labels = LabelPool(state.resting_labels)
         self._instance_ids = InstanceIds(state.instance_ids)
@@ -182,15 +181,13 @@ class VifTable:
         return Wanted(items, {vpn: self._instance_ids.of(vpn) for vpn in self.vpns()})
 
     def item_key(self, vif: ServedVif, prefix: IPNetwork) -> ItemKey:
-        """(VPN, item id). Without an IPv4 address the id has no RD to name, and is merely unique."""
+        """(VPN, item id). An IPv6 address makes no RD; in brackets the id does not look as if it did."""
         vpn = vif.attachment.vpn
-        first = min(self._addresses, key=lambda address: address.version)
-        administrator = f"[{first}]" if isinstance(first, IPv6Address) else str(first)
+        administrator = f"[{self._address}]" if self._address.version == 6 else str(self._address)
         return vpn, route_item_id(f"{administrator}:{self._instance_ids.of(vpn)}", prefix)
 
     def _item(self, vif: ServedVif, prefix: IPNetwork, sequence_number: int) -> RouteItem:
-        next_hops = tuple(NextHop(address, vif.label, self._encapsulations) for address in self._addresses)
-        return RouteItem(prefix, next_hops, sequence_number)
+        return RouteItem(prefix, (NextHop(self._address, vif.label, self._encapsulations),), sequence_number)
 
 
 def _clash(one: Attachment, other: Attachment) -> str | None:

@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import random
 import ssl
 from collections import deque
@@ -212,7 +213,7 @@ class _Stream(ClientXMPP):
             "session_start": self._on_session_start,
             "disconnected": self._on_disconnected,
             "connection_failed": self._on_connection_failed,
-            "ssl_invalid_chain": lambda error: self.fail(f"TLS: {_tls_reason(error)}"),
+            "ssl_invalid_chain": lambda error: self.fail(_in_words(error)),
             "failed_auth": lambda stanza: self.fail(f"SASL EXTERNAL refused: {stanza['condition']}"),
             "no_auth": lambda _: self.fail("SASL EXTERNAL is not offered: is our certificate accepted there?"),
             "stream_error": lambda stanza: self._note(f"stream error {stanza['condition']} {stanza['text']}".strip()),
@@ -273,11 +274,11 @@ class _Stream(ClientXMPP):
             self._started.set_result(None)
 
     def _on_disconnected(self, reason: object) -> None:
-        self._note(str(reason) if reason else "closed by the route server")
+        self._note(_in_words(reason) if reason else "closed by the route server")
         self._finish()
 
     def _on_connection_failed(self, reason: object) -> None:
-        self._note(str(reason))
+        self._note(_in_words(reason))
         self.cancel_connection_attempt()  # slixmpp would go on trying by its own clock
         self._finish()
 
@@ -296,10 +297,16 @@ class _Answer(MatcherBase):
         return stanza.xml.tag == _IQ_TAG and stanza.xml.get("type") in ("result", "error")
 
 
-def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return error.reason or str(error)
+def _in_words(reason: object) -> str:
+    """An exception without numbers and source positions; other reasons as they are."""
+    match reason:
+        case ssl.SSLCertVerificationError():
+            return f"TLS: {reason.verify_message}"
+        case ssl.SSLError():
+            return f"TLS: {reason.reason or reason}"
+        case OSError():
+            return os.strerror(reason.errno) if reason.errno else str(reason)
+    return str(reason)
 
 
 def server_rank(servers: tuple[RouteServerConfig, ...]) -> dict[str, int]:

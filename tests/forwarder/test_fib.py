@@ -63,7 +63,7 @@ def label_of(changes: list[RouteChange]) -> int | None:
         ("lowest route server address last", (item(hop(100)), item(hop(200))), 100),
         ("three route servers", (item(hop(100)), item(hop(200)), item(hop(300), lp=101)), 300),
         ("no encapsulation in common", (item(hop(100, "192.0.2.9", VXLAN), lp=500), item(hop(200))), 200),
-        ("no local address of that family", (item(hop(100, "2001:db8::9"), lp=500), item(hop(200))), 200),
+        ("another address family than our tunnels", (item(hop(100, "2001:db8::9"), lp=500), item(hop(200))), 200),
         ("a label of ours that leads nowhere", (item(hop(99, str(OWN)), lp=500), item(hop(200))), 200),
     ],
 )
