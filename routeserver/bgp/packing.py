@@ -25,6 +25,8 @@ from schema.values import IPAddress
 
 BODY_MAX = MESSAGE_MAX - HEADER_LENGTH - 4
 """Octets for the attributes: the two length fields of IPv4 unicast stay empty."""
+NLRI_MAX = 1 + 3 + 8 + 16
+"""The longest NLRI there is: a VPNv6 host route."""
 CACHE_MAX = 8192
 _ZERO_RD = bytes(8)
 
@@ -52,17 +54,17 @@ class UpdateEncoder:
             return
         head = struct.pack(">HBB", family.afi, family.safi, len(next_hop)) + next_hop + b"\0"
         room = BODY_MAX - len(others) - len(head) - 4
+        if room < NLRI_MAX:
+            yield from self._instead(family, [route for route in routes if _size(family, route[0]) > room])
+            routes = [route for route in routes if _size(family, route[0]) <= room]
         for nlri in _batches(pack_routes(family, routes), room):
-            if nlri is None:
-                yield from self._instead(family, routes)
-                return
             yield _update(_mp_attribute(MP_REACH_NLRI, head + nlri) + others)
 
     def withdrawals(self, family: Family, keys: Iterable[bytes]) -> Iterator[bytes]:
         """UPDATEs that withdraw these keys."""
         head = struct.pack(">HB", family.afi, family.safi)
         for nlri in _batches(pack_keys(family, keys), BODY_MAX - len(head) - 4):
-            yield _update(_mp_attribute(MP_UNREACH_NLRI, head + (nlri or b"")))
+            yield _update(_mp_attribute(MP_UNREACH_NLRI, head + nlri))
 
     def _instead(self, family: Family, routes: list[tuple[bytes, int]]) -> Iterator[bytes]:
         self.unsendable += len(routes)
@@ -98,20 +100,21 @@ def encode_next_hop(family: Family, next_hop: IPAddress) -> bytes | None:
     return _ZERO_RD + next_hop.packed
 
 
-def _batches(pieces: list[bytes], room: int) -> Iterator[bytes | None]:
-    """Runs of NLRI that fit `room` octets each; None when one does not fit at all."""
+def _batches(pieces: list[bytes], room: int) -> Iterator[bytes]:
+    """Runs of NLRI that fit `room` octets each; every single one does."""
     start = size = 0
     for index, piece in enumerate(pieces):
         size += len(piece)
         if size > room:
-            if index > start:
-                yield b"".join(pieces[start:index])
+            yield b"".join(pieces[start:index])
             start, size = index, len(piece)
-            if size > room:
-                yield None
-                return
     if start < len(pieces):
         yield b"".join(pieces[start:])
+
+
+def _size(family: Family, key: bytes) -> int:
+    """Octets of the NLRI of a key."""
+    return len(key) if family is Family.RTC else len(key) + 3
 
 
 def _mp_attribute(kind: int, value: bytes) -> bytes:
