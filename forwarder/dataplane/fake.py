@@ -1,0 +1,123 @@
+"""A data plane in memory: the same verbs and the same answers, without a kernel.
+
+The control plane's tests run on it, and `backend = "fake"` tries a forwarder on a host that lacks the features.
+What can be refused without asking a kernel is refused by the same rules (`admission`); what only a kernel would
+refuse, a test asks for with `fail_next`.  It lives as long as its object: a test of a restart hands the same one
+to the next agent.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from forwarder.dataplane.admission import reason_against_route, reason_against_vif, same_hops
+from forwarder.dataplane.contract import (
+    DataplaneError,
+    LocalHop,
+    Refusal,
+    Route,
+    RouteChange,
+    RouteKey,
+    Vif,
+)
+
+Verb: TypeAlias = Literal["open", "attach", "detach", "apply", "audit"]
+
+
+class FakeDataplane:
+    def __init__(self) -> None:
+        self._vifs: dict[str, Vif] = {}
+        self._routes: dict[RouteKey, Route] = {}
+        self._failures: defaultdict[Verb, list[str]] = defaultdict(list)
+
+    def fail_next(self, verb: Verb, reason: str) -> None:
+        """The next call of `verb` raises DataplaneError; the next put of `apply` is refused. Calls queue up."""
+        self._failures[verb].append(reason)
+
+    def open(self) -> None:
+        self._fail("open")
+
+    def close(self) -> None:
+        """Forwarding stays as it is."""
+
+    def attach(self, vif: Vif) -> None:
+        self._fail("attach")
+        reason = reason_against_vif(vif, self._vifs.values())
+        if reason is not None:
+            raise DataplaneError(f"cannot attach {vif.id}: {reason}")
+        before = self._vifs.get(vif.id)
+        if before is not None and (before.table, before.interface) != (vif.table, vif.interface):
+            self.detach(vif.id)
+        self._vifs[vif.id] = vif
+
+    def detach(self, vif_id: str) -> None:
+        """Takes the vif's routes along, and those of others that lead to it."""
+        self._fail("detach")
+        if self._vifs.pop(vif_id, None) is None:
+            return
+        gone = LocalHop(vif_id)
+        for key, route in list(self._routes.items()):
+            if key.vif_id == vif_id or gone in route.hops:
+                del self._routes[key]
+
+    def apply(self, changes: Sequence[RouteChange]) -> list[Refusal]:
+        refusals = []
+        for change in {(change.vif_id, change.prefix): change for change in changes}.values():
+            key = RouteKey(change.vif_id, change.prefix)
+            if isinstance(change, RouteKey):
+                self._routes.pop(key, None)
+                continue
+            queued = self._failures["apply"]
+            reason = queued.pop(0) if queued else reason_against_route(change, self._vifs)
+            if reason is None:
+                self._routes[key] = change
+            else:
+                refusals.append(Refusal(key, reason))
+        return refusals
+
+    def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
+        self._fail("audit")
+        told = []
+        wanted = {vif.id: vif for vif in vifs}
+        for vif_id in [vif_id for vif_id in self._vifs if vif_id not in wanted]:
+            self.detach(vif_id)
+            told.append(f"virtual interface {vif_id}: was not wanted")
+        for vif in wanted.values():
+            if self._vifs.get(vif.id) != vif:
+                told.append(f"virtual interface {vif.id}: {_state(vif.id in self._vifs)}")
+                self.attach(vif)
+        return told + self._audit_routes({RouteKey(route.vif_id, route.prefix): route for route in routes})
+
+    def _audit_routes(self, wanted: dict[RouteKey, Route]) -> list[str]:
+        told = []
+        for key in [key for key in self._routes if key not in wanted]:
+            del self._routes[key]
+            told.append(f"route {key.prefix} of {key.vif_id}: was not wanted")
+        for key, route in wanted.items():
+            held = self._routes.get(key)
+            if held is not None and same_hops(held.hops, route.hops):
+                continue
+            state = _state(held is not None)
+            reason = reason_against_route(route, self._vifs)
+            if reason is None:
+                self._routes[key] = route
+            else:
+                state = f"cannot be installed: {reason}"
+            told.append(f"route {key.prefix} of {key.vif_id}: {state}")
+        return told
+
+    def vifs(self) -> list[Vif]:
+        return list(self._vifs.values())
+
+    def routes(self) -> list[Route]:
+        return list(self._routes.values())
+
+    def _fail(self, verb: Verb) -> None:
+        if self._failures[verb]:
+            raise DataplaneError(self._failures[verb].pop(0))
+
+
+def _state(there: bool) -> str:
+    return "was not as wanted" if there else "was missing"

@@ -1,0 +1,122 @@
+"""What the whole host must have: kernel features, sysctls, and the UDP port that tunnels arrive at.
+
+`missing_features` loads the modules it can and says, one line each, what the kernel still lacks and what brings
+it.  Sysctls are written as files, and only when they differ: writing `ip_forward` resets other settings even when
+it changes nothing.  Paths are file paths, because an interface name may hold a dot.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+from typing import Final
+
+from forwarder.dataplane import rtnetlink as rt
+from forwarder.dataplane.netlink import Message, Netlink, NetlinkError, as_int, attribute, attributes, text, u8
+from forwarder.dataplane.plan import FouPort
+
+_SYSCTLS: Final = Path("/proc/sys")
+_MODULES: Final = ("vrf", "mpls_router", "mpls_iptunnel", "ip_gre", "ipip", "fou", "dummy")
+_LOOPBACK: Final = IPv4Address("127.0.0.1")
+_LOOPBACK_INDEX: Final = 1
+_PROBE_DEVICE: Final = "es-probe"
+_PROBE_TABLE: Final = 0xFFFFFFFE
+
+_NETLINK_GENERIC = 16
+_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY = 16, 3
+_CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
+_FOU_CMD_ADD, _FOU_CMD_GET = 1, 3
+_FOU_ATTR_PORT, _FOU_ATTR_AF, _FOU_ATTR_IPPROTO, _FOU_ATTR_TYPE = 1, 2, 3, 4
+_FOU_DIRECT = 1
+_GENERIC = struct.Struct("=BBxx")  # command, version
+
+
+def read_sysctl(path: str) -> str | None:
+    """The value with single spaces, or None if there is no such setting."""
+    try:
+        return " ".join((_SYSCTLS / path).read_text().split())
+    except FileNotFoundError:
+        return None
+
+
+def write_sysctl(path: str, value: str) -> None:
+    (_SYSCTLS / path).write_text(value)
+
+
+def missing_features(netlink: Netlink) -> list[str]:
+    subprocess.run(["modprobe", "-q", "-a", *_MODULES], capture_output=True, check=False)
+    return [
+        f"the kernel has no {feature}: load the module {module} (CONFIG_{option}; Debian's linux-image-amd64 has it)"
+        for feature, module, option in _lacking(netlink)
+    ]
+
+
+def _lacking(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
+    """(what, module, kernel option)"""
+    if not (_SYSCTLS / "net/ipv6").exists():
+        yield "IPv6", "ipv6", "IPV6"
+    if not (_SYSCTLS / "net/mpls/platform_labels").exists():
+        yield "MPLS forwarding", "mpls_router", "MPLS_ROUTING"
+    hop = rt.NextHopEntry(_LOOPBACK_INDEX, label=16)
+    route = rt.KernelRoute(_PROBE_TABLE, ip_network("203.0.113.0/32"), 0, rt.OWN, hops=(hop,))
+    if not _accepted(netlink, rt.put_route(route), rt.delete_route(route)):
+        yield "MPLS encapsulation of routes", "mpls_iptunnel", "MPLS_IPTUNNEL"
+    devices: tuple[tuple[str, str, str, str, list[bytes]], ...] = (
+        ("VRF devices", "vrf", "NET_VRF", "vrf", rt.vrf_data(_PROBE_TABLE)),
+        ("GRE devices", "ip_gre", "NET_IPGRE", "gre", rt.gre_data(_LOOPBACK, 64)),
+        ("IP-in-IP devices", "ipip", "NET_IPIP", "ipip", rt.mpls_in_ip_data(_LOOPBACK, 64)),
+        ("dummy devices", "dummy", "DUMMY", "dummy", []),
+    )
+    for feature, module, option, kind, data in devices:
+        if not _accepted(netlink, rt.new_link(_PROBE_DEVICE, kind, *data), rt.delete_link_named(_PROBE_DEVICE)):
+            yield feature, module, option
+    try:
+        Fou().close()
+    except NetlinkError:
+        yield "UDP encapsulation of tunnels", "fou", "NET_FOU"
+
+
+def _accepted(netlink: Netlink, make: Message, undo: Message) -> bool:
+    """Whether the kernel knows what is asked; other errors are no sign of a missing feature."""
+    try:
+        netlink.ask(make)
+    except NetlinkError as error:
+        return error.code != errno.EOPNOTSUPP
+    netlink.ask(undo)
+    return True
+
+
+class Fou:
+    """The generic netlink family of foo-over-UDP. Raises NetlinkError at once if the kernel has none."""
+
+    def __init__(self) -> None:
+        self._netlink = Netlink(_NETLINK_GENERIC)
+        body = _GENERIC.pack(_CTRL_CMD_GETFAMILY, 1) + text(_CTRL_ATTR_FAMILY_NAME, "fou")
+        try:
+            answers = self._netlink.ask(Message(_GENL_ID_CTRL, 0, body))
+        except NetlinkError:
+            self.close()
+            raise
+        self._family = as_int(attributes(answers[0], _GENERIC.size)[_CTRL_ATTR_FAMILY_ID])
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def ports(self) -> list[FouPort]:
+        found = []
+        for body in self._netlink.dump(self._family, _GENERIC.pack(_FOU_CMD_GET, 1)):
+            told = attributes(body, _GENERIC.size)
+            if as_int(told[_FOU_ATTR_AF]) == rt.AF_INET and as_int(told[_FOU_ATTR_TYPE]) == _FOU_DIRECT:
+                port = int.from_bytes(told[_FOU_ATTR_PORT], "big")
+                found.append(FouPort(port, as_int(told[_FOU_ATTR_IPPROTO])))
+        return found
+
+    def put(self, wanted: FouPort) -> None:
+        body = _GENERIC.pack(_FOU_CMD_ADD, 1)
+        body += attribute(_FOU_ATTR_PORT, wanted.port.to_bytes(2, "big")) + u8(_FOU_ATTR_AF, rt.AF_INET)
+        body += u8(_FOU_ATTR_IPPROTO, wanted.protocol) + u8(_FOU_ATTR_TYPE, _FOU_DIRECT)
+        self._netlink.ask(Message(self._family, 0, body))

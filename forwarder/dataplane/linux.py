@@ -1,0 +1,234 @@
+"""The Linux back end: one VRF per virtual interface, labels straight to interfaces, MPLS over GRE and UDP.
+
+A virtual interface gets a VRF of its own, so that the kernel may route to the VM for its own errors while nobody
+else can: traffic between two local interfaces waits for the route server's entry (draft section 5).  A label
+leads to its interface with no lookup.  Tunnels are made when the first route needs them, counted, and removed
+with the last (RFC 4023, RFC 7510).
+
+Every verb but `apply` works the same way: facts wanted, facts read (`plan`, `reading`), the difference executed
+(`kernel`), and the kernel asked again until nothing differs.  `apply` is the fast path: it trusts what it
+installed before, packs route messages by the hundred, and takes the kernel's answer for each.  `audit` trusts
+nothing and reads everything.
+
+State in memory is a mirror of the kernel, read back in `open`; losing it costs nothing but that reading.  Of the
+rest of the host we change only what `plan.host_facts` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
+from typing import Final
+
+from forwarder.dataplane.admission import reason_against_route, reason_against_vif
+from forwarder.dataplane.contract import DataplaneError, Refusal, Route, RouteChange, RouteKey, Vif
+from forwarder.dataplane.guards import Guards
+from forwarder.dataplane.host import Fou, missing_features
+from forwarder.dataplane.kernel import STEP_ERRORS, Kernel, Op, StepError
+from forwarder.dataplane.learned import LearnedRoutes
+from forwarder.dataplane.netlink import Netlink
+from forwarder.dataplane.plan import (
+    Fact,
+    Guarded,
+    Source,
+    VrfDevice,
+    describe,
+    host_facts,
+    host_part,
+    plan,
+    vif_facts,
+    vifs_of,
+)
+from forwarder.dataplane.reading import all_links, link_named, links_of, read_host, read_vifs, underlay_of
+from forwarder.dataplane.tunnels import Tunnels
+from schema.values import IPAddress, IPNetwork
+
+_PASSES: Final = 3
+"""How often the kernel is compared and put right before we say that it will not stay so."""
+
+
+class LinuxDataplane:
+    """The data plane of this network namespace, as `contract.Dataplane` describes it.
+
+    `addresses` are our infrastructure addresses, the first IPv4 one the source of all tunnels; `peers` are the
+    prefixes from which tunnelled packets are taken.
+    """
+
+    def __init__(self, addresses: Sequence[IPAddress], peers: Sequence[IPNetwork]) -> None:
+        self._locals = [address for address in addresses if isinstance(address, IPv4Address)]
+        self._guards = Guards(peers)
+        self._vifs: dict[str, Vif] = {}
+
+    def open(self) -> None:
+        try:
+            self._netlink = Netlink()
+            missing = missing_features(self._netlink)
+            if missing:
+                raise DataplaneError("\n".join(missing))
+            self._fou = Fou()
+            self._guards.install()
+            self._underlay = underlay_of(self._netlink, self._locals)
+        except STEP_ERRORS as error:
+            raise DataplaneError(f"cannot set the host up: {error}") from error
+        self._kernel = Kernel(self._netlink, self._fou, self._guards)
+        self._tunnels = Tunnels(self._kernel, self._underlay)
+        self._learned = LearnedRoutes(self._netlink, self._tunnels)
+        self._host = host_facts(self._underlay)
+        self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
+        self._vifs = {vif.id: vif for vif in self.vifs()}
+        self._learned.adopt(self.routes())
+
+    def close(self) -> None:
+        self._netlink.close()
+        self._fou.close()
+
+    # -- virtual interfaces
+
+    def attach(self, vif: Vif) -> None:
+        reason = reason_against_vif(vif, self._vifs.values())
+        if reason is not None:
+            raise DataplaneError(f"cannot attach {vif.id}: {reason}")
+        before = self._vifs.get(vif.id)
+        if before is not None and (before.table, before.interface) != (vif.table, vif.interface):
+            self.detach(vif.id)
+            before = None
+        self._check_interface(vif)
+        try:
+            self._settle(vif_facts(vif), lambda: self._read_vif(vif.table, vif.interface))
+        except DataplaneError as error:
+            if before is None:
+                self._settle([], lambda: self._read_vif(vif.table, vif.interface))
+            raise DataplaneError(f"cannot attach {vif.id}: {error}") from error
+        self._vifs[vif.id] = vif
+        self._learned.devices_changed()
+
+    def detach(self, vif_id: str) -> None:
+        vif = self._vifs.pop(vif_id, None)
+        if vif is not None:
+            self._settle([], lambda: self._read_vif(vif.table, vif.interface))
+        else:
+            self._drop_remains(vif_id)
+        self._learned.forget_vif(vif_id)
+        self._release_tunnels()
+
+    def vifs(self) -> list[Vif]:
+        return vifs_of(self._read_vifs())
+
+    def _check_interface(self, vif: Vif) -> None:
+        """An interface that is not there, or serves somebody else, is not taken."""
+        link = link_named(self._netlink, vif.interface)
+        if link is None:
+            raise DataplaneError(f"cannot attach {vif.id}: there is no interface {vif.interface}")
+        if not link.master:
+            return
+        masters = [other.name for other in all_links(self._netlink) if other.index == link.master]
+        if not masters or not masters[0].startswith("esv-"):
+            raise DataplaneError(f"cannot attach {vif.id}: {vif.interface} belongs to {', '.join(masters)}")
+
+    def _drop_remains(self, vif_id: str) -> None:
+        """A vif whose interface is gone is attached no longer, but its VRF may be there."""
+        for fact in self._read_vifs():
+            if isinstance(fact, VrfDevice) and fact.vif_id == vif_id:
+                self._settle([], lambda table=fact.table: self._read_vif(table, ""))  # type: ignore[misc]
+
+    # -- routes
+
+    def apply(self, changes: Sequence[RouteChange]) -> list[Refusal]:
+        puts: list[Route] = []
+        drops: list[RouteKey] = []
+        refusals: list[Refusal] = []
+        for change in {(change.vif_id, change.prefix): change for change in changes}.values():
+            if isinstance(change, RouteKey):
+                drops.append(change)
+                continue
+            reason = reason_against_route(change, self._vifs)
+            if reason is None:
+                puts.append(change)
+            else:
+                refusals.append(Refusal(RouteKey(change.vif_id, change.prefix), reason))
+        refusals += self._learned.put(puts, self._vifs)
+        refusals += self._learned.drop(drops, self._vifs)
+        self._release_tunnels()
+        return refusals
+
+    def routes(self) -> list[Route]:
+        return self._learned.read(self._vifs)
+
+    def _release_tunnels(self) -> None:
+        if self._tunnels.release():
+            self._learned.devices_changed()
+
+    # -- audit
+
+    def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
+        self._vifs = {}
+        for vif in vifs:
+            reason = reason_against_vif(vif, self._vifs.values())
+            if reason is not None:
+                raise DataplaneError(f"cannot serve {vif.id}: {reason}")
+            self._vifs[vif.id] = vif
+        told = ["packet filter rules: were not as installed"] if self._guards.repair() else []
+        routes = [route for route in routes if self._admits(route, told)]
+        for _ in range(_PASSES):
+            repaired = self._audit_once(routes)
+            if not repaired:
+                break
+            told += repaired
+        self._release_tunnels()
+        return list(dict.fromkeys(told))
+
+    def _admits(self, route: Route, told: list[str]) -> bool:
+        reason = reason_against_route(route, self._vifs)
+        if reason is not None:
+            told.append(f"route {route.prefix} of {route.vif_id}: cannot be installed: {reason}")
+        return reason is None
+
+    def _audit_once(self, routes: Sequence[Route]) -> list[str]:
+        """One comparison of everything. Returns what was put right; nothing if nothing differed."""
+        self._learned.want(routes)
+        links = all_links(self._netlink)
+        names = {link.name for link in links}
+        desired = self._host + self._tunnels.facts()
+        for vif in self._vifs.values():
+            facts = vif_facts(vif)
+            desired += facts if vif.interface in names else host_part(facts, vif.interface)
+        actual = read_host(self._netlink, self._fou, self._host, links)
+        actual += read_vifs(self._netlink, links, {vif.interface for vif in self._vifs.values()})
+        actual += self._guards.elements
+        step = plan(desired, actual)
+        absent = [vif for vif in self._vifs.values() if vif.interface not in names]
+        told = [f"interface {vif.interface} of {vif.id}: is absent" for vif in absent]
+        told += self._repair(step.puts)
+        told += self._learned.reconcile(routes, self._vifs)
+        return told + self._repair(step.drops)
+
+    def _repair(self, ops: Sequence[Op]) -> list[str]:
+        failed: dict[Op, StepError] = dict(self._kernel.execute(ops))
+        return [f"{op.sentence}, and cannot be repaired: {failed[op]}" if op in failed else op.sentence for op in ops]
+
+    # -- compare, change, and compare again
+
+    def _settle(self, desired: Sequence[Fact], read: Callable[[], list[Fact]], puts_only: bool = False) -> None:
+        """Until what is read is what is desired. Raises DataplaneError at the first step that fails."""
+        for last in (False,) * _PASSES + (True,):
+            step = plan(desired, read())
+            ops: list[Op] = [*step.puts] if puts_only else [*step.puts, *step.drops]
+            if not ops:
+                return
+            if last:
+                raise DataplaneError(f"the kernel does not keep {describe(ops[0].fact)}")
+            for op, error in self._kernel.execute(ops):
+                raise DataplaneError(f"{describe(op.fact)}: {error}")
+
+    def _read_host(self, wanted: Sequence[Fact]) -> list[Fact]:
+        return read_host(self._netlink, self._fou, wanted, all_links(self._netlink))
+
+    def _read_vif(self, table: int, interface: str) -> list[Fact]:
+        facts = read_vifs(self._netlink, links_of(self._netlink, table, interface), {interface}, table)
+        for fact in self._guards.elements:
+            if isinstance(fact, Guarded | Source) and fact.interface == interface:
+                facts.append(fact)
+        return facts
+
+    def _read_vifs(self) -> list[Fact]:
+        return read_vifs(self._netlink, all_links(self._netlink), ())
