@@ -30,7 +30,6 @@ RIM = (
     "forwarder.agent",
     "forwarder.installer",
     "forwarder.peers",
-    "forwarder.report",
     "forwarder.api",
     "forwarder.cli",
     "forwarder.config",
@@ -41,6 +40,7 @@ RIM = (
 )
 """A name stands for the module, for all below it, and for those that go on after an underscore."""
 PURE_AT_THE_RIM = (
+    "forwarder.dataplane.admission",
     "forwarder.dataplane.contract",
     "forwarder.dataplane.fake",
     "forwarder.dataplane.plan",

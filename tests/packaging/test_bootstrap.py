@@ -6,10 +6,12 @@ import importlib.util
 import re
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 PIN = re.compile(r"([A-Za-z0-9_.-]+)==([0-9][0-9A-Za-z.+!]*)")
@@ -158,3 +160,13 @@ def test_nothing_is_asked_of_apt_when_nothing_is_missing(
     bootstrap.install_system_packages()
     assert not apt_calls.exists()
     assert capfd.readouterr().err == ""
+
+
+def test_what_is_pinned_suits_the_oldest_python_we_name() -> None:
+    """An index offers a release only to the Pythons it is for, so a pin taken on a newer one may be nothing here."""
+    wanted = {name: metadata.distribution(name).metadata["Requires-Python"] for name in pins()}
+    assert {name for name, spec in wanted.items() if spec and not SpecifierSet(spec).contains("3.11.2")} == set()
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    assert {name: metadata.version(name) for name in pins()} == pins()
