@@ -84,25 +84,29 @@ class SubscriberOutbox(Generic[S]):
         sent = 0
         for vrf, pending in self._pending.items():
             while pending and sent < budget:
-                keys = list(islice(pending, _BATCH_ITEMS))
-                self._send_batch(vrf, {key: pending.pop(key) for key in keys})
-                sent += len(keys)
+                sent += self._send_batch(vrf, pending, min(_BATCH_ITEMS, budget - sent))
         return sent
 
-    def _send_batch(self, vrf: Vrf, notes: dict[bytes, Entry | None]) -> None:
+    def _send_batch(self, vrf: Vrf, pending: dict[bytes, Entry | None], size: int) -> int:
         items: list[str] = []
-        retracts: list[str] = []
-        for key, told in notes.items():
-            entry = vrf.entries.get(key)
+        retracts: dict[str, None] = {}
+        keys = list(islice(pending, size))
+        for key in keys:
+            if key not in pending:
+                continue
+            told, entry = pending.pop(key), vrf.entries.get(key)
             if entry is not None:
                 items.append(entry.xml)
-            if told is not None:
-                old_id = told.item_id
-                gone = entry is None or entry.item_id != old_id
-                if gone and not vrf.carries(old_id, besides=key):
-                    retracts.append(old_id)
+            if told is None or (entry is not None and entry.item_id == told.item_id):
+                continue
+            carrier = vrf.carrier(told.item_id)
+            if carrier is None:
+                retracts[told.item_id] = None
+            else:  # its item takes the place of the retract, so it must not wait for another batch
+                keys.append(carrier)
         to = self.subscribed[vrf]
         if items:
             self.sender.send_items(vrf.name, to, items)
         if retracts:
-            self.sender.send_retracts(vrf.name, to, retracts)
+            self.sender.send_retracts(vrf.name, to, list(retracts))
+        return len(keys)

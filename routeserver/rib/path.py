@@ -96,5 +96,5 @@ def path_item(path: Path) -> RouteItem:
     if path.published:
         return path.published.route
     attributes = path.attributes
-    hop = NextHop(attributes.next_hop, path.label, attributes.encapsulations)
+    hop = NextHop(attributes.tunnel_endpoint, path.label, attributes.encapsulations)
     return RouteItem(path.prefix, (hop,), attributes.sequence[1], local_preference(path))

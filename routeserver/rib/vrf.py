@@ -115,17 +115,17 @@ class Vrf:
     def _says_the_same(self, before: Entry, best: Path) -> bool:
         return Entry(self.name, best).item_id == before.item_id and path_item(best) == path_item(before.path)
 
-    def carries(self, item_id: str, *, besides: bytes) -> bool:
-        """Whether an entry of another prefix than `besides` shows this item id now.
+    def carrier(self, item_id: str) -> bytes | None:
+        """The prefix whose entry shows this publisher's item id now.
 
         Only a publisher's id can wander between prefixes; `RD:prefix` names its own.
         """
         path = self.published.get(item_id)
         if path is None:
-            return False
+            return None
         prefix = prefix_key(path.family, path.key)
         entry = self.entries.get(prefix)
-        return prefix != besides and entry is not None and entry.path is path
+        return prefix if entry is not None and entry.path is path else None
 
     def allows_prefix(self, prefix: IPNetwork) -> bool:
         """Whether a publish may name this prefix; imports from BGP are not asked."""
