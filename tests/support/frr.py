@@ -151,5 +151,5 @@ def _seen(rd: str, prefix: str, path: Any) -> SeenRoute:
         as_path=tuple(number for segment in segments for number in segment["list"]),
         originator_id=path.get("originatorId"),
         cluster_list=tuple(path.get("clusterList", {}).get("list", ())),
-        from_neighbor=None if origin == "0.0.0.0" else origin,
+        from_neighbor=None if origin in ("0.0.0.0", "::") else origin,
     )

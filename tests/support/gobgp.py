@@ -172,5 +172,6 @@ def _seen(path: Any) -> SeenRoute:
         as_path=tuple(number for segment in segments for number in segment["asns"]),
         originator_id=attributes.get(_ORIGINATOR_ID, {}).get("value"),
         cluster_list=tuple(attributes.get(_CLUSTER_LIST, {}).get("value", ())),
+        mobility=next((c["sequence"] for c in communities if (c["type"], c.get("subtype")) == (6, 0)), None),
         from_neighbor=None if path.get("neighbor-ip", "<nil>") in ("<nil>", "invalid IP") else path["neighbor-ip"],
     )

@@ -45,6 +45,8 @@ class SeenRoute:
     as_path: tuple[int, ...] = ()
     originator_id: str | None = None
     cluster_list: tuple[str, ...] = ()
+    mobility: int | None = None
+    """The sequence number of a MAC Mobility community, where the speaker shows it."""
     from_neighbor: str | None = None
 
 
