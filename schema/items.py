@@ -86,8 +86,11 @@ def _read(entry: Element, *, strict: bool) -> RouteItem:
     hops = tuple(_next_hop(_members(hop), strict) for hop in _child(members, "next-hops") if hop.tag == _NEXT_HOP)
     if not hops:
         raise ItemError("next-hops: empty")
+    prefix = _prefix(nlri)
+    if strict and prefix.version == 6 and prefix.is_link_local:
+        raise ItemError(f"nlri address: {prefix} is link-local and never a VPN route (RFC 4659 section 5)")
     return RouteItem(
-        _prefix(nlri),
+        prefix,
         hops,
         _optional(members, "sequence-number", 0),
         _optional(members, "local-preference", DEFAULT_LOCAL_PREFERENCE),

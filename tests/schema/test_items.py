@@ -28,7 +28,7 @@ def _networks(version: Any, bits: int) -> st.SearchStrategy[IPNetwork]:
         lambda address, length: ipaddress.ip_network((address, length), strict=False),
         st.ip_addresses(v=version),
         st.integers(0, bits),
-    )
+    ).filter(lambda network: version == 4 or not network.is_link_local)
 
 
 next_hops = st.builds(
