@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from forwarder.dataplane import rtnetlink as rt
-from forwarder.dataplane.netlink import Message, Netlink, NetlinkError, as_int, attribute, attributes, text, u8
+from forwarder.dataplane.netlink import Message, NetlinkError, as_int, attribute, attributes, text, u8
+from forwarder.dataplane.netlink_socket import NETLINK_GENERIC, Netlink
 from forwarder.dataplane.plan import FouPort
 
 _SYSCTLS: Final = Path("/proc/sys")
@@ -26,7 +27,6 @@ _LOOPBACK_INDEX: Final = 1
 _PROBE_DEVICE: Final = "es-probe"
 _PROBE_TABLE: Final = 0xFFFFFFFE
 
-_NETLINK_GENERIC = 16
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY = 16, 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
 _FOU_CMD_ADD, _FOU_CMD_GET = 1, 3
@@ -94,7 +94,7 @@ class Fou:
     """The generic netlink family of foo-over-UDP. Raises NetlinkError at once if the kernel has none."""
 
     def __init__(self) -> None:
-        self._netlink = Netlink(_NETLINK_GENERIC)
+        self._netlink = Netlink(NETLINK_GENERIC)
         body = _GENERIC.pack(_CTRL_CMD_GETFAMILY, 1) + text(_CTRL_ATTR_FAMILY_NAME, "fou")
         try:
             answers = self._netlink.ask(Message(_GENL_ID_CTRL, 0, body))

@@ -19,7 +19,8 @@ from typing import Any, Final, TypeAlias
 from forwarder.dataplane import rtnetlink as rt
 from forwarder.dataplane.guards import GuardError, Guards
 from forwarder.dataplane.host import Fou, write_sysctl
-from forwarder.dataplane.netlink import Netlink, NetlinkError, attribute, text, u32
+from forwarder.dataplane.netlink import NetlinkError, attribute, text, u32
+from forwarder.dataplane.netlink_socket import Netlink
 from forwarder.dataplane.plan import (
     FIRST_HOP_LENGTH,
     MPLS_IN_UDP_PORT,

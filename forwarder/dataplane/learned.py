@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from forwarder.dataplane import rtnetlink as rt
 from forwarder.dataplane.admission import same_hops
 from forwarder.dataplane.contract import Hop, LocalHop, Refusal, Route, RouteKey, Vif
-from forwarder.dataplane.netlink import Netlink
+from forwarder.dataplane.netlink_socket import Netlink
 from forwarder.dataplane.reading import all_links, link_named
 from forwarder.dataplane.routes import RouteId, Translation, bare_route, difference, read_routes, remotes_of
 from forwarder.dataplane.tunnels import Tunnels

@@ -26,7 +26,7 @@ from forwarder.dataplane.guards import Guards
 from forwarder.dataplane.host import Fou, missing_features
 from forwarder.dataplane.kernel import STEP_ERRORS, Kernel, Op, StepError
 from forwarder.dataplane.learned import LearnedRoutes
-from forwarder.dataplane.netlink import Netlink
+from forwarder.dataplane.netlink_socket import Netlink
 from forwarder.dataplane.plan import (
     Fact,
     Guarded,

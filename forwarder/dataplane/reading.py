@@ -15,7 +15,8 @@ from typing import Final
 
 from forwarder.dataplane import rtnetlink as rt
 from forwarder.dataplane.host import Fou, read_sysctl
-from forwarder.dataplane.netlink import Netlink, NetlinkError, as_int
+from forwarder.dataplane.netlink import NetlinkError, as_int
+from forwarder.dataplane.netlink_socket import Netlink
 from forwarder.dataplane.plan import (
     FIRST_HOP,
     MPLS_IN_UDP_PORT,

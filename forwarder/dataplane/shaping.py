@@ -10,7 +10,8 @@ import struct
 import subprocess
 from typing import Final
 
-from forwarder.dataplane.netlink import Netlink, as_int, as_text, attributes
+from forwarder.dataplane.netlink import as_int, as_text, attributes
+from forwarder.dataplane.netlink_socket import Netlink
 from forwarder.dataplane.plan import Rate
 
 _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46

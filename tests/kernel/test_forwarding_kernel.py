@@ -1,0 +1,7 @@
+"""Packets between virtual machines on two hosts."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.kernel
