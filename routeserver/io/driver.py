@@ -30,7 +30,7 @@ from schema.values import IPAddress
 
 WRITE_BUFFER_HIGH = 256 * 1024
 LINGER = 5.0
-"""Seconds the last bytes get to leave before the socket of a closed session is cut."""
+"""Seconds the peer of a closed session has to take our last words and close its side, before the socket is cut."""
 
 
 S = TypeVar("S", bound=Session)
@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         "_failed",
         "_find_endpoint",
         "_hub",
+        "_is_half_closed",
         "_is_open",
         "_linger",
         "_pump",
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._linger: asyncio.TimerHandle | None = None
         self._failed = False
         self._is_open = False
+        self._is_half_closed = False
         self.is_outgoing = is_outgoing
         self.reason = ""
         """Why it ended, in words, once it has and somebody said."""
@@ -109,15 +111,7 @@ class Connection(asyncio.Protocol, Generic[S]):
             self._transport.abort()
             return
         self.peer_address, self.local_address = ipaddress.ip_address(peer[0]), ipaddress.ip_address(local[0])
-        endpoint = self._find_endpoint(self)
-        if endpoint is None:  # turned away before a byte is read
-            self._transport.abort()
-            return
-        self._endpoint = endpoint
-        self.session = endpoint.open_session(self)
-        self._is_open = True
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
-        self._hub.connections[self.session] = self
+        self._contain(self._open)
         self._hub.touch(self)
 
     def data_received(self, data: bytes) -> None:
@@ -125,22 +119,21 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._hub.touch(self)
 
     def eof_received(self) -> bool:
+        self._is_half_closed = True
         self._contain(lambda: self._feed(b""))
         self._hub.touch(self)
         return True  # the socket is closed once the session's last words are written
 
     def pause_writing(self) -> None:
-        if self._is_open:
-            self.session.writable = False
-            if self._endpoint.pauses_reading:
-                self._transport.pause_reading()
+        self.session.writable = False
+        if self._endpoint.pauses_reading and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._is_open:
-            self.session.writable = True
-            if self._endpoint.pauses_reading:
-                self._transport.resume_reading()
-            self._hub.schedule()
+        self.session.writable = True
+        if self._endpoint.pauses_reading and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._hub.schedule()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._timer, self._linger):
@@ -154,6 +147,17 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.ended.set_result(None)
 
     # --- Inwards ----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        endpoint = self._find_endpoint(self)
+        if endpoint is None:  # turned away before a byte is read
+            self._transport.abort()
+            return
+        self._endpoint = endpoint
+        self.session = endpoint.open_session(self)
+        self._is_open = True
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
+        self._hub.connections[self.session] = self
 
     def _contain(self, step: Callable[[], None]) -> None:
         try:
@@ -171,7 +175,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._hub.touch(self)
 
     def _receive(self, data: bytes) -> None:
-        if self._pump is None:
+        if self._pump is None or self.session.closing:
             self._feed(data)
             return
         try:
@@ -209,8 +213,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self, context: ssl.SSLContext, certified: Callable[[ClientCertificate | None], Sequence[Event]]
     ) -> None:
         """Write what is queued in the clear, then everything is TLS; `certified` hears of the client's certificate."""
-        if self._is_open:
-            self._transport.write(self.session.data_to_send())
+        self._transport.write(self.session.data_to_send())
         self._certified = certified
         self._pump = TlsPump(context)
 
@@ -227,20 +230,28 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def flush(self) -> None:
         """Write what the session has, move the timer, and close when the session is done."""
-        if not self._transport.is_closing():
+        if self._is_open and not self._transport.is_closing():
             self._contain(self._write)
 
     def _write(self) -> None:
-        data, pump = self.session.data_to_send(), self._pump
+        data, pump, is_last = self.session.data_to_send(), self._pump, self.session.closing
         if pump is not None:
-            data = _encrypt(pump, data, is_last=self.session.closing)
-        if data:
+            data = _encrypt(pump, data, is_last=is_last)
+        if data and self._linger is None:
             self._transport.write(data)
-        if self.session.closing:
-            self._transport.close()
-            self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
+        if is_last:
+            self._finish()
         else:
             self._set_timer(self.session.next_timer())
+
+    def _finish(self) -> None:
+        """Close our half and wait for the peer's: closing the socket on what it still sends would be a reset, which
+        can overtake our last words."""
+        if self._is_half_closed:
+            self._transport.close()
+        elif self._linger is None:
+            self._transport.write_eof()
+            self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
 
     def _set_timer(self, due: float | None) -> None:
         """Have the timer run no later than `due`. One that runs early finds nothing to do and is set again, which is

@@ -24,7 +24,7 @@ from routeserver.io.hub import Hub
 from routeserver.io.listen import BgpService, XmppService
 from routeserver.log import record
 
-STOP_TIMEOUT = 3.0
+STOP_TIMEOUT = 1.0
 """Seconds all sessions together get to say their last words."""
 
 

@@ -12,6 +12,7 @@ names cannot be read has none.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
@@ -124,12 +125,10 @@ class TlsPump:
         return self._outgoing.read()
 
     def close(self) -> None:
-        """Queue our close_notify; the peer's is not waited for (RFC 8446 section 6.1)."""
-        if self.established and not self.ended:
-            try:
+        """Queue our close_notify; the peer's is not waited for (RFC 8446 section 6.1). After a fault there is none."""
+        if self.established:
+            with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
-            except ssl.SSLWantReadError:
-                return
 
     def client_certificate(self) -> ClientCertificate | None:
         """The names of the peer's certificate; None when it showed none."""

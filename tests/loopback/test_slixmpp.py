@@ -6,9 +6,9 @@ are children it carries without understanding them.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, ip_network
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -232,8 +232,7 @@ async def test_a_slow_reader_costs_itself_only_and_catches_up(server: RunningSer
     publisher = await server.login("host1.example.net")
     slow = await server.login("host2.example.net")
     await slow.subscribe("blue")
-    transport = slow.transport
-    assert isinstance(transport, asyncio.Transport)
+    transport: Any = slow.transport
     transport.pause_reading()
     session = next(s for s in server.server.hub.connections if str(s.jid).startswith("host2."))
     last = 0

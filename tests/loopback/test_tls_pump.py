@@ -100,6 +100,30 @@ def test_both_ends_can_say_that_they_are_done(pki: Pki) -> None:
     assert pair.client.read(1) == b""
 
 
+def test_an_answer_to_the_end_can_still_be_given(pki: Pki) -> None:
+    pair = Pair(pki)
+    pair.handshake()
+    with pytest.raises(ssl.SSLWantReadError):
+        pair.client.unwrap()
+    pair.exchange()
+    pair.pump.send(b"</stream:stream>")
+    pair.pump.close()
+    assert pair.exchange() == b""
+    assert pair.pump.data_to_send() == b""
+
+
+def test_a_broken_record_is_an_error_and_then_nothing_more_can_be_said(pki: Pki) -> None:
+    pair = Pair(pki)
+    pair.handshake()
+    pair.exchange()
+    with pytest.raises(ssl.SSLError):
+        pair.pump.receive(b"\x17\x03\x03\x00\x20" + bytes(32))
+    alert = pair.pump.data_to_send()
+    assert alert
+    pair.pump.close()
+    assert pair.pump.data_to_send() == b""
+
+
 def test_octets_that_are_not_tls_are_refused_with_an_alert(pki: Pki) -> None:
     pair = Pair(pki)
     with pytest.raises(ssl.SSLError):
