@@ -179,10 +179,11 @@ class RouteServer:
 
     def _sync_time(self, base: float, vrf: Vrf) -> float:
         """When this VRF's subscribers may be told they have everything."""
-        since = self.nodes.membership_since.get(vrf)
-        if since is None or not self.speaker.has_rtc:
+        if not self.speaker.has_rtc:
             return base
-        return max(base, since + self.settings.rtc_settle)
+        since = self.nodes.membership_since
+        settled = (since[rt] + self.settings.rtc_settle for rt in vrf.settings.import_rts if rt in since)
+        return max((base, *settled))
 
     # Time
 

@@ -37,8 +37,8 @@ class Nodes:
         self.forwarders: dict[Jid, Forwarder] = {}
         self.clients: dict[XmppSession, Client] = {}
         self.dirty: dict[SubscriberOutbox[XmppSession], None] = {}
-        self.membership_since: dict[Vrf, float] = {}
-        """When a VRF's subscription last originated an RT membership: routes may still be on their way."""
+        self.membership_since: dict[bytes, float] = {}
+        """When a subscription last originated a membership, by RT: its routes may still be on their way."""
 
     # Sessions
 
@@ -66,16 +66,18 @@ class Nodes:
             if vouched.session is session:
                 vouched.session, vouched.until = None, now + self._settings.stale_time
                 self._restale(self._rib.vrfs[node], item_id, stale=True)
+        forwarder.find_stale_until()
         self._forget_if_empty(forwarder)
 
     def sweep(self, now: float) -> None:
         """Withdraw every stale item whose time has come."""
         for forwarder in list(self.forwarders.values()):
-            self._sweep(forwarder, lambda v: v.session is None and v.until <= now)
-            self._forget_if_empty(forwarder)
+            if forwarder.stale_until is not None and forwarder.stale_until <= now:
+                self._sweep(forwarder, lambda v: v.session is None and v.until <= now)
+                self._forget_if_empty(forwarder)
 
     def next_sweep(self) -> float | None:
-        """When the next stale item goes."""
+        """When to look for stale items to go; there may be none left by then."""
         times = (f.stale_until for f in self.forwarders.values())
         return min((t for t in times if t is not None), default=None)
 
@@ -91,6 +93,7 @@ class Nodes:
     def _sweep(self, forwarder: Forwarder, is_due: Callable[[Vouched], bool]) -> None:
         for node, item_id in [key for key, vouched in forwarder.items.items() if is_due(vouched)]:
             self._withdraw(forwarder, self._rib.vrfs[node], item_id)
+        forwarder.find_stale_until()
 
     # Requests
 
@@ -99,8 +102,8 @@ class Nodes:
         vrf = self._vrf(request.node)
         admission.check_subscriber(vrf, client.forwarder.jid)
         instance = self._set_instance(client.forwarder, vrf, request.instance_id)
-        if not vrf.watchers and self._rib.subscribed(vrf):
-            self.membership_since[vrf] = now
+        if not vrf.watchers:
+            self.membership_since |= dict.fromkeys(self._rib.subscribed(vrf), now)
         client.outbox.subscribe(vrf, request.jid)
         client.session.send_result(request.iq, pubsub.subscribed(request, instance))
 
@@ -116,9 +119,14 @@ class Nodes:
         client.outbox.unsubscribe(vrf)
         if not vrf.watchers:
             self._rib.unsubscribed(vrf)
-        forwarder = client.forwarder
-        if not any(node == vrf.name for node, _ in forwarder.items):
-            forwarder.instance_ids.pop(vrf.name, None)
+        if not self._uses(client.forwarder, vrf):
+            client.forwarder.instance_ids.pop(vrf.name, None)
+
+    def _uses(self, forwarder: Forwarder, vrf: Vrf) -> bool:
+        """Whether the forwarder has a subscription or an item left in the VPN."""
+        return any(vrf in self.clients[s].outbox.subscribed for s in forwarder.sessions if s in self.clients) or any(
+            node == vrf.name for node, _ in forwarder.items
+        )
 
     def _set_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> int:
         """The number in this forwarder's RDs for the VPN, its own choice or ours.

@@ -65,6 +65,8 @@ class Forwarder:
     sessions: dict[XmppSession, None] = field(default_factory=dict)
     instance_ids: dict[str, int] = field(default_factory=dict)
     items: dict[tuple[str, str], Vouched] = field(default_factory=dict)
+    stale_until: float | None = None
+    """No item goes before this; None when every item is vouched for. Asked every turn, so it is kept, not searched."""
 
     @property
     def router_id(self) -> IPv4Address | None:
@@ -77,10 +79,9 @@ class Forwarder:
         connected = () if session.peer_address is None else (session.peer_address,)
         return frozenset((*registered, *certified, *connected))
 
-    @property
-    def stale_until(self) -> float | None:
-        """When the first unvouched item goes; None when every item is vouched for."""
-        return min((v.until for v in self.items.values() if v.session is None), default=None)
+    def find_stale_until(self) -> None:
+        """Set `stale_until` by what is unvouched now."""
+        self.stale_until = min((v.until for v in self.items.values() if v.session is None), default=None)
 
 
 @dataclass(eq=False, slots=True)

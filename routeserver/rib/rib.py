@@ -101,12 +101,12 @@ class Rib:
             else:
                 out.touch_all(family, self.table.destinations[family])
 
-    def subscribed(self, vrf: Vrf) -> bool:
-        """A VRF got its first subscriber; whether that originated a membership nobody here had before."""
+    def subscribed(self, vrf: Vrf) -> list[bytes]:
+        """A VRF got its first subscriber; the targets whose memberships that originated."""
         first = self._references.add(vrf.settings.import_rts)
         for rt in first:
             self.update(self.originator.membership(self.local, rt))
-        return bool(first)
+        return first
 
     def unsubscribed(self, vrf: Vrf) -> None:
         """A VRF lost its last subscriber."""
