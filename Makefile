@@ -27,7 +27,7 @@ check: bootstrap
 	$(MAKE) --no-print-directory unit
 
 bench: bootstrap
-	$(VENV)/python bench/run.py
+	$(VENV)/python -m bench.run
 
 bootstrap:
 	@$(PYTHON) deploy/bootstrap.py

@@ -20,23 +20,26 @@ _QUIET = 1.0
 _LIMIT = 300.0
 _HOLD_TIME = 600
 _MP_REACH = 14
+ONE_TARGET = "64512:0"
+"""The route target of a load that has one only."""
 _NEXT_HOP = "192.0.2.1"  # FRR treats routes with a next hop in 127.0.0.0/8 as withdrawn
 _EXTENDED_LENGTH = 0x10
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many VPN-IPv4 routes, and how many of them share an UPDATE and so a set of attributes."""
+    """How many VPN-IPv4 routes, how many of them share an UPDATE and so a set of attributes, and how many targets."""
 
     routes: int
     per_update: int
+    targets: int = 1000
 
 
 def updates(load: Load) -> Iterator[bytes]:
-    """The load as UPDATE messages: each has a MED of its own, and one of a thousand route targets."""
+    """The load as UPDATE messages: each has a MED of its own, and one of the route targets in turn."""
     rd, octets = rd_bytes("64512:1"), load.per_update
     for number, first in enumerate(range(0, load.routes, octets)):
-        target = struct.pack(">BBHI", 0, 2, 64512, number % 1000)
+        target = struct.pack(">BBHI", 0, 2, 64512, number % load.targets)
         routes = range(first, min(first + octets, load.routes))
         label = (16 + number % 1000 << 4 | 1).to_bytes(3, "big")
         nlri = b"".join(b"\x78" + label + rd + struct.pack(">I", 0x0A000000 + route) for route in routes)

@@ -1,0 +1,52 @@
+"""A process at one end of a measurement, and the resident memory of the one being measured.
+
+The driving ends run apart from each other and from the table that starts them, so that none takes the interpreter of
+another; they are told to go and tell their figures over a pipe.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_READY_LIMIT = 30.0
+_END_LIMIT = 5.0
+
+
+class End:
+    """`target(*arguments, pipe)` in a process of its own; it has reported ready when the `with` block is entered."""
+
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=target, args=(*arguments, theirs), daemon=True)
+        self._theirs = theirs
+
+    def answer(self, within: float) -> Any:
+        """What the process says next. Raises TimeoutError, or EOFError when it ended without a word."""
+        if not self.pipe.poll(within):
+            raise TimeoutError(f"no answer within {within:g} s")
+        return self.pipe.recv()
+
+    def __enter__(self) -> End:
+        self._process.start()
+        self._theirs.close()
+        self.answer(_READY_LIMIT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.is_alive():
+            self.pipe.send("done")
+        self._process.join(_END_LIMIT)
+        self._process.kill()
+        self._process.join()
+
+
+def resident_bytes(pid: int) -> int:
+    """VmRSS of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"process {pid} has no resident memory")

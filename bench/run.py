@@ -1,0 +1,139 @@
+"""`python -m bench.run`: measure every row this repository knows how to measure and print one table.
+
+Figures are printed, never judged: they depend on the machine, and what matters is the ratio between lines of one run.
+What each row means and what we aim at is in bench/README.md.  A row that cannot be measured says why.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from bench import publish, reflect, vrf_import
+from bench.bgp_ends import Load
+from bench.xmpp_publisher import Publishing
+
+OURS = "route server"
+_FAULTS = (AssertionError, OSError, EOFError)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the loads are; tests run every row with small ones."""
+
+    routes: int = 100_000
+    items: int = 30_000
+    subscribers: int = 500
+    notifications: int = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table."""
+
+    row: str
+    server: str
+    result: str
+
+
+Measurement: TypeAlias = Callable[[Scale, Path], Iterator[Line]]
+
+
+def _reflect(row: str, per_update: int) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        load = Load(scale.routes, per_update)
+        for name in reflect.servers():
+            try:
+                found = reflect.measure(name, directory / f"{name}-{per_update}", load)
+            except _FAULTS as fault:
+                yield Line(row, name, f"failed: {fault}")
+                continue
+            short = "" if found.routes == load.routes else f", ONLY {found.routes} of {load.routes} routes"
+            yield Line(row, name, f"{found.seconds:8.3f} s  {found.bytes_per_route:6.0f} B/route{short}")
+
+    return measured
+
+
+def _import(row: str) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        load = Load(scale.routes // 2, 100, targets=1)
+        try:
+            found = vrf_import.measure(directory / "import", load)
+        except _FAULTS as fault:
+            yield Line(row, OURS, f"failed: {fault}")
+            return
+        rate = load.routes / found.seconds
+        yield Line(row, OURS, f"{rate:8.0f} routes/s  {found.bytes_per_route:6.0f} B/route")
+
+    return measured
+
+
+def _publish(row: str, per_iq: int) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        load = Publishing(publish.NODE, scale.items, per_iq, window=10)
+        try:
+            found = publish.measure_publishing(directory / f"publish-{per_iq}", load)
+        except _FAULTS as fault:
+            yield Line(row, OURS, f"failed: {fault}")
+            return
+        rate = found.items / found.seconds
+        yield Line(row, OURS, f"{rate:8.0f} items/s  {found.bytes_per_item:6.0f} B/item")
+
+    return measured
+
+
+def _fan_out(row: str, share: int) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        subscribers = max(scale.subscribers // share, 1)
+        load = Publishing(publish.NODE, max(scale.notifications // subscribers, 1), 10, window=10)
+        try:
+            found = publish.measure_fan_out(directory / f"fan-out-{subscribers}", subscribers, load)
+        except _FAULTS as fault:
+            yield Line(row, OURS, f"failed: {fault}")
+            return
+        short = "" if found.notifications == found.expected else f", ONLY {found.notifications} of {found.expected}"
+        rate, idle = found.notifications / found.seconds, found.bytes_per_session / 1024
+        yield Line(row, OURS, f"{rate:8.0f} notifications/s  {idle:6.1f} KiB/idle TLS session{short}")
+
+    return measured
+
+
+def _unmeasured(row: str, why: str) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        yield Line(row, "", f"not measured yet: {why}")
+
+    return measured
+
+
+MEASUREMENTS: tuple[Measurement, ...] = (
+    _reflect("reflect VPNv4, 100 NLRI per UPDATE", 100),
+    _reflect("reflect VPNv4, 1 NLRI per UPDATE", 1),
+    _import("BGP routes into one VRF"),
+    _publish("publish, 10 items an iq, 10 iqs in flight", 10),
+    _publish("publish, 1 item an iq, 10 iqs in flight", 1),
+    _fan_out("fan-out, 100 subscribers", 5),
+    _fan_out("fan-out, 500 subscribers", 1),
+    _unmeasured("kernel route installs", "needs a kernel with VRF and MPLS"),
+    _unmeasured("publish to netlink write on another host", "needs a kernel with VRF and MPLS"),
+)
+
+
+def lines(scale: Scale, directory: Path) -> Iterator[Line]:
+    """Every line of the table, as it is measured."""
+    for measurement in MEASUREMENTS:
+        yield from measurement(scale, directory)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        for line in lines(Scale(), Path(directory)):
+            print(f"{line.row:44} {line.server:14} {line.result}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
