@@ -42,8 +42,9 @@ from schema.values import IPAddress
 
 OPEN_HOLD_TIME = 240.0
 """Seconds a peer has for its OPEN (RFC 4271 section 8.2.2)."""
-# The clock, the message (b"" for none) and the NOTIFICATION to be sent (None for none).
-_Act = Callable[[float, bytes, NotificationError | None], list[BgpEvent]]
+_NONE = NotificationError(0, 0)
+# The clock, the message (b"" for none) and the NOTIFICATION to be sent (_NONE for none).
+_Act = Callable[[float, bytes, NotificationError], list[BgpEvent]]
 _RECEIVED = {int(kind): (kind.name.lower(), event) for kind, event in MESSAGE_EVENTS.items()}
 
 
@@ -80,6 +81,7 @@ class BgpSession:
         self._hold_deadline: float | None = now + OPEN_HOLD_TIME
         self._keepalive_due: float | None = None
         self._open = Open.of(local_as, neighbor.hold_time, router_id, neighbor.families)
+        self._up: list[BgpEvent] = []
         self._codec(four_octet_as=True)
         self._actions: dict[Action, _Act] = {
             Action.ACCEPT_OPEN: self._accept_open,
@@ -179,7 +181,7 @@ class BgpSession:
     # -- the state machine
 
     def _step(
-        self, event: FsmEvent, now: float, message: bytes = b"", error: NotificationError | None = None
+        self, event: FsmEvent, now: float, message: bytes = b"", error: NotificationError = _NONE
     ) -> list[BgpEvent]:
         """Take the table's step; what raises on the way is the fault that ends the session instead."""
         events: list[BgpEvent] = []
@@ -192,13 +194,15 @@ class BgpSession:
         self.state = step.state
         return events
 
-    def _accept_open(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
+    def _accept_open(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         received = decode_open(message)
         check_open(received, self._open, self.neighbor.peer_as)
         self.peer_open = received
         self.hold_time = min(received.hold_time, self._open.hold_time)
         self.families = frozenset(f for f in self.neighbor.families if received.capabilities.carries(f))
-        self._codec(four_octet_as=received.capabilities.four_octet_as is not None)
+        four_octet_as = received.capabilities.four_octet_as is not None
+        self._codec(four_octet_as)
+        self._up = [Established(received.peer_as, received.identifier, self.families, four_octet_as, self.hold_time)]
         return []
 
     def _codec(self, four_octet_as: bool) -> None:
@@ -207,7 +211,7 @@ class BgpSession:
         self._decoder = UpdateDecoder(context, self.families)
         self._encoder = UpdateEncoder(context)
 
-    def _start_timers(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
+    def _start_timers(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         if self.hold_time == 0:
             self._hold_deadline = self._keepalive_due = None
         else:
@@ -215,38 +219,33 @@ class BgpSession:
             self._keepalive_due = now + self.hold_time / 3
         return []
 
-    def _restart_hold(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
+    def _restart_hold(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         if self.hold_time:
             self._hold_deadline = now + self.hold_time
         return []
 
-    def _send_keepalive(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
+    def _send_keepalive(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         self._send(MessageType.KEEPALIVE, KEEPALIVE)
         if self.hold_time:
             self._keepalive_due = now + self.hold_time / 3
         return []
 
-    def _announce(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
-        peer = self.peer_open
-        if peer is None:
-            return []
-        four_octet_as = peer.capabilities.four_octet_as is not None
-        return [Established(peer.peer_as, peer.identifier, self.families, four_octet_as, self.hold_time)]
+    def _announce(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
+        return self._up
 
-    def _deliver_routes(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
+    def _deliver_routes(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         return self._decoder.decode(message)
 
-    def _deliver_refresh(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
+    def _deliver_refresh(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         family = decode_route_refresh(message)
         return [RefreshRequested(family)] if family in self.families and family is not None else []
 
-    def _notify(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
-        if error is not None:
-            self._send(MessageType.NOTIFICATION, Notification(error.code, error.subcode, error.data).encode())
+    def _notify(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
+        self._send(MessageType.NOTIFICATION, Notification(error.code, error.subcode, error.data).encode())
         return []
 
-    def _end(self, now: float, message: bytes, error: NotificationError | None) -> list[BgpEvent]:
-        if error is not None:
+    def _end(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
+        if error is not _NONE:
             self.last_error = f"sent {error}"
         elif message:
             self.last_error = f"received {decode_notification(message)}"

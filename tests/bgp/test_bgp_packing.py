@@ -11,7 +11,7 @@ from routeserver.bgp.attribute_codec import AttributeContext, encode_attributes,
 from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, PathAttributes
 from routeserver.bgp.events import BgpEvent, RoutesReceived, RoutesWithdrawn
 from routeserver.bgp.iana import Family
-from routeserver.bgp.packing import UpdateEncoder, encode_next_hop, end_of_rib
+from routeserver.bgp.packing import CACHE_MAX, UpdateEncoder, encode_next_hop, end_of_rib
 from routeserver.bgp.wire import MESSAGE_MAX
 from tests.support.updates import EXTERNAL, INTERNAL, OLD, ROUTE_KEY, decoder
 
@@ -199,8 +199,9 @@ def test_next_hops(family: Family, next_hop: str, octets: str | None) -> None:
 
 
 def test_equal_identity_is_encoded_once_and_another_object_is_not_mistaken_for_it() -> None:
-    encoder = UpdateEncoder(INTERNAL)
-    for med in range(50):
-        (received,) = read(list(encoder.routes(Family.VPNV4, replace(PLAIN, med=med), routes(1))), INTERNAL)
+    encoder, reading = UpdateEncoder(INTERNAL), decoder(INTERNAL)
+    for med in range(CACHE_MAX + 2):  # each object is gone before the next is made
+        (message,) = encoder.routes(Family.VPNV4, replace(PLAIN, med=med), routes(1))
+        (received,) = reading.decode(message)
         assert isinstance(received, RoutesReceived)
         assert received.attributes.med == med

@@ -10,6 +10,7 @@ from routeserver.bgp.errors import NotificationError
 from routeserver.bgp.events import EndOfRib, FamilyDisabled, RoutesReceived, RoutesWithdrawn, UpdateMalformed
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import parse_keys, parse_routes
+from routeserver.bgp.update import CACHE_MAX
 from tests.support.updates import (
     INTERNAL,
     NEXT_HOP,
@@ -211,6 +212,14 @@ def test_a_malformed_update_does_not_become_right_by_repetition() -> None:
     bad = update(mp_reach(), *BASE, attribute(0xC0, 8, "00"))
     assert reading.decode(bad) == reading.decode(bad)
     assert reading.malformed == {"COMMUNITIES": 2}
+
+
+def test_more_attribute_sets_than_are_kept_are_still_read_right() -> None:
+    reading = decoder(INTERNAL)
+    for med in (*range(CACHE_MAX + 2), 0, 1):
+        (received,) = reading.decode(update(mp_reach(), *BASE, attribute(0x80, 4, med.to_bytes(4, "big"))))
+        assert isinstance(received, RoutesReceived)
+        assert received.attributes.med == med
 
 
 # -- End-of-RIB

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from routeserver.bgp.attributes import PathAttributes
-from routeserver.bgp.tunnel_encapsulation import tunnels_of, valid_tunnels
+from routeserver.bgp.tunnel_encapsulation import tunnel_types, tunnels_of, valid_tunnels
 from schema.values import Encapsulation
 
 GRE, UDP, VXLAN = Encapsulation.GRE, Encapsulation.UDP, Encapsulation.VXLAN
@@ -94,6 +94,7 @@ def test_tlvs_must_fill_the_attribute(value: str) -> None:
     with pytest.raises(ValueError, match=r"cut off|overruns|does not end"):
         valid_tunnels(bytes.fromhex(value), on_loopback=False)
     assert tunnels_of(bytes.fromhex(value), []) == []
+    assert tunnel_types(bytes.fromhex(value)) == frozenset()
 
 
 def test_loopback_endpoints_serve_sessions_on_loopback() -> None:
