@@ -240,7 +240,7 @@ async def test_a_slow_reader_costs_itself_only_and_catches_up(server: RunningSer
     async def change_all() -> None:
         nonlocal last
         last += 1
-        routes = ((f"{n}" + "-" * 2000, entry(f"10.2.0.{n}/32", label=100 + last)) for n in range(200))
+        routes = ((f"{n}" + "-" * 1000, entry(f"10.2.0.{n}/32", label=100 + last)) for n in range(200))
         await publisher.publish("blue", *routes)
 
     while session.writable:
