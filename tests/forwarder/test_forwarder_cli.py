@@ -1,0 +1,121 @@
+"""The `forwarder` command as an operator and a hook run it: a daemon on the fake data plane, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.forwarder import write_config
+from tests.support.pki import Pki
+from tests.support.process import Daemon
+
+ROOT = Path(__file__).resolve().parents[2]
+ATTACH = ("attach", "vm1", "--vpn", "blue", "--interface", "t-a", "--address", "10.1.0.1/32")
+
+
+def forwarder(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "forwarder", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+class ForwarderDaemon(Daemon):
+    """`forwarder run` without a route server."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("forwarder", directory)
+        self.config = write_config(Pki.create(directory), "host1.example.net", "192.0.2.1", [("127.0.0.1", 1)])
+        self.api = str(directory / "host1.example.net.sock")
+
+    def start(self) -> None:
+        self.spawn([sys.executable, "-m", "forwarder", "run", "--config", str(self.config)], {"PYTHONPATH": str(ROOT)})
+        self.wait_ready(lambda: "forwarder.ready" in self.log(), 30.0)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return forwarder(*words, "--api", self.api)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwarderDaemon]:
+    with ForwarderDaemon(tmp_path_factory.mktemp("forwarder")) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ((), "required: VERB"),
+        (("fly",), "invalid choice: 'fly'"),
+        (("run",), "required: --config"),
+        (("attach", "vm1"), "required: --vpn, --interface, --address"),
+        ((*ATTACH, "--mode", "bridge"), "invalid choice: 'bridge'"),
+        (("get",), "required: vifs|routes|labels"),
+        (("get", "vpns"), "invalid choice: 'vpns'"),
+        (("detach",), "required: ID"),
+        (("status", "-o", "xml"), "invalid choice: 'xml'"),
+        ((*ATTACH[:-1], "10.1.0.0/24"), "forwarder: attach vm1: addresses: 10.1.0.0/24 is not one host"),
+        ((*ATTACH, "--rate", "fast"), "forwarder: attach vm1: rate: 'fast' is not a rate"),
+    ],
+)
+def test_usage_errors(words: tuple[str, ...], reason: str) -> None:
+    done = forwarder(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert reason in done.stderr
+
+
+@pytest.mark.parametrize("words", [ATTACH, ("detach", "vm1"), ("status",), ("get", "vifs")])
+def test_nobody_answering_is_its_own_exit_code(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = forwarder(*words, "--api", str(tmp_path / "none.sock"))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"no forwarder answers at {tmp_path / 'none.sock'} (No such file or directory)" in done.stderr
+    assert "forwarder run --config" in done.stderr
+
+
+def test_attach_look_and_detach(daemon: ForwarderDaemon) -> None:
+    done = daemon.run(*ATTACH, "--address", "fd00::1", "--mac", "52:54:00:aa:bb:01", "--rate", "100mbit")
+    assert (done.returncode, done.stdout) == (0, "vm1 attached: vpn blue, interface t-a, label 16\n")
+    assert daemon.run(*ATTACH).returncode == 0
+
+    vifs = daemon.run("get", "vifs").stdout.splitlines()
+    assert vifs[0].split() == ["ID", "VPN", "INTERFACE", "ADDRESSES", "LABEL", "TABLE", "STATE", "REASON"]
+    assert vifs[1].split()[:7] == ["vm1", "blue", "t-a", "10.1.0.1/32", "16", "1001", "unpublished"]
+    one = json.loads(daemon.run("get", "vifs", "vm1", "-o", "json").stdout)
+    assert (one["id"], one["addresses"], one["mac"]) == ("vm1", ["10.1.0.1/32"], None)
+    assert json.loads(daemon.run("get", "routes", "--vpn", "blue", "-o", "json").stdout)["items"] == []
+    assert daemon.run("get", "labels").stdout.splitlines()[1].split() == ["16", "vm1", "in-use"]
+
+    refused = daemon.run("attach", "vm2", "--vpn", "red", "--interface", "t-a", "--address", "10.1.0.1/32")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "forwarder: attachment vm2: interface t-a is attached as vm1; run `forwarder detach vm1` first\n"
+    )
+    unknown = daemon.run("get", "vifs", "vm9")
+    assert unknown.returncode == 3
+    assert "attachment vm9 is not known here" in unknown.stderr
+
+    status = daemon.run("status")
+    assert status.returncode == 5
+    assert "host1.example.net: 1 vifs, 0 routes, 0 refused" in status.stdout
+    assert "degraded: route server 127.0.0.1:1: " in status.stdout
+
+    assert daemon.run("detach", "vm1").stdout == "vm1 detached\n"
+    done = daemon.run("detach", "vm1")
+    assert (done.returncode, done.stdout) == (0, "vm1 was not attached\n")
+
+
+def test_it_says_in_one_line_that_it_is_ready_and_ends_cleanly(tmp_path: Path) -> None:
+    with ForwarderDaemon(tmp_path) as started:
+        lines = [json.loads(line) for line in started.log().splitlines()]
+        (ready,) = [line for line in lines if line["event"] == "forwarder.ready"]
+        assert (ready["level"], ready["jid"], ready["vifs"]) == ("info", "host1.example.net", 0)
+        second = forwarder("run", "--config", str(started.config))
+        assert second.returncode == 1
+        assert second.stderr == f"forwarder: {started.api}: another forwarder answers there\n"
+    assert started.exit_code == 0, started.log_tail()
+    assert "Traceback" not in started.log()
+    assert not Path(started.api).exists()
