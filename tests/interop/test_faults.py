@@ -177,6 +177,17 @@ def test_a_refused_open_says_why(place: Place, data: bytes, code: int, subcode: 
     peer.close()
 
 
+def test_a_silent_neighbor_is_given_up_when_its_hold_time_is_over(place: Place) -> None:
+    peer = place.dial()
+    peer.establish(AS, place.raw_address, hold_time=3)
+    peer.send(GOOD)
+    place.wait_prefixes("10.6.0.0/24")
+    body = peer.read_until(NOTIFICATION)
+    assert (body[0], body[1]) == (4, 0)
+    place.wait_prefixes()
+    peer.close()
+
+
 def test_a_stranger_is_not_answered(place: Place) -> None:
     peer = RawPeer.dial(loopback_address(), place.server.address)
     with pytest.raises((EOFError, ConnectionError)):

@@ -1,10 +1,10 @@
 """VPN routes both ways between the route server and real BGP speakers.
 
-Eight scenarios: GoBGP and FRR, on iBGP and on eBGP, the speaker dialling and being dialled.  In each, a forwarder (a
-stock XMPP client) publishes and the speaker must show the route as published; the speaker originates and the forwarder
-must be notified of the route as originated; both again for withdrawals.  Then End-of-RIB both ways, and a session reset
-after which everything is back.  On eBGP what tunnels to use is kept from the neighbor and not believed from it unless
-configured otherwise (RFC 9012 section 11), and next hops stay what they are.
+Ten scenarios: GoBGP and FRR, on iBGP and on eBGP, the speaker dialling and being dialled, and on iBGP both at once.  In
+each, a forwarder (a stock XMPP client) publishes and the speaker must show the route as published; the speaker
+originates and the forwarder must be notified of the route as originated; both again for withdrawals.  Then many routes
+in few messages, our End-of-RIB, and a session reset after which everything is back.  On eBGP what tunnels to use is
+kept from the neighbor and not believed from it unless configured otherwise (RFC 9012 section 11).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.process import loopback_address
 from tests.support.published import Published
 from tests.support.routeserver import ForwarderConfig, RouteServerProcess, VpnConfig
 from tests.support.speaker import VPNV4, VPNV6, NeighborConfig, Origination, Speaker
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 from tests.support.xmpp_client import XmppClient
 
 pytestmark = pytest.mark.interop
@@ -66,19 +66,27 @@ class Scenario:
         return self.server.forwarder(HOST.jid)
 
 
+WAYS = {"they-dial": (True, False), "we-dial": (False, True), "both-dial": (False, False)}
+"""For each way: whether we only wait for the speaker, and whether it only waits for us."""
 SCENARIOS = [
-    pytest.param((kind, external, they_dial), id=f"{kind.__name__}-{session}-{dialler}")
+    pytest.param((kind, external, *WAYS[way]), id=f"{kind.__name__}-{'ebgp' if external else 'ibgp'}-{way}")
     for kind in (GoBgp, Frr)
-    for external, session in ((False, "ibgp"), (True, "ebgp"))
-    for they_dial, dialler in ((True, "they-dial"), (False, "we-dial"))
+    for external, way in (
+        (False, "they-dial"),
+        (False, "we-dial"),
+        (False, "both-dial"),
+        (True, "they-dial"),
+        (True, "we-dial"),
+    )
 ]
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
 def scenario(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
-    kind, external, they_dial = request.param
+    kind, external, they_are_passive, we_are_passive = request.param
     ours, theirs, their_as = loopback_address(), loopback_address(), OTHER_AS if external else AS
-    we, they = NeighborConfig(ours, AS, passive=not they_dial), NeighborConfig(theirs, their_as, passive=they_dial)
+    we = NeighborConfig(ours, AS, passive=we_are_passive)
+    they = NeighborConfig(theirs, their_as, passive=they_are_passive)
     server = RouteServerProcess(tmp_path_factory.mktemp("rs"), AS, (they,), (BLUE,), (HOST,), ours)
     speaker = kind(tmp_path_factory.mktemp("speaker"), their_as, (we,), theirs)
     with ExitStack() as stack:
@@ -135,6 +143,23 @@ async def test_an_originated_route_reaches_the_subscriber_and_goes_when_withdraw
         assert str(hop.address) == (scenario.speaker.address if itself else route.next_hop)
         await asyncio.to_thread(scenario.speaker.withdraw, route)
         await forwarder.until(lambda: item_id not in forwarder.node_items["blue"], f"a retract of {item_id}")
+
+
+async def test_many_routes_in_few_messages_all_arrive(scenario: Scenario) -> None:
+    routes = [Published(f"10.9.{number >> 8}.{number & 255}/32", 10000 + number) for number in range(1000)]
+    async with scenario.forwarder() as forwarder:
+        before = await asyncio.to_thread(scenario.speaker.prefixes, VPNV4)
+        await forwarder.subscribe("blue", 5)
+        for first in range(0, len(routes), 100):
+            await forwarder.publish("blue", *(route.item for route in routes[first : first + 100]))
+        await eventually_async(
+            lambda: scenario.speaker.prefixes(VPNV4) == before + len(routes), describe="all routes are at the speaker"
+        )
+        for first in range(0, len(routes), 100):
+            await forwarder.retract("blue", *(route.item_id for route in routes[first : first + 100]))
+        await eventually_async(
+            lambda: scenario.speaker.prefixes(VPNV4) == before, describe="none is at the speaker any more"
+        )
 
 
 @pytest.mark.parametrize("family", [VPNV4, VPNV6])

@@ -58,6 +58,10 @@ class Frr(Speaker):
         table = self.ask(f"show bgp {_FAMILY[family]} vpn")["routes"]["routeDistinguishers"]
         return [route for prefix in {p for prefixes in table.values() for p in prefixes} for route in self._at(prefix)]
 
+    def prefixes(self, family: str) -> int:
+        table = self.ask(f"show bgp {_FAMILY[family]} vpn")["routes"]["routeDistinguishers"]
+        return sum(len(prefixes) for prefixes in table.values())
+
     def originate(self, route: Origination) -> None:
         family = _FAMILY[route.family]
         name = "R-" + re.sub(r"\W", "-", f"{route.rd}-{route.prefix}")

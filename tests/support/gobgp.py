@@ -73,6 +73,10 @@ class GoBgp(Speaker):
         table = self.ask("global", "rib", "-a", _FAMILY[family])
         return [_seen(path) for paths in table.values() for path in paths]
 
+    def prefixes(self, family: str) -> int:
+        summary = self.ask("global", "rib", "summary", "-a", _FAMILY[family])
+        return int(summary.get("num_destination", 0))
+
     def memberships(self, neighbor: str) -> set[str]:
         """RT memberships received from a neighbor, as `origin AS:route target`."""
         table = self.ask("global", "rib", "-a", "rtc")

@@ -96,6 +96,10 @@ class Speaker(Daemon):
         """Every path in the speaker's table of a VPN family, its own included."""
 
     @abstractmethod
+    def prefixes(self, family: str) -> int:
+        """How many (RD, prefix) pairs the table of a VPN family has."""
+
+    @abstractmethod
     def originate(self, route: Origination) -> None: ...
 
     @abstractmethod
