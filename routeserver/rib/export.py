@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from routeserver.bgp.attributes import AS_SEQUENCE, AsPath, PathAttributes
 from routeserver.bgp.iana import DEFAULT_LOCAL_PREF, Family
 from routeserver.bgp.nlri import RtMembership
+from routeserver.rib.decision import best_of
 from routeserver.rib.path import Path, Source, SourceKind, local_preference
 from schema.values import IPAddress
 
@@ -130,12 +131,14 @@ def exported_membership(key: bytes, paths: Sequence[Path], receiver: Receiver) -
 
 
 def _membership_of_our_as(paths: Sequence[Path], receiver: Receiver) -> PathAttributes | None:
-    best = paths[0]
+    """To a client the best path, whoever gave it; to others the best that may go there, so that nothing hides it."""
+    eligible = paths if receiver.source.is_client else [path for path in paths if may_send(path, receiver)]
+    if not eligible:
+        return None
+    best = best_of(eligible)
     if best.source.kind is SourceKind.LOCAL:
         return replace(best.attributes, next_hop=receiver.local_address, local_pref=DEFAULT_LOCAL_PREF)
     if receiver.source.is_client:
         reflected = _reflected(best, receiver.router_id)
         return replace(reflected, originator_id=receiver.router_id, next_hop=receiver.local_address)
-    sendable = (p for p in paths if may_send(p, receiver))
-    chosen = next(sendable, None)
-    return exported(chosen, receiver) if chosen else None
+    return exported(best, receiver)

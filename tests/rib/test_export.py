@@ -240,6 +240,18 @@ def test_a_non_clients_best_path_does_not_hide_a_clients_interest() -> None:
     assert same.originator_id == _SOURCES["client"].peer_id
 
 
+def test_which_clients_path_a_non_client_hears_of_does_not_depend_on_their_order() -> None:
+    best = membership(_SOURCES["non-client"], _OURS, local_pref=200)
+    clients = [membership(ibgp(f"127.0.2.{n}", client=True), _OURS) for n in (4, 5)]
+    ours = membership(local("route-server"), _OURS, next_hop=str(ROUTER_ID), local_pref=50)
+    receiver = _receiver(_RECEIVERS["non-client"])
+    told = {exported_membership(_OURS, [best, *order], receiver) for order in (clients, clients[::-1])}
+    assert [t.originator_id for t in told if t] == [IPv4Address("127.0.2.4")]
+    hidden = exported_membership(_OURS, [best, ours], receiver)
+    assert hidden is not None
+    assert (hidden.next_hop, hidden.originator_id) == (_HERE, None)
+
+
 @pytest.mark.parametrize("key", [_THEIRS, DEFAULT_MEMBERSHIP], ids=["another AS", "the default"])
 def test_other_memberships_follow_the_ordinary_rules(key: bytes) -> None:
     from_client = membership(_SOURCES["client"], key)
