@@ -23,6 +23,7 @@ from routeserver.bgp.nlri import vpn_family
 from routeserver.bgp.session import BgpSession
 from routeserver.core import RouteServer
 from routeserver.settings import NeighborSettings, Settings, VpnSettings
+from routeserver.xmpp.stream import StreamLimits
 from schema.items import RouteItem, entry_xml, read_offered_entry
 from schema.names import NS_CLIENT, NS_EVENT, NS_IN_SYNC, NS_PING, NS_PUBSUB, NS_PUBSUB_ERRORS, NS_STANZAS
 from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, key, membership_key
@@ -38,6 +39,7 @@ class Conversation:
         quick: dict[str, Any] = {"startup_hold": 0.0, "rtc_settle": 0.0, "next_hop_check": False}
         self.settings = Settings(ROUTER_ID, LOCAL_AS, vpns=vpns, neighbors=neighbors, **(quick | settings))
         self.now = 0.0
+        self.limits = StreamLimits()
         self.core = RouteServer(self.settings, self.now)
         self.forwarders: list[Forwarder] = []
         self.neighbors: list[Neighbor] = []
@@ -102,7 +104,7 @@ class Forwarder:
         self._conversation = conversation
         self._resource = resource
         self._ids = itertools.count(1)
-        self.session = authenticated(jid, now=conversation.now)
+        self.session = authenticated(jid, limits=conversation.limits, now=conversation.now)
         self.session.peer_address = None if address is None else ip_address(address)
         self.held: dict[str, dict[str, RouteItem]] = {}
         self.in_sync: list[str] = []
