@@ -5,6 +5,7 @@ Changed for a test are the directory and the loopback address of the route serve
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,14 +80,48 @@ def test_the_route_servers_file_says_what_it_seems_to(deployed: Deployed) -> Non
     assert config.xmpp is not None
 
 
-def test_the_forwarders_file_loads(tmp_path: Path) -> None:
-    pki.init(tmp_path, "rs.example.net")
-    for path in pki.issue(tmp_path, "host1.example.net"):
-        path.rename(tmp_path / f"host1{path.suffix}")
-    (tmp_path / "forwarder.toml").write_text((CONFIG / "forwarder.toml").read_text())
-    config = forwarder_config.load(tmp_path / "forwarder.toml")
+class DeployedForwarder(Daemon):
+    """The forwarder as its image starts it: same command, files in a directory of ours."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"forwarder {directory}", directory)
+        pki.init(directory, "rs.example.net")
+        for path in pki.issue(directory, "host1.example.net"):
+            path.rename(directory / f"host1{path.suffix}")
+        self.file = directory / "forwarder.toml"
+        self.file.write_text((CONFIG / "forwarder.toml").read_text())
+
+    def move_here(self) -> None:
+        """State and socket into our directory, no kernel, and a route server that nobody runs."""
+        text = self.file.read_text().replace('"linux"', '"fake"').replace("192.0.2.101:", f"{loopback_address()}:")
+        self.file.write_text(re.sub('"/(var/lib|run)/', '"', text))
+
+    def start(self) -> None:
+        program, *words = stages()["forwarder"].command()
+        words = [word.replace("/etc/forwarder", str(self.directory)) for word in words]
+        self.spawn([sys.executable, "-m", program, *words], {"PYTHONPATH": str(ROOT)})
+        self.wait_ready(lambda: "forwarder.ready" in self.log(), 30.0)
+
+
+@pytest.fixture
+def forwarder(tmp_path: Path) -> Iterator[DeployedForwarder]:
+    daemon = DeployedForwarder(tmp_path)
+    yield daemon
+    daemon.stop()
+
+
+def test_the_forwarders_file_says_what_it_seems_to(forwarder: DeployedForwarder) -> None:
+    config = forwarder_config.load(forwarder.file)
     assert config.backend == "linux"
     assert [str(network) for network in config.peers] == ["192.0.2.0/24"]
+
+
+def test_the_forwarder_starts_without_a_route_server_and_ends_cleanly(forwarder: DeployedForwarder) -> None:
+    forwarder.move_here()
+    forwarder.start()
+    assert (forwarder.directory / "forwarder.sock").is_socket()
+    forwarder.stop()
+    assert forwarder.exit_code == 0, forwarder.log_tail()
 
 
 def test_the_daemon_says_nothing_is_there_when_nothing_is(deployed: Deployed) -> None:
