@@ -111,7 +111,10 @@ class Agent:
             peer.client.start()
 
     def _set_up(self, served: ServedVif) -> None:
-        """Attach what is served already, again or as changed. Raises DataplaneError, then nothing of it is left."""
+        """Attach what is served already, again or as changed. Raises DataplaneError, then it is served no more."""
+        if served.problem is None:
+            self.fib.put_vif(served.local_vif())
+            self.installer.apply_all()
         try:
             self._dataplane.attach(served.vif())
         except DataplaneError as error:
@@ -120,7 +123,7 @@ class Agent:
             raise
         served.problem = None
         self.fib.put_vif(served.local_vif())
-        self.fib.reinstall(served.attachment.id)
+        self._audit_at = 0.0  # whoever repeats an attach may have replaced the interface, and routes with it
 
     def _restore(self, served: ServedVif) -> None:
         try:

@@ -13,7 +13,7 @@ nowhere) are left out first; an entry left with none does not count at all.
 
 A next hop that is this host itself is a local interface, reached without a tunnel: that is how the draft's rule works
 that a local address serves the network only, until a route server offers it back (section 5).  An interface's own
-addresses never become routes in its own VRF: the data plane put them there when the interface was attached.
+addresses never become routes in its own VRF: the data plane has them there from the attach on.
 
 Routes found in the kernel at start (`restore`) stay as they are until the VPN's first complete picture arrives.
 """
@@ -88,9 +88,6 @@ class _Offers:
         return entry.item.prefix
 
 
-_NO_OFFERS = _Offers()
-
-
 class Fib:
     """Offers in, route changes out. All names of route servers must be in `rank` (lowest address first).
 
@@ -116,7 +113,10 @@ class Fib:
     # --- Local virtual interfaces ---------------------------------------------------------------------------------
 
     def put_vif(self, vif: LocalVif) -> None:
-        """Add an interface, or change its addresses. Its VPN and label stay for as long as it is there."""
+        """Add an interface, or change its addresses; VPN and label stay for as long as it is there.
+
+        An address gained may have been a route: apply the changes before the data plane makes it an address.
+        """
         self._vifs[vif.id] = vif
         self._by_label[vif.label] = vif
         self._installed.setdefault(vif.id, {})
@@ -138,25 +138,6 @@ class Fib:
         for vpn in [vpn for vpn in self._offers if vpn not in vpns]:
             del self._offers[vpn]
         self._stale = {pair for pair in self._stale if pair[1] in vpns}
-
-    def reinstall(self, vif_id: str) -> None:
-        """The interface was set up anew: ask again for its VRF's routes and for those of others that lead to it."""
-        restored = self._restored.get(vif_id, set())
-        own = self._installed[vif_id]
-        for prefix in [prefix for prefix in own if prefix not in restored]:
-            self._forget(vif_id, prefix)
-        hop = LocalHop(vif_id)
-        for other, installed in self._installed.items():
-            for prefix in self._offers_of(other).local:
-                if hop in installed.get(prefix, ()):
-                    self._forget(other, prefix)
-
-    def _forget(self, vif_id: str, prefix: IPNetwork) -> None:
-        self._installed[vif_id][prefix] = _UNKNOWN
-        self._dirty[self._vifs[vif_id].vpn, prefix] = None
-
-    def _offers_of(self, vif_id: str) -> _Offers:
-        return self._offers.get(self._vifs[vif_id].vpn, _NO_OFFERS)
 
     def restore(self, routes: Iterable[Route]) -> None:
         """Routes the kernel still holds from before; those of unknown interfaces are not ours to judge."""
@@ -241,7 +222,7 @@ class Fib:
         latest: dict[str, Entry] = {}
         for key in offers.by_prefix.get(prefix, ()):
             entry, known = offers.by_id[key], latest.get(key[0])
-            if known is None or (not entry.stale, entry.order) > (not known.stale, known.order):
+            if known is None or entry.order > known.order:
                 latest[key[0]] = entry
         usable = [Selected(s, e, hops) for s, e in latest.items() if (hops := self._usable(e.item.next_hops))]
         return max(usable, key=self._preference, default=None)
@@ -289,10 +270,7 @@ class Fib:
 
     def _change(self, vif: LocalVif, prefix: IPNetwork, selected: Selected | None) -> RouteChange | None:
         installed = self._installed[vif.id]
-        if prefix.prefixlen == prefix.max_prefixlen and prefix.network_address in vif.addresses:
-            installed.pop(prefix, None)  # the data plane's own route has taken its place
-            return None
-        wanted = _without(selected, LocalHop(vif.id))
+        wanted = None if selected is None or _is_own(vif, prefix) else _without(selected.hops, LocalHop(vif.id))
         known = installed.get(prefix)
         if wanted == known or (wanted is None and prefix in self._restored.get(vif.id, ())):
             return None
@@ -311,7 +289,7 @@ class Fib:
         """Ask again for everything refused so far."""
         for vif_id, installed in self._installed.items():
             for prefix in [prefix for prefix, hops in installed.items() if hops is _UNKNOWN]:
-                self._forget(vif_id, prefix)
+                self._dirty[self._vifs[vif_id].vpn, prefix] = None
 
     # --- For people and for the agent -----------------------------------------------------------------------------
 
@@ -343,13 +321,13 @@ class Fib:
         return max(others, default=None)
 
 
-def _without(selected: Selected | None, own: LocalHop) -> Hops | None:
+def _is_own(vif: LocalVif, prefix: IPNetwork) -> bool:
+    return prefix.prefixlen == prefix.max_prefixlen and prefix.network_address in vif.addresses
+
+
+def _without(hops: Hops, own: LocalHop) -> Hops | None:
     """The hops to install where `own` is the interface itself: what it sends must not come back to it."""
-    if selected is None:
-        return None
-    if own not in selected.hops:
-        return selected.hops
-    return tuple(hop for hop in selected.hops if hop != own) or None
+    return hops if own not in hops else tuple(hop for hop in hops if hop != own) or None
 
 
 def _ordered(hops: Iterable[Hop]) -> Hops:

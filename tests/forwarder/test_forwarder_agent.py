@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from aiohttp import ClientSession, UnixConnector
 from forwarder.agent import Agent
 from forwarder.api import Api, ApiError
 from forwarder.config import Config, load
-from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route, Vif
+from forwarder.conversation import Wanted
+from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.peers import running_timers
+from forwarder.stale import MARKERLESS_SECONDS, STALE_SECONDS
 from schema.values import Encapsulation
 from tests.support.forwarder import write_config
 from tests.support.pki import Pki
@@ -145,11 +149,7 @@ async def test_a_data_plane_that_refuses_leaves_nothing_behind(config: Config) -
         status, problem = await f.call("PUT", "/vifs/vm1", VM1)
         assert (status, problem["detail"]) == (500, "interface t-a does not exist")
         assert (await f.call("GET", "/vifs"))[1]["items"] == []
-        assert (
-            json.loads((config.state / "state.json").read_text())["attachments"] == []
-            if (config.state / "state.json").exists()
-            else True
-        )
+        assert f.dataplane.vifs() == []
         assert (await f.call("PUT", "/vifs/vm1", VM1))[0] == 201
 
 
@@ -179,7 +179,7 @@ async def test_a_restart_attaches_again_and_flushes_nothing(config: Config) -> N
     dataplane = FakeDataplane()
     async with run(config, dataplane) as f:
         _, before = await f.call("PUT", "/vifs/vm1", VM1)
-    route = Route("vm1", f.agent.vifs.get("vm1").prefixes[0].supernet(8), (_remote(),))  # type: ignore[union-attr]
+    route = Route("vm1", ip_network("10.1.0.0/24"), (RemoteHop(ip_address("192.0.2.9"), 99, Encapsulation.UDP),))
     assert dataplane.apply([route]) == []
     async with run(config, dataplane) as f:
         assert await f.call("GET", "/vifs/vm1") == (200, before)
@@ -251,14 +251,17 @@ async def test_status_says_what_is_wrong(config: Config) -> None:
         assert report["degraded"][0].startswith("route server 127.0.0.1:1: ")
 
 
-def _remote() -> RemoteHop:
-    from ipaddress import ip_address
-
-    return RemoteHop(ip_address("192.0.2.9"), 99, Encapsulation.UDP)
-
-
-def test_the_fake_and_the_agent_mean_the_same_by_a_vif() -> None:
-    fake = FakeDataplane()
-    vif = Vif("vm1", "t-a", 1001, 16, (_remote().address,))
-    fake.attach(vif)
-    assert fake.vifs() == [vif]
+async def test_stale_time_runs_where_another_session_stands_in_or_a_marker_is_owed(tmp_path: Path) -> None:
+    servers = [("127.0.0.1", 1), ("127.0.0.1", 2)]
+    agent = Agent(load(write_config(Pki.create(tmp_path), "host1.example.net", "192.0.2.1", servers)), FakeDataplane())
+    first, second = agent.peers
+    stale = [(first, "blue")]
+    assert running_timers(agent.peers, stale) == {}, "nobody is there: everything is kept"
+    subscribe = agent.peers[second].conversation.start(Wanted({}, {"blue": 1}))[0]
+    assert running_timers(agent.peers, stale) == {}, "the other one has not told everything yet"
+    agent.peers[second].conversation.answered(subscribe, None)
+    assert running_timers(agent.peers, stale) == {(second, "blue"): MARKERLESS_SECONDS}
+    agent.peers[second].conversation.marker("blue")
+    assert running_timers(agent.peers, stale) == {(first, "blue"): STALE_SECONDS}
+    agent.peers[first].conversation.start(Wanted({}, {"blue": 1}))
+    assert running_timers(agent.peers, stale) == {}, "it is back and will say itself"
