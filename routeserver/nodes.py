@@ -119,14 +119,6 @@ class Nodes:
         client.outbox.unsubscribe(vrf)
         if not vrf.watchers:
             self._rib.unsubscribed(vrf)
-        if not self._uses(client.forwarder, vrf):
-            client.forwarder.instance_ids.pop(vrf.name, None)
-
-    def _uses(self, forwarder: Forwarder, vrf: Vrf) -> bool:
-        """Whether the forwarder has a subscription or an item left in the VPN."""
-        return any(vrf in self.clients[s].outbox.subscribed for s in forwarder.sessions if s in self.clients) or any(
-            node == vrf.name for node, _ in forwarder.items
-        )
 
     def _set_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> int:
         """The number in this forwarder's RDs for the VPN, its own choice or ours.

@@ -57,7 +57,11 @@ class Vouched:
 
 @dataclass(eq=False, slots=True)
 class Forwarder:
-    """A publisher, by bare JID. `items` is keyed by (VPN name, item id)."""
+    """A publisher, by bare JID. `items` is keyed by (VPN name, item id).
+
+    `instance_ids` are what its subscribes said, by VPN; an unsubscribe does not take them back, because what it has
+    published and will publish keeps its RD.
+    """
 
     jid: Jid
     source: Source

@@ -236,7 +236,8 @@ def test_an_instance_id_survives_the_other_session_of_the_same_forwarder() -> No
     assert neighbor.keys() == {key("192.0.2.1:7", "10.0.0.1/32")}
 
 
-def test_an_instance_id_lasts_as_long_as_a_subscription_or_an_item() -> None:
+def test_an_instance_id_lasts_as_long_as_a_session_or_an_item() -> None:
+    """Also behind an unsubscribe: a forwarder may publish to all route servers and subscribe to one."""
     talk = _talk()
     neighbor, forwarder = talk.neighbor(_PEER, _VPNS), talk.forwarder("h1.example.net")
     forwarder.subscribe("blue", instance=7)
@@ -246,11 +247,18 @@ def test_an_instance_id_lasts_as_long_as_a_subscription_or_an_item() -> None:
     talk.turn()
     assert neighbor.keys() == {key("192.0.2.1:7", f"10.0.0.{n}/32") for n in (1, 2)}
     forwarder.retract("blue", "a", "b")
-    forwarder.subscribe("blue", instance=7)
-    forwarder.unsubscribe("blue")
     forwarder.publish("blue", ("c", item("10.0.0.3/32")))
+    forwarder.lose()
+    again = talk.forwarder("h1.example.net")
+    again.publish("blue", ("d", item("10.0.0.4/32")))
+    again.end_of_publish()
     talk.turn()
-    assert neighbor.keys() == {key("127.0.1.1:1", "10.0.0.3/32")}
+    assert neighbor.keys() == {key("192.0.2.1:7", "10.0.0.4/32")}
+    again.retract("blue", "d")
+    again.lose()
+    talk.forwarder("h1.example.net").publish("blue", ("e", item("10.0.0.5/32")))
+    talk.turn()
+    assert neighbor.keys() == {key("127.0.1.1:1", "10.0.0.5/32")}
 
 
 def test_an_unsubscribe_withdraws_nothing() -> None:

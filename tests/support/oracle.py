@@ -1,0 +1,335 @@
+"""What everybody must hold, worked out the slow and obvious way.
+
+`Oracle` keeps the inputs of a route server (items and who vouches for them, subscriptions, what neighbors said) and
+no results: every question walks all of them.  It shares the product's value types and nothing of its RIB, selection
+or export rules, so that an error would have to be made twice.  MED and communities are not modelled; scenarios do
+not use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+from routeserver.bgp.attributes import AS_SEQUENCE, PathAttributes
+from routeserver.bgp.communities import encapsulation_community, mobility_community
+from routeserver.bgp.iana import Family
+from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, key_prefix, key_rd, vpn_family, vpn_key
+from routeserver.settings import NeighborSettings, Settings
+from schema.items import RouteItem
+from schema.values import IPAddress, NextHop
+
+_LOCAL, _EXTERNAL, _INTERNAL = 0, 1, 2
+_DEFAULT = b"\0"
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    source: str
+    kind: int
+    peer_id: IPv4Address
+    is_client: bool
+    family: Family
+    key: bytes
+    label: int
+    attributes: PathAttributes
+    node: str = ""
+    item_id: str = ""
+    route: RouteItem | None = None
+    stale: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return self.route is not None or (self.label >= 16 and bool(self.attributes.encapsulations))
+
+    @property
+    def item(self) -> RouteItem:
+        if self.route is not None:
+            return self.route
+        attributes = self.attributes
+        hop = NextHop(attributes.tunnel_endpoint, self.label, attributes.encapsulations)
+        preference = 100 if attributes.local_pref is None else attributes.local_pref
+        return RouteItem(key_prefix(self.family, self.key), (hop,), attributes.sequence[1], preference)
+
+    def rank(self) -> tuple[object, ...]:
+        """Lower is better."""
+        attributes = self.attributes
+        return (
+            not self.usable,
+            self.stale,
+            -(100 if attributes.local_pref is None else attributes.local_pref),
+            -attributes.sequence[1],
+            sum(len(ases) for _, ases in attributes.as_path),
+            attributes.origin,
+            self.kind,
+            attributes.originator_id or self.peer_id,
+            len(attributes.cluster_list),
+            (attributes.next_hop.version, attributes.next_hop.packed),
+            self.key[1:9],
+            (self.item_id, self.node),
+            self.source,
+        )
+
+
+@dataclass
+class _Item:
+    jid: str
+    route: RouteItem
+    session: str | None
+    until: float = 0.0
+
+
+@dataclass
+class _Neighbor:
+    settings: NeighborSettings
+    rtc: bool
+    since: float
+    rtc_ended: bool = False
+    routes: dict[tuple[Family, bytes], tuple[PathAttributes, int]] = field(default_factory=dict)
+
+
+class Oracle:
+    """The inputs. Sessions are named by the caller; `here` is our end of every BGP session."""
+
+    def __init__(self, settings: Settings, here: IPAddress) -> None:
+        self.settings = settings
+        self.here = here
+        self.now = 0.0
+        self.vpns = {vpn.name: vpn for vpn in settings.vpns}
+        self.numbers = {vpn.name: number for number, vpn in enumerate(settings.vpns, 1)}
+        self.sessions: dict[str, str] = {}
+        self.items: dict[tuple[str, str], _Item] = {}
+        self.subscriptions: set[tuple[str, str]] = set()
+        self.instances: dict[tuple[str, str], int] = {}
+        self.neighbors: dict[str, _Neighbor] = {}
+
+    # Inputs
+
+    def bound(self, session: str, jid: str) -> None:
+        self._end(session)
+        self.sessions[session] = jid
+        self._forget()
+
+    def lost(self, session: str) -> None:
+        self._end(session)
+        self._forget()
+
+    def _end(self, session: str) -> None:
+        for _, node in [s for s in self.subscriptions if s[0] == session]:
+            self.unsubscribe(session, node)
+        self.sessions.pop(session, None)
+        for item in self.items.values():
+            if item.session == session:
+                item.session, item.until = None, self.now + self.settings.stale_time
+
+    def subscribe(self, session: str, node: str, instance: int | None) -> None:
+        self.subscriptions.add((session, node))
+        if instance is not None:
+            self.instances[self.sessions[session], node] = instance
+
+    def unsubscribe(self, session: str, node: str) -> bool:
+        if (session, node) not in self.subscriptions:
+            return False
+        self.subscriptions.discard((session, node))
+        return True
+
+    def publish(self, session: str, node: str, item_id: str, route: RouteItem) -> bool:
+        known, jid = self.items.get((node, item_id)), self.sessions[session]
+        if known is not None and known.jid != jid:
+            return False
+        self.items[node, item_id] = _Item(jid, route, session)
+        return True
+
+    def retract(self, session: str, node: str, item_id: str) -> str | None:
+        known = self.items.get((node, item_id))
+        if known is None:
+            return "item-not-found"
+        if known.jid != self.sessions[session]:
+            return "forbidden"
+        del self.items[node, item_id]
+        return None
+
+    def end_of_publish(self, session: str) -> None:
+        self._drop_items(lambda item: item.jid == self.sessions[session] and item.session is None)
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        self._drop_items(lambda item: item.session is None and item.until <= self.now)
+
+    def _drop_items(self, is_due: Callable[[_Item], bool]) -> None:
+        self.items = {name: item for name, item in self.items.items() if not is_due(item)}
+        self._forget()
+
+    def _forget(self) -> None:
+        """A forwarder without session and item is a stranger when it comes back."""
+        known = {*self.sessions.values(), *(item.jid for item in self.items.values())}
+        self.instances = {where: number for where, number in self.instances.items() if where[0] in known}
+
+    def established(self, settings: NeighborSettings, *, rtc: bool) -> None:
+        self.neighbors[str(settings.address)] = _Neighbor(settings, rtc, self.now)
+
+    def closed(self, neighbor: str) -> None:
+        self.neighbors.pop(neighbor, None)
+
+    def announced(self, neighbor: str, family: Family, key: bytes, attributes: PathAttributes, label: int) -> None:
+        here = self.settings
+        looped = (
+            here.local_as in [number for _, ases in attributes.as_path for number in ases]
+            or attributes.originator_id == here.router_id
+            or here.router_id in attributes.cluster_list
+        )
+        if looped:
+            self.withdrawn(neighbor, family, key)
+        else:
+            self.neighbors[neighbor].routes[family, key] = attributes, label
+
+    def withdrawn(self, neighbor: str, family: Family, key: bytes) -> None:
+        self.neighbors[neighbor].routes.pop((family, key), None)
+
+    # What follows from them
+
+    def items_of(self, node: str) -> dict[str, RouteItem]:
+        """Item id -> item: what a subscriber of the node holds."""
+        by_prefix: dict[str, list[_Path]] = {}
+        for path in self._best_paths():
+            if path.usable and path.attributes.route_targets & self.vpns[node].import_rts:
+                by_prefix.setdefault(str(path.item.prefix), []).append(path)
+        chosen = [min(paths, key=_Path.rank) for paths in by_prefix.values()]
+        return {self._item_id(node, path): path.item for path in chosen}
+
+    @staticmethod
+    def _item_id(node: str, path: _Path) -> str:
+        return path.item_id if path.node == node else f"{key_rd(path.key)}:{path.item.prefix}"
+
+    def routes_of(self, name: str) -> dict[tuple[Family, bytes], tuple[int, PathAttributes]]:
+        """(family, key) -> (label, attributes): what a neighbor holds of the VPN families."""
+        neighbor = self.neighbors[name]
+        if neighbor.rtc and not neighbor.rtc_ended and self.now < neighbor.since + self.settings.rtc_wait:
+            return {}
+        return {
+            (path.family, path.key): (path.label, self._exported(path, neighbor))
+            for path in self._best_paths()
+            if self._may_go(path, neighbor) and self._is_wanted(path, neighbor)
+        }
+
+    def memberships_of(self, name: str) -> dict[bytes, PathAttributes]:
+        """Key -> attributes: what a neighbor holds of RT-Constraint."""
+        neighbor = self.neighbors[name]
+        if not neighbor.rtc:
+            return {}
+        told = {key: self._membership(key, paths, neighbor) for key, paths in self._memberships().items()}
+        return {key: attributes for key, attributes in told.items() if attributes is not None}
+
+    # How
+
+    def _published(self) -> Iterator[_Path]:
+        for (node, item_id), item in self.items.items():
+            vpn, hop = self.vpns[node], item.route.next_hops[0]
+            rd, family = self._rd(item.jid, node, hop.address), vpn_family(item.route.prefix)
+            communities = [*sorted(vpn.export_rts), *map(encapsulation_community, hop.encapsulations)]
+            if item.route.sequence_number:
+                communities.append(mobility_community(item.route.sequence_number))
+            attributes = PathAttributes(
+                hop.address, local_pref=item.route.local_preference, ext_communities=tuple(communities)
+            )
+            yield _Path(
+                item.jid, _LOCAL, self.settings.router_id, False, family, vpn_key(rd, item.route.prefix), hop.label,
+                attributes, node, item_id, item.route, item.session is None,
+            )  # fmt: skip
+
+    def _rd(self, jid: str, node: str, address: IPAddress) -> RouteDistinguisher:
+        instance = self.instances.get((jid, node))
+        if instance is None or not isinstance(address, IPv4Address):
+            return RouteDistinguisher.of_address(self.settings.router_id, self.numbers[node])
+        return RouteDistinguisher.of_address(address, instance)
+
+    def _received(self) -> Iterator[_Path]:
+        for name, neighbor in self.neighbors.items():
+            settings = neighbor.settings
+            kind = _INTERNAL if settings.peer_as == self.settings.local_as else _EXTERNAL
+            for (family, key), (attributes, label) in neighbor.routes.items():
+                client = settings.route_reflector_client
+                yield _Path(name, kind, IPv4Address(name), client, family, key, label, attributes)
+
+    def _best_paths(self) -> list[_Path]:
+        by_nlri: dict[tuple[Family, bytes], list[_Path]] = {}
+        for path in (*self._published(), *self._received()):
+            if path.family is not Family.RTC:
+                by_nlri.setdefault((path.family, path.key), []).append(path)
+        return [min(paths, key=_Path.rank) for paths in by_nlri.values()]
+
+    def _memberships(self) -> dict[bytes, list[_Path]]:
+        by_key: dict[bytes, list[_Path]] = {}
+        wanted: set[bytes] = set()
+        for _, node in self.subscriptions:
+            wanted |= self.vpns[node].import_rts
+        for rt in wanted:
+            key, own = RtMembership(self.settings.local_as, rt, 64).key, self.settings.router_id
+            attributes = PathAttributes(self.here, local_pref=100)
+            by_key[key] = [_Path("route-server", _LOCAL, own, False, Family.RTC, key, 0, attributes)]
+        for path in self._received():
+            if path.family is Family.RTC:
+                by_key.setdefault(path.key, []).append(path)
+        return {key: sorted(paths, key=_Path.rank) for key, paths in by_key.items()}
+
+    def _is_external(self, neighbor: _Neighbor) -> bool:
+        return neighbor.settings.peer_as != self.settings.local_as
+
+    def _may_go(self, path: _Path, neighbor: _Neighbor) -> bool:
+        if path.source == str(neighbor.settings.address):
+            return False
+        if path.family is Family.VPNV4 and not isinstance(path.attributes.next_hop, IPv4Address):
+            return False
+        if path.route is not None and not path.attributes.route_targets:
+            return False
+        both_plain = path.kind == _INTERNAL and not path.is_client and not neighbor.settings.route_reflector_client
+        return self._is_external(neighbor) or not both_plain
+
+    def _is_wanted(self, path: _Path, neighbor: _Neighbor) -> bool:
+        if not neighbor.rtc:
+            return True
+        name = str(neighbor.settings.address)
+        for key, paths in self._memberships().items():
+            mine = [p for p in paths if p.source == name]
+            if self._is_external(neighbor) and key != _DEFAULT:
+                mine = [p for p in mine if p is paths[0]]
+            if mine and (key == _DEFAULT or _matches(key, path.attributes.route_targets)):
+                return True
+        return False
+
+    def _exported(self, path: _Path, neighbor: _Neighbor) -> PathAttributes:
+        given, own = path.attributes, self.settings
+        if self._is_external(neighbor):
+            segments = given.as_path[0][1] if given.as_path else ()
+            communities = tuple(c for c in given.ext_communities if c[:2] != b"\x03\x0c")
+            return PathAttributes(
+                given.next_hop,
+                given.origin,
+                ((AS_SEQUENCE, (own.local_as, *segments)),),
+                ext_communities=communities,
+            )
+        told = replace(given, local_pref=100 if given.local_pref is None else given.local_pref)
+        if path.kind != _INTERNAL:
+            return told
+        originator = given.originator_id or path.peer_id
+        return replace(told, originator_id=originator, cluster_list=(own.router_id, *given.cluster_list))
+
+    def _membership(self, key: bytes, paths: list[_Path], neighbor: _Neighbor) -> PathAttributes | None:
+        ours = key != _DEFAULT and RtMembership.from_key(key).origin_as == self.settings.local_as
+        if self._is_external(neighbor):
+            allowed = self._may_go(paths[0], neighbor)
+            return replace(self._exported(paths[0], neighbor), next_hop=self.here) if allowed else None
+        if not ours:
+            return self._exported(paths[0], neighbor) if self._may_go(paths[0], neighbor) else None
+        if neighbor.settings.route_reflector_client:
+            told = self._exported(paths[0], neighbor)
+            as_ours = paths[0].kind != _LOCAL
+            return replace(told, next_hop=self.here, originator_id=self.settings.router_id) if as_ours else told
+        sendable = [path for path in paths if self._may_go(path, neighbor)]
+        return self._exported(sendable[0], neighbor) if sendable else None
+
+
+def _matches(key: bytes, targets: frozenset[bytes]) -> bool:
+    wanted = "".join(f"{octet:08b}" for octet in key[5:])[: key[0] - 32]
+    return any("".join(f"{octet:08b}" for octet in target).startswith(wanted) for target in targets)
