@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, RouteChange, RouteKey
@@ -260,13 +261,15 @@ class Fib:
         """The next changes to make, about `limit` of them (the changes of one prefix stay together)."""
         found: list[RouteChange] = []
         while self._dirty and len(found) < limit:
-            vpn, prefix = next(iter(self._dirty))
-            del self._dirty[vpn, prefix]
-            selected = self.select(vpn, prefix)
-            for vif in self._vifs.values():
-                if vif.vpn == vpn and (change := self._change(vif, prefix, selected)) is not None:
-                    found.append(change)
+            for key in list(islice(self._dirty, limit - len(found))):  # taken singly, a large dict's front is slow
+                del self._dirty[key]
+                found += self._changes_of(*key)
         return found
+
+    def _changes_of(self, vpn: str, prefix: IPNetwork) -> list[RouteChange]:
+        selected = self.select(vpn, prefix)
+        changes = (self._change(vif, prefix, selected) for vif in self._vifs.values() if vif.vpn == vpn)
+        return [change for change in changes if change is not None]
 
     def _change(self, vif: LocalVif, prefix: IPNetwork, selected: Selected | None) -> RouteChange | None:
         installed = self._installed[vif.id]
@@ -332,7 +335,8 @@ def _without(hops: Hops, own: LocalHop) -> Hops | None:
 
 def _ordered(hops: Iterable[Hop]) -> Hops:
     """Without repetition and in one fixed order, so that equal sets of hops are equal tuples."""
-    return tuple(sorted(dict.fromkeys(hops), key=_hop_key))
+    distinct = tuple(dict.fromkeys(hops))
+    return distinct if len(distinct) < 2 else tuple(sorted(distinct, key=_hop_key))
 
 
 def _hop_key(hop: Hop) -> tuple[int, int, int, str]:
