@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_READY_LIMIT = 30.0
+_READY_LIMIT = 120.0
 _END_LIMIT = 5.0
 
 
