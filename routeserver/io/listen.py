@@ -36,7 +36,10 @@ class XmppService:
         self._limits = StreamLimits()
 
     def accept(self) -> Connection[XmppSession]:
-        return Connection(self._hub, lambda _: self)
+        return Connection(self._hub, self._find_endpoint)
+
+    def _find_endpoint(self, _connection: Connection[XmppSession]) -> XmppService:
+        return self
 
     def open_session(self, connection: Connection[XmppSession]) -> XmppSession:
         session = XmppSession(self._config.domain, self._service_jid, _stream_id, self._limits, self._hub.now())
