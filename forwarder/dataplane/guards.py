@@ -1,8 +1,8 @@
 """Packet filters: what tenants may send, and from whom tunnels are taken.  nftables, in two tables of ours.
 
 `es-vpn` checks what comes from virtual interfaces.  A packet passes only with a source address that its
-interface was given, and from the MAC that goes with it if one is known.  Neighbour discovery between link-local
-addresses passes, address probes do not need to.  Towards the host itself a tenant may ping and resolve its first
+interface was given, and from the MAC that goes with it if one is known.  Neighbour discovery and pings between
+link-local addresses pass: they end at the first hop.  Towards the host itself a tenant may ping and resolve its first
 hop, nothing else.  Interfaces and addresses are set elements, so attaching one is one small transaction.
 
 `es-under` lets only the configured peers hand us tunnelled packets, in any of the three forms that could carry a
@@ -45,7 +45,7 @@ add rule inet es-vpn check iifname . ether saddr . ip6 saddr @mac-source6 return
 add rule inet es-vpn check iifname . ip saddr @source4 return
 add rule inet es-vpn check iifname . ip6 saddr @source6 return
 add rule inet es-vpn check ip6 saddr fe80::/10 ip6 daddr { fe80::/10, ff02::/16 } icmpv6 type \
-{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } return
+{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, echo-request } return
 add rule inet es-vpn check counter drop
 add rule inet es-vpn to-host meta sdifname @vifs jump tenant-to-host
 add rule inet es-vpn to-host iifname @vifs jump tenant-to-host

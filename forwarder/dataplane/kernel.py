@@ -51,6 +51,7 @@ from forwarder.dataplane.plan import (
 from forwarder.dataplane.reading import (
     LAST_RESORT_METRIC,
     UNREACHABLE_METRIC,
+    is_vrf_of,
     link_named,
     proxy_arp_sysctls,
 )
@@ -154,7 +155,11 @@ class Kernel:
 
     def _put_vrf(self, fact: VrfDevice) -> None:
         name = vrf_name(fact.table)
-        if link_named(self._netlink, name) is None:
+        link = link_named(self._netlink, name)
+        if link is not None and not is_vrf_of(link, fact.table):
+            self._netlink.ask(rt.delete_link_named(name))
+            link = None
+        if link is None:
             self._netlink.ask(rt.new_link(name, "vrf", *rt.vrf_data(fact.table)))
         self._netlink.ask(rt.set_link(self._index(name), text(rt.IFLA_IFALIAS, fact.vif_id), up=True))
 

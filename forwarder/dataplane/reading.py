@@ -9,6 +9,7 @@ be yields a fact that says so, never none, so that what is unwanted can always b
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import Final
@@ -45,6 +46,7 @@ UNREACHABLE_METRIC: Final = 4278198272
 VRF_RULE_PRIORITY: Final = 1000
 """Where the kernel puts its rule for VRFs when the first one is made."""
 
+_VRF_NAME = re.compile(r"esv-[0-9]{1,10}")
 _FORMS = {"esg-": (Form.GRE, "gre"), "esr-": (Form.RECEIVE, "ipip"), "esu-": (Form.SEND, "ipip")}
 _ENDPOINTS = {"gre": (rt.IFLA_GRE_LOCAL, rt.IFLA_GRE_REMOTE), "ipip": (rt.IFLA_IPTUN_LOCAL, rt.IFLA_IPTUN_REMOTE)}
 
@@ -144,15 +146,22 @@ def _tunnel(link: rt.Link) -> TunnelDevice:
 # ---------------------------------------------------------------- virtual interfaces
 
 
+def is_vrf_of(link: rt.Link, table: int) -> bool:
+    """Whether the device is what its name says."""
+    return link.kind == "vrf" and as_int(link.data.get(rt.IFLA_VRF_TABLE, b"")) == table
+
+
 def read_vifs(netlink: Netlink, links: Sequence[rt.Link], interfaces: Collection[str], table: int = 0) -> list[Fact]:
     """All facts of virtual interfaces but the guards' elements.
 
     `links` are the devices to look at, `interfaces` those among them that count as ours even outside a VRF.
     With a `table`, only that VRF and its single interface are asked for.
     """
-    vrfs = {link.index: link for link in links if link.name.startswith("esv-")}
-    tables = {index: as_int(link.data.get(rt.IFLA_VRF_TABLE, b"")) for index, link in vrfs.items()}
-    facts: list[Fact] = [VrfDevice(tables[index], link.alias, link.up) for index, link in vrfs.items()]
+    vrfs = {link.index: link for link in links if _VRF_NAME.fullmatch(link.name)}
+    tables = {index: int(link.name[4:]) for index, link in vrfs.items()}
+    facts: list[Fact] = [
+        VrfDevice(tables[index], link.alias, link.up and is_vrf_of(link, tables[index])) for index, link in vrfs.items()
+    ]
     ports = {link.index: link.name for link in links if link.master in vrfs or link.name in interfaces}
     facts += [Port(link.name, tables[link.master], link.mac, link.up) for link in links if link.master in vrfs]
     one = next(iter(ports)) if table and len(ports) == 1 else 0

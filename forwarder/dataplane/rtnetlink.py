@@ -65,6 +65,7 @@ RT_TABLE_LOCAL = 255
 RTPROT_KERNEL = 2
 
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7
+RT_SCOPE_UNIVERSE, RT_SCOPE_NOWHERE = 0, 255
 RTNH_F_ONLINK = 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH = 1, 4, 5, 6, 9
 RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP = 15, 18, 21, 22
@@ -278,18 +279,19 @@ def label_entry(label: int) -> bytes:
 
 def put_route(route: KernelRoute) -> Message:
     """Add or replace. IPv6 without the replace flag would add a second next hop instead."""
-    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route_head(route) + hop_attributes(route.hops))
+    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_head(route) + hop_attributes(route.hops))
 
 
 def delete_route(route: KernelRoute) -> Message:
-    return Message(RTM_DELROUTE, 0, route_head(route))
+    """Whatever its scope: somebody else may have made it."""
+    return Message(RTM_DELROUTE, 0, _route_head(route, scope=RT_SCOPE_NOWHERE))
 
 
-def route_head(route: KernelRoute) -> bytes:
+def _route_head(route: KernelRoute, scope: int = RT_SCOPE_UNIVERSE) -> bytes:
     """All of a route's message but its next hops."""
     length = route.prefix.prefixlen
     flags = RTNH_F_ONLINK if len(route.hops) == 1 and route.hops[0].via is not None else 0
-    head = _ROUTE.pack(family_of(route.prefix), length, 0, 0, 0, route.protocol, 0, route.kind, flags)
+    head = _ROUTE.pack(family_of(route.prefix), length, 0, 0, 0, route.protocol, scope, route.kind, flags)
     head += u32(RTA_TABLE, route.table) + u32(RTA_PRIORITY, route.metric)
     return head + attribute(RTA_DST, route.prefix.network_address.packed) if length else head
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
-from typing import Any
+from typing import Any, TypeAlias
 
 from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux import LinuxDataplane
@@ -22,6 +22,8 @@ from tests.support.namespaces import Namespace
 
 UNDERLAY = ip_network("192.0.2.0/24")
 ETH_P_ALL = 3
+
+Fits: TypeAlias = Callable[[bytes], bool]
 
 
 class Inside:
@@ -67,6 +69,13 @@ class Lab:
         )
         space.batch(f"addr add 192.0.2.{number}/24 dev eth0", "link set eth0 up")
         return Hypervisor(self, space, number)
+
+    def outsider(self, *addresses: str) -> Namespace:
+        """A host on the underlay that is no hypervisor."""
+        space = self.namespace("out")
+        self._switch.batch(f"link add out type veth peer name eth0 netns {space.name}", "link set out master fabric up")
+        space.batch(*(f"addr add {address}/24 dev eth0" for address in addresses), "link set eth0 up")
+        return space
 
 
 class Hypervisor:
@@ -138,6 +147,20 @@ class Machine:
         finally:
             sniffer.close()
 
+    def send_datagrams(self, address: str, ports: Iterable[int], payload: bytes) -> None:
+        family = socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+        with self.namespace, socket.socket(family, socket.SOCK_DGRAM) as sender:
+            for port in ports:
+                sender.sendto(payload, (address, port))
+
+    def connects(self, address: str, port: int, patience: float = 2) -> bool:
+        with self.namespace:
+            try:
+                socket.create_connection((address, port), timeout=patience).close()
+            except OSError:
+                return False
+        return True
+
     def raw_socket(self) -> socket.socket:
         """For sending frames as they are."""
         with self.namespace:
@@ -156,7 +179,7 @@ class Sniffer:
     def close(self) -> None:
         self._socket.close()
 
-    def first(self, wanted: Callable[[bytes], bool], patience: float = 10) -> bytes:
+    def first(self, wanted: Fits, patience: float = 10) -> bytes:
         """The first frame that fits. Fails if none has come in `patience` seconds."""
         deadline = time.monotonic() + patience
         while (left := deadline - time.monotonic()) > 0:
@@ -169,10 +192,10 @@ class Sniffer:
                 return frame
         raise AssertionError("no such frame came")
 
-    def seen(self, wanted: Callable[[bytes], bool]) -> list[bytes]:
+    def seen(self, wanted: Fits) -> list[bytes]:
         """Those among the frames that have come so far."""
         self._socket.setblocking(False)
-        found = []
+        found: list[bytes] = []
         while True:
             try:
                 frame = self._socket.recv(65536)
@@ -187,8 +210,9 @@ def ipv4(frame: bytes, protocol: int) -> bool:
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    """The Internet checksum (RFC 1071)."""
+    even = data + bytes(len(data) % 2)
+    total = sum(int.from_bytes(even[i : i + 2], "big") for i in range(0, len(even), 2))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -1,0 +1,248 @@
+"""What others do to the kernel's state, and what is left of ours: audit, restart, failure, detach.
+
+One host with three virtual interfaces, and routes of every kind to a remote that need not exist.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from forwarder.dataplane.contract import DataplaneError, LocalHop
+from forwarder.dataplane.linux import LinuxDataplane
+from tests.support.dataplane_contract import A, B, C, route, via
+from tests.support.vpn_lab import Hypervisor, Lab
+
+pytestmark = pytest.mark.kernel
+
+FIRST_HOPS = ("169.254.1.1/32", "fe80::1/64")
+VIFS = [A, B, C]
+ROUTES = [
+    route("10.0.0.2/32", via(20)),
+    route("10.0.0.3/32", via(21, "gre")),
+    route("10.1.0.0/16", via(20), via(21, "gre")),
+    route("fd00::2/128", via(20)),
+    route("fd00::3/128", via(21, "gre"), via(20)),
+    route("10.0.0.9/32", LocalHop("vm-c"), vif=B),
+]
+
+
+@dataclass
+class Host:
+    hypervisor: Hypervisor
+    plane: LinuxDataplane
+
+    def state(self) -> list[str]:
+        """All that attaching and routing could leave behind, as sorted lines that do not depend on history."""
+        run = self.hypervisor.namespace.run
+        lines = [line.split()[0] for line in run("ip", "-br", "link").splitlines()]
+        for query in ("ip route show table all", "ip -6 route show table all"):
+            lines += [line for line in run(*query.split()).splitlines() if " proto 20" in line]
+        for query in ("ip rule", "ip -6 rule", "ip -f mpls route", "ip neigh show nud permanent", "ip fou show"):
+            lines += run(*query.split()).splitlines()
+        for name in ("t-a", "t-b", "t-c"):
+            found = run("ip", "-o", "addr", "show", name, check=False).splitlines()
+            lines += [f"{name} {address}" for line in found for address in FIRST_HOPS if address in line]
+            lines += run("ip", "-br", "link", "show", name, check=False).splitlines()
+        lines += re.sub(r" [0-9a-f]+: ", " ", run("tc", "qdisc", "show", "dev", "t-b")).splitlines()
+        lines.append(run("sysctl", "net.ipv4.conf.t-b.proxy_arp", "net.ipv4.neigh.t-b.proxy_delay"))
+        elements = run("nft", "-s", "list", "ruleset").replace(",", " ").split()
+        return sorted(line.strip() for line in lines) + sorted(elements)
+
+
+@pytest.fixture(scope="module")
+def host(kernel_features: None) -> Iterator[Host]:
+    lab = Lab()
+    hypervisor = lab.hypervisor(1)
+    hypervisor.namespace.batch(
+        *(f"link add {name} address 00:00:5e:00:01:01 type dummy" for name in ("t-a", "t-b", "t-c"))
+    )
+    plane = hypervisor.dataplane()
+    plane.open()
+    yield Host(hypervisor, plane)
+    lab.close()
+
+
+@pytest.fixture
+def serving(host: Host) -> Host:
+    host.plane.audit(VIFS, ROUTES)
+    return host
+
+
+TAMPERING = {
+    "learned routes": {
+        "ip route del 10.0.0.2/32 table 1001": "route 10.0.0.2/32 of vm-a: was missing",
+        "ip -6 route del fd00::3/128 table 1001": "route fd00::3/128 of vm-a: was missing",
+        "ip route change 10.0.0.3/32 dev t-a table 1001 metric 1024 proto 201": "route 10.0.0.3/32 of vm-a: "
+        "was not as wanted",
+        "ip route add 10.66.0.0/16 dev t-a table 1001 proto 201": "route 10.66.0.0/16 in VRF 1001: was not wanted",
+        "ip route add 10.66.0.0/16 dev eth0 table 77 proto 201": "route 10.66.0.0/16 in VRF 77: was not wanted",
+    },
+    "own routes, labels and neighbours": {
+        "ip route del 10.0.0.1/32 table 1001": "own address 10.0.0.1/32 in VRF 1001: was missing",
+        "ip route del unreachable default table 1001 metric 4278198272": "IPv4 unreachable default of VRF 1001: "
+        "was missing",
+        "ip -f mpls route del 16": "label 16 to t-a: was missing",
+        "ip -f mpls route replace 17 via inet 10.0.0.2 dev t-c proto 202": "label 17 to t-b: was not as wanted",
+        "ip -f mpls route add 999 via inet 10.0.0.1 dev t-c proto 202": "label 999 to t-c: was not wanted",
+        "ip neigh del 10.0.0.1 dev t-a": "neighbour 10.0.0.1 at t-a: was missing",
+        "ip neigh replace fd00::1 lladdr 02:00:00:00:00:99 dev t-a nud permanent": "neighbour fd00::1 at t-a: "
+        "was not as wanted",
+        "ip neigh del 192.0.2.2 dev esg-c0000201": "neighbour 192.0.2.2 at esg-c0000201: was missing",
+        "ip addr del 169.254.1.1/32 dev t-b": "address 169.254.1.1 at t-b: was missing",
+    },
+    "interfaces": {
+        "ip link set t-a down": "interface t-a in VRF 1001: was not as wanted",
+        "ip link set t-b nomaster": "interface t-b in VRF 1002: was missing",
+        "ip link set t-c address 02:00:00:00:00:77": "interface t-c in VRF 1003: was not as wanted",
+    },
+    "an interface in another VRF": {
+        "ip link set t-a master esv-1003": "interface t-a in VRF 1001: was not as wanted",
+    },
+    "VRFs": {
+        "ip link del esv-1001": "VRF 1001 of vm-a: was missing",
+        "ip link set esv-1002 down": "VRF 1002 of vm-b: was not as wanted",
+        "ip link add esv-5000 type vrf table 5000": "VRF 5000 of : was not wanted",
+    },
+    "tunnel devices that are gone": {
+        "ip link del esg-c0000201": "tunnel device esg-c0000201 (GRE, to and from all): was missing",
+        "ip link del esu-c0000202": "tunnel device esu-c0000202 (UDP, to one): was missing",
+        "ip link del es-sink": "device es-sink: was missing",
+        "ip fou del port 6635": "UDP port 6635 for IP protocol 137: was missing",
+    },
+    "tunnel devices that are not right": {
+        "ip link set esr-c0000201 down": "tunnel device esr-c0000201 (UDP, from all): was not as wanted",
+        "ip link set esg-c0000201 mtu 900": "tunnel device esg-c0000201 (GRE, to and from all): was not as wanted",
+        "sysctl -qw net.mpls.conf.esu-c0000202.input=0": "tunnel device esu-c0000202 (UDP, to one): was not as wanted",
+    },
+    "the host": {
+        "sysctl -qw net.ipv4.ip_forward=0": "sysctl net/ipv4/ip_forward=1: was not as wanted",
+        "sysctl -qw net.mpls.platform_labels=100": "sysctl net/mpls/platform_labels=1048575: was not as wanted",
+        "sysctl -qw net.ipv4.conf.t-b.proxy_arp=0": "proxy ARP at t-b: was missing",
+        "ip rule add pref 0 table local": "IPv4 rule order, VRFs before the host's own addresses: was missing",
+        "tc qdisc del dev t-b root": "rate of t-b, 8000000 bit/s: was not as wanted",
+    },
+    "half a rate": {"tc qdisc del dev t-b clsact": "rate of t-b, 8000000 bit/s: was not as wanted"},
+    "filter elements": {
+        "nft delete element inet es-vpn vifs { t-a }": "source guard of t-a: was missing",
+        "nft add element inet es-vpn source4 { t-c . 10.99.0.1 }": "source 10.99.0.1 at t-c: was not wanted",
+    },
+    "filter rules": {"nft flush chain inet es-vpn check": "packet filter rules: were not as installed"},
+    "filter tables": {
+        "nft delete table inet es-vpn": "source 10.0.0.1 at t-a: was missing",
+        "nft delete table inet es-under": "packet filter rules: were not as installed",
+    },
+    "peers": {"nft add element inet es-under peers4 { 203.0.113.0/24 }": "packet filter rules: were not as installed"},
+}
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+def test_audit_says_and_repairs_what_somebody_did(serving: Host, what: str) -> None:
+    before = serving.state()
+    for command in TAMPERING[what]:
+        serving.hypervisor.namespace.run(*command.split())
+    told = serving.plane.audit(VIFS, ROUTES)
+    assert set(TAMPERING[what].values()) <= set(told)
+    assert serving.state() == before
+    assert serving.plane.audit(VIFS, ROUTES) == []
+
+
+def test_an_interface_that_is_gone_is_told_and_served_again_when_it_is_back(serving: Host) -> None:
+    space = serving.hypervisor.namespace
+    space.run("ip", "link", "del", "t-c")
+    told = serving.plane.audit(VIFS, ROUTES)
+    assert "interface t-c of vm-c: is absent" in told
+    assert "route 10.0.0.9/32 of vm-b: there is no interface t-c" in told
+    assert {vif.id for vif in serving.plane.vifs()} == {"vm-a", "vm-b"}
+    space.run("ip", "link", "add", "t-c", "address", "00:00:5e:00:01:01", "type", "dummy")
+    serving.plane.attach(C)
+    assert serving.plane.apply(ROUTES) == []
+    assert serving.plane.audit(VIFS, ROUTES) == []
+
+
+def test_a_vif_whose_interface_is_gone_can_be_detached(serving: Host) -> None:
+    space = serving.hypervisor.namespace
+    space.run("ip", "link", "del", "t-c")
+    again = serving.hypervisor.dataplane()
+    again.open()
+    again.detach("vm-c")
+    assert "esv-1003" not in space.run("ip", "-br", "link")
+    again.close()
+    space.run("ip", "link", "add", "t-c", "address", "00:00:5e:00:01:01", "type", "dummy")
+
+
+def test_the_kernels_own_words_are_in_a_refusal(serving: Host) -> None:
+    wrong, good = route("10.0.0.0/8", via(20)), route("10.50.0.0/16", via(20))
+    serving.hypervisor.namespace.run("ip", "link", "set", "esu-c0000202", "down")
+    refusals = serving.plane.apply([wrong, good, route("10.51.0.0/16", via(21, "gre"))])
+    assert [str(refusal.key.prefix) for refusal in refusals] == ["10.0.0.0/8", "10.50.0.0/16"]
+    assert {refusal.reason for refusal in refusals} == {"Network is down: Nexthop device is not up"}
+    assert "10.51.0.0/16" in {str(found.prefix) for found in serving.plane.routes()}
+
+
+def test_detach_leaves_nothing(host: Host) -> None:
+    host.plane.audit([], [])
+    before = host.state()
+    for _ in range(2):
+        for vif in VIFS:
+            host.plane.attach(vif)
+        assert host.plane.apply(ROUTES) == []
+        assert host.state() != before
+        for vif in VIFS:
+            host.plane.detach(vif.id)
+    assert host.state() == before
+
+
+def test_tunnels_go_with_their_last_route(host: Host) -> None:
+    host.plane.audit([A], [])
+    space = host.hypervisor.namespace
+    first, second = route("10.0.0.2/32", via(20)), route("10.0.0.3/32", via(20), via(20, "gre"))
+    host.plane.apply([first, second])
+    assert "esu-c0000202" in space.run("ip", "-br", "link")
+    host.plane.apply([route("10.0.0.3/32", via(20, "gre"))])
+    assert "esu-c0000202" in space.run("ip", "-br", "link"), "the other route needs it"
+    host.plane.apply([route("10.0.0.2/32", via(20, "gre"))])
+    assert "esu-c0000202" not in space.run("ip", "-br", "link")
+    assert "192.0.2.2" in space.run("ip", "neigh", "show", "dev", "esg-c0000201")
+    host.plane.apply([first])
+    assert "esu-c0000202" in space.run("ip", "-br", "link"), "made anew, with another index"
+    host.plane.detach(A.id)
+    assert "esu-c0000202" not in space.run("ip", "-br", "link")
+    assert "192.0.2.2" not in space.run("ip", "neigh", "show", "dev", "esg-c0000201")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "undo", "reason"),
+    [
+        ("ip link set t-c name elsewhere", "ip link set elsewhere name t-c", "there is no interface t-c"),
+        ("ip link set t-c master aside", "ip link set t-c nomaster", "t-c belongs to aside"),
+        ("ip link set t-c mtu 1000", "ip link set t-c mtu 1500", "address fe80::1 at t-c"),
+    ],
+)
+def test_a_failed_attach_leaves_nothing(host: Host, prepare: str, undo: str, reason: str) -> None:
+    host.plane.audit([], [])
+    space = host.hypervisor.namespace
+    space.run("ip", "link", "add", "aside", "type", "bridge")
+    space.run(*prepare.split())
+    before = host.state()
+    with pytest.raises(DataplaneError, match=reason):
+        host.plane.attach(replace(C, addresses=A.addresses))
+    assert host.state() == before
+    space.run(*undo.split(), check=False)
+    space.run("ip", "link", "del", "aside")
+    host.plane.attach(C)
+    host.plane.detach(C.id)
+
+
+def test_a_host_without_an_ipv4_address_says_so(host: Host) -> None:
+    with host.hypervisor.namespace:
+        bare = LinuxDataplane([], [])
+        bare.open()
+        bare.attach(A)
+        (refusal,) = bare.apply([replace(ROUTES[0])])
+        bare.detach(A.id)
+        bare.close()
+    assert refusal.reason == "we have no IPv4 address to tunnel from"
