@@ -14,7 +14,7 @@ UNIT := $(wildcard tests/bgp tests/xmpp tests/rib tests/schema tests/forwarder t
 .PHONY: demo test check bench bootstrap lint unit whole kernel
 
 demo: bootstrap
-	$(VENV)/python deploy/demo/run.py
+	$(VENV)/python deploy/demo/run.py $(if $(KEEP),--keep)
 
 test: bootstrap
 	$(MAKE) --no-print-directory lint

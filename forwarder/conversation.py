@@ -8,8 +8,9 @@ an answer means for an item is kept here, for `forwarder get vifs`.
 A refused request is not repeated until what is wanted changes or a new session begins: the route server was precise
 about its reason, and asking again would only say it again.
 
-Order within one difference: publish, retract, subscribe, unsubscribe.  A VPN whose last interface went is retracted
-before it is unsubscribed (draft section 6).
+Order within one difference: subscribe, publish, retract, unsubscribe.  The subscribe names the instance-id, which the
+route server needs for the RD of what is published; a VPN whose last interface went is retracted before it is
+unsubscribed (draft section 6).
 """
 
 from __future__ import annotations
@@ -86,11 +87,20 @@ class Conversation:
         if not self.is_live:
             return []
         return [
+            *self._subscribes(wanted),
             *self._publishes(wanted),
             *self._retracts(wanted),
-            *self._subscribes(wanted),
             *self._unsubscribes(wanted),
         ]
+
+    def _subscribes(self, wanted: Wanted) -> list[Request]:
+        requests: list[Request] = []
+        for vpn, instance_id in wanted.vpns.items():
+            if vpn not in self.subscriptions:
+                request = Subscribe(vpn, instance_id)
+                self.subscriptions[vpn] = Subscription(request)
+                requests.append(request)
+        return requests
 
     def _publishes(self, wanted: Wanted) -> list[Request]:
         requests: list[Request] = []
@@ -106,15 +116,6 @@ class Conversation:
         for key in gone:
             del self.said[key]
         return [Retract(*key) for key in gone]
-
-    def _subscribes(self, wanted: Wanted) -> list[Request]:
-        requests: list[Request] = []
-        for vpn, instance_id in wanted.vpns.items():
-            if vpn not in self.subscriptions:
-                request = Subscribe(vpn, instance_id)
-                self.subscriptions[vpn] = Subscription(request)
-                requests.append(request)
-        return requests
 
     def _unsubscribes(self, wanted: Wanted) -> list[Request]:
         gone = [vpn for vpn in self.subscriptions if vpn not in wanted.vpns]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = ROOT / ".venv" / "bin"
 UNDERLAY = "demo-underlay"
 GATEWAY = "169.254.1.1"
+PROGRESS_SECONDS = 10
 
 T = TypeVar("T")
 
@@ -102,16 +103,20 @@ class Lab:
             if program.poll() is not None:
                 raise DemoError(f"{name} ended with {program.returncode}:\n{self.log(name)[-2000:]}")
 
-    def eventually(self, what: str, condition: Callable[[], T | None], timeout: float = 90) -> T:
+    def eventually(self, what: str, condition: Callable[[], T | None], timeout: float = 240) -> T:
         """Wait for a condition to give something; DemoError, with what was awaited, when it does not."""
-        end = time.monotonic() + timeout
+        started = told = time.monotonic()
         while True:
             self.check_alive()
             found = condition()
             if found:
                 return found
-            if time.monotonic() > end:
+            now = time.monotonic()
+            if now - started > timeout:
                 raise DemoError(f"waited {timeout:.0f} s in vain: {what}")
+            if now - told > PROGRESS_SECONDS:
+                print(f"          … waiting until {what}", flush=True)
+                told = now
             time.sleep(0.2)
 
     def close(self) -> None:

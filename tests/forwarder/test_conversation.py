@@ -28,14 +28,14 @@ def started(wanted: Wanted) -> Conversation:
     return conversation
 
 
-def test_a_new_session_publishes_then_subscribes_then_says_that_was_all() -> None:
+def test_a_new_session_subscribes_then_publishes_then_says_that_was_all() -> None:
     conversation = Conversation()
     assert conversation.difference(TWO) == []
     everything: list[Request] = [
-        Publish("blue", "a", item(16)),
-        Publish("red", "b", item(17)),
         Subscribe("blue", 1),
         Subscribe("red", 2),
+        Publish("blue", "a", item(16)),
+        Publish("red", "b", item(17)),
         EndOfPublish(),
     ]
     assert conversation.start(TWO) == everything
@@ -47,7 +47,7 @@ def test_a_new_session_publishes_then_subscribes_then_says_that_was_all() -> Non
 
 def test_only_differences_are_said() -> None:
     conversation = started(ONE)
-    assert conversation.difference(TWO) == [Publish("red", "b", item(17)), Subscribe("red", 2)]
+    assert conversation.difference(TWO) == [Subscribe("red", 2), Publish("red", "b", item(17))]
     changed = Wanted({("blue", "a"): item(18), ("red", "b"): item(17)}, TWO.vpns)
     assert conversation.difference(changed) == [Publish("blue", "a", item(18))]
 
@@ -105,13 +105,13 @@ def test_a_marker_counts_only_after_the_result_of_the_latest_subscribe() -> None
 
 def test_a_refused_or_ended_subscription_is_not_in_sync_and_not_unsubscribed() -> None:
     conversation = Conversation()
-    subscribe = conversation.start(ONE)[1]
+    subscribe = conversation.start(ONE)[0]
     conversation.answered(subscribe, FORBIDDEN)
     assert not conversation.marker("blue")
     assert conversation.difference(Wanted()) == [Retract("blue", "a")]
 
     ended = Conversation()
-    ended.answered(ended.start(ONE)[1], None)
+    ended.answered(ended.start(ONE)[0], None)
     ended.marker("blue")
     ended.subscription_ended("blue")
     ended.subscription_ended("red")
