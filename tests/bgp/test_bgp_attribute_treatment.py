@@ -137,6 +137,7 @@ ACCEPTED: list[Any] = [
         {"unknown": ((0xC0, 22, bytes.fromhex("0006000000c0000201")),)},
         id="pmsi",
     ),
+    pytest.param(INTERNAL, 0xC0, 22, "0000000000", {"unknown": ((0xC0, 22, bytes(5)),)}, id="pmsi-without-tunnel"),
     pytest.param(INTERNAL, 0xC0, 23, TUNNEL, {"tunnel_encapsulation": bytes.fromhex(TUNNEL)}, id="tunnel"),
     pytest.param(INTERNAL, 0xC0, 25, "00" * 20, {"unknown": ((0xC0, 25, bytes(20)),)}, id="ipv6-ext-communities"),
     pytest.param(INTERNAL, 0x80, 26, "01000b0000000000000001", {"unknown": ()}, id="aigp-dropped"),

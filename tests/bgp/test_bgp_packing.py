@@ -96,6 +96,22 @@ def test_a_2_octet_peer_gets_no_as4_attributes_it_does_not_need() -> None:
     assert kinds == {1, 2, 5, 7}
 
 
+def test_the_largest_2_octet_number_is_one() -> None:
+    attributes = replace(PLAIN, as_path=((AS_SEQUENCE, (65535,)),), aggregator=(65535, IPv4Address("192.0.2.7")))
+    sent = {kind: value.hex() for _, kind, value, _ in split(encode_attributes(attributes, OLD))}
+    assert (sent[2], sent[7]) == ("0201ffff", "ffffc0000207")
+    assert not {17, 18} & sent.keys()
+
+
+def test_a_message_is_filled_to_the_last_octet() -> None:
+    long, short = [bytes((88,)) + n.to_bytes(11, "big") for n in range(338)], b"\x48" + bytes(9)
+    full, rest = UpdateEncoder(INTERNAL).withdrawals(Family.RTC, [*long, short, b"\0"])
+    assert (len(full), len(rest)) == (MESSAGE_MAX, 23 + 7 + 1)
+    memberships = [*long[:336], b"\x60" + bytes(12), b"\0", b"\x20" + bytes(4)]
+    full, rest = UpdateEncoder(INTERNAL).routes(Family.RTC, PLAIN, [(key, 0) for key in memberships])
+    assert (len(full), len(rest)) == (MESSAGE_MAX, 23 + 13 + 14 + 5)
+
+
 def test_a_new_peer_never_gets_as4_attributes() -> None:
     assert not {17, 18} & {kind for _, kind, _, _ in split(encode_attributes(RICH, EXTERNAL))}
 

@@ -160,6 +160,13 @@ def test_an_error_in_attributes_of_an_empty_mp_reach_ends_the_session() -> None:
     assert refusal(update(mp_reach(b""), *BASE, bad)) == (3, 9, bad)
 
 
+def test_so_does_one_in_attributes_of_an_empty_mp_reach_of_another_family() -> None:
+    other = attribute(0x80, 14, "0019460000")
+    assert decoder(INTERNAL).decode(update(other, *BASE)) == []
+    bad = attribute(0xC0, 8, "00")
+    assert refusal(update(other, *BASE, bad)) == (3, 9, bad)
+
+
 def test_a_disabled_family_and_treat_as_withdraw_in_one_update_both_happen() -> None:
     v6 = mp_reach(V6_ROUTE, bytes(8) + GLOBAL_V6, 2)
     message = update(v6, mp_unreach(OTHER_ROUTE[:-1]), *BASE, attribute(0xC0, 8, "00"))
