@@ -74,6 +74,12 @@ def test_open(octets: str, value: Open) -> None:
     assert decode_open(bytes.fromhex(octets)) == value
 
 
+@pytest.mark.parametrize(("local_as", "field"), [(1, 1), (65535, 65535), (65536, 23456), (4294967295, 23456)])
+def test_the_2_octet_field_of_an_as(local_as: int, field: int) -> None:
+    sent = Open.of(local_as, 90, ID, (Family.VPNV4,))
+    assert (sent.my_as, sent.peer_as) == (field, local_as)
+
+
 @pytest.mark.parametrize(("octets", "value"), NOTIFICATIONS)
 def test_notification(octets: str, value: Notification) -> None:
     assert value.encode().hex() == octets

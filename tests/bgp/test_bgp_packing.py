@@ -124,7 +124,7 @@ def test_attributes_ascend_and_keep_their_flags() -> None:
 
 def test_only_the_routes_that_do_not_fit_are_withdrawn() -> None:
     rd = bytes.fromhex("0001c00002010005")
-    short, long = (b"\x58" + rd, 16), (b"\xd8" + rd + bytes(16), 17)
+    short, long = (b"\x68" + rd + bytes(2), 16), (b"\xd8" + rd + bytes(16), 17)
     attributes = replace(PLAIN, ext_communities=tuple(n.to_bytes(8, "big") for n in range(501)))
     encoder = UpdateEncoder(INTERNAL)
     withdrawn, received = read(list(encoder.routes(Family.VPNV6, attributes, [short, long])), INTERNAL)
