@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.end import End, resident_bytes
+from bench.end import End, cpu_seconds, resident_bytes
 from bench.xmpp_publisher import NEXT_HOP, Publishing, publish
 from bench.xmpp_stream import Login
 from bench.xmpp_subscribers import subscribe
@@ -28,6 +28,7 @@ class Published:
 
     items: int
     seconds: float
+    cpu: float
     bytes_per_item: float
 
 
@@ -38,6 +39,7 @@ class FannedOut:
     notifications: int
     expected: int
     seconds: float
+    cpu: float
     bytes_per_session: float
 
 
@@ -47,10 +49,12 @@ def measure_publishing(directory: Path, load: Publishing) -> Published:
         login = _login(server, "host1.example.net", NEXT_HOP)
         before = resident_bytes(server.pid)
         with End(publish, login, load) as publisher:
+            spent = cpu_seconds(server.pid)
             publisher.pipe.send("go")
             began, ended = publisher.answer(_RESULT_LIMIT)
+            spent = cpu_seconds(server.pid) - spent
             grown = resident_bytes(server.pid) - before
-    return Published(load.items, ended - began, grown / load.items)
+    return Published(load.items, ended - began, spent, grown / load.items)
 
 
 def measure_fan_out(directory: Path, subscribers: int, load: Publishing) -> FannedOut:
@@ -64,10 +68,12 @@ def measure_fan_out(directory: Path, subscribers: int, load: Publishing) -> Fann
             with End(publish, login, load) as publisher:
                 reader.pipe.send("go")
                 reader.answer(_RESULT_LIMIT)
+                spent = cpu_seconds(server.pid)
                 publisher.pipe.send("go")
                 began, _ = publisher.answer(_RESULT_LIMIT)
                 ended, notifications = reader.answer(_RESULT_LIMIT)
-    return FannedOut(notifications, subscribers * load.items, ended - began, idle / subscribers)
+                spent = cpu_seconds(server.pid) - spent
+    return FannedOut(notifications, subscribers * load.items, ended - began, spent, idle / subscribers)
 
 
 def _login(server: RouteServerProcess, jid: str, *addresses: str) -> Login:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.bgp_ends import Load, receive, send
-from bench.end import End, resident_bytes
+from bench.end import End, cpu_seconds, resident_bytes
 from tests.support import frr, gobgp
 from tests.support.process import Daemon, loopback_address
 from tests.support.routeserver import RouteServerProcess
@@ -29,6 +29,7 @@ class Reflected:
 
     server: str
     seconds: float
+    cpu: float
     routes: int
     bytes_per_route: float
 
@@ -53,8 +54,10 @@ def measure(name: str, directory: Path, load: Load) -> Reflected:
         address: str = getattr(server, "address")  # noqa: B009
         before = resident_bytes(server.pid)
         with End(receive, ends[0], address, AS, load) as receiver, End(send, ends[1], address, AS, load) as sender:
+            spent = cpu_seconds(server.pid)
             sender.pipe.send("go")
             started = sender.answer(_RESULT_LIMIT)
             last, routes = receiver.answer(_RESULT_LIMIT)
+            spent = cpu_seconds(server.pid) - spent
             grown = resident_bytes(server.pid) - before
-    return Reflected(name, last - started, routes, grown / max(routes, 1))
+    return Reflected(name, last - started, spent, routes, grown / max(routes, 1))

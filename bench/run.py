@@ -53,7 +53,11 @@ def _reflect(row: str, per_update: int) -> Measurement:
                 yield Line(row, name, f"failed: {fault}")
                 continue
             short = "" if found.routes == load.routes else f", ONLY {found.routes} of {load.routes} routes"
-            yield Line(row, name, f"{found.seconds:8.3f} s  {found.bytes_per_route:6.0f} B/route{short}")
+            yield Line(
+                row,
+                name,
+                f"{found.seconds:8.3f} s  ({found.cpu:.2f} s CPU)  {found.bytes_per_route:6.0f} B/route{short}",
+            )
 
     return measured
 
@@ -67,7 +71,7 @@ def _import(row: str) -> Measurement:
             yield Line(row, OURS, f"failed: {fault}")
             return
         rate = load.routes / found.seconds
-        yield Line(row, OURS, f"{rate:8.0f} routes/s  {found.bytes_per_route:6.0f} B/route")
+        yield Line(row, OURS, f"{rate:8.0f} routes/s  ({found.cpu:.2f} s CPU)  {found.bytes_per_route:6.0f} B/route")
 
     return measured
 
@@ -81,7 +85,7 @@ def _publish(row: str, per_iq: int) -> Measurement:
             yield Line(row, OURS, f"failed: {fault}")
             return
         rate = found.items / found.seconds
-        yield Line(row, OURS, f"{rate:8.0f} items/s  {found.bytes_per_item:6.0f} B/item")
+        yield Line(row, OURS, f"{rate:8.0f} items/s  ({found.cpu:.2f} s CPU)  {found.bytes_per_item:6.0f} B/item")
 
     return measured
 
@@ -97,7 +101,9 @@ def _fan_out(row: str, share: int) -> Measurement:
             return
         short = "" if found.notifications == found.expected else f", ONLY {found.notifications} of {found.expected}"
         rate, idle = found.notifications / found.seconds, found.bytes_per_session / 1024
-        yield Line(row, OURS, f"{rate:8.0f} notifications/s  {idle:6.1f} KiB/idle TLS session{short}")
+        yield Line(
+            row, OURS, f"{rate:8.0f} notifications/s  ({found.cpu:.2f} s CPU)  {idle:6.1f} KiB/idle TLS session{short}"
+        )
 
     return measured
 

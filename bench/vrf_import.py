@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.bgp_ends import ONE_TARGET, Load, send
-from bench.end import End, resident_bytes
+from bench.end import End, cpu_seconds, resident_bytes
 from tests.support.process import loopback_address
 from tests.support.routeserver import RouteServerProcess, VpnConfig
 from tests.support.speaker import VPNV4, NeighborConfig
@@ -26,6 +26,7 @@ class Imported:
     """The figures of one run."""
 
     seconds: float
+    cpu: float
     bytes_per_route: float
 
 
@@ -36,9 +37,11 @@ def measure(directory: Path, load: Load) -> Imported:
     with RouteServerProcess(directory, AS, (neighbor,), (VpnConfig("blue", ONE_TARGET),)) as server:
         before = resident_bytes(server.pid)
         with End(send, sender_address, server.address, AS, load) as sender:
+            spent = cpu_seconds(server.pid)
             sender.pipe.send("go")
             eventually(lambda: server.get("/vpns/blue")["routes"] == load.routes, _RESULT_LIMIT, "all are imported")
             ended = time.monotonic()
             started: float = sender.answer(_RESULT_LIMIT)
+            spent = cpu_seconds(server.pid) - spent
             grown = resident_bytes(server.pid) - before
-    return Imported(ended - started, grown / load.routes)
+    return Imported(ended - started, spent, grown / load.routes)
