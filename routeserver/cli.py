@@ -77,8 +77,8 @@ def _add_pki(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     issue.add_argument("directory", metavar="DIR", type=Path)
     issue.add_argument("name", metavar="NAME", help="the forwarder's JID, such as host1.example.net")
     issue.add_argument(
-        "--address", metavar="IP", type=ipaddress.ip_address, nargs="+", action="extend", default=[],
-        help="infrastructure addresses it may publish as next hops",
+        "--address", metavar="IP", type=ipaddress.ip_address, action="append", default=[],
+        help="an infrastructure address it may publish as next hop; may be repeated",
     )  # fmt: skip
     issue.set_defaults(command=_pki_issue)
 

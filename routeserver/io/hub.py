@@ -11,16 +11,28 @@ table keeps nobody's keepalive waiting.  The core's own timer is kept here as we
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Protocol, TypeAlias
 
 from routeserver.bgp.events import BgpEvent
 from routeserver.core import RouteServer, Session
 from routeserver.xmpp.events import XmppEvent
 
-if TYPE_CHECKING:
-    from routeserver.io.driver import Connection
-
 Event: TypeAlias = BgpEvent | XmppEvent
+
+
+class Link(Protocol):
+    """The socket under a session, as the hub and the server's end see it."""
+
+    ended: asyncio.Future[None]
+
+    def flush(self) -> None:
+        """Write what the session has, move its timer, close the socket of one that is done."""
+
+    def close(self) -> None:
+        """End the session in order."""
+
+    def cut(self) -> None:
+        """Close the socket whatever is left to write."""
 
 
 class Hub:
@@ -29,8 +41,8 @@ class Hub:
     def __init__(self, core: RouteServer, loop: asyncio.AbstractEventLoop) -> None:
         self.core = core
         self.loop = loop
-        self.connections: dict[Session, Connection[Any]] = {}
-        self._touched: set[Connection[Any]] = set()
+        self.connections: dict[Session, Link] = {}
+        self._touched: set[Link] = set()
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -38,7 +50,7 @@ class Hub:
         """Seconds on the loop's clock, the only one anything here uses."""
         return self.loop.time()
 
-    def touch(self, connection: Connection[Any]) -> None:
+    def touch(self, connection: Link) -> None:
         """The connection may have something to write, a timer to move, or an end to meet."""
         self._touched.add(connection)
         self.schedule()

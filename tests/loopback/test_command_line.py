@@ -175,7 +175,10 @@ def test_config_check(pki: Pki, capsys: pytest.CaptureFixture[str]) -> None:
 def test_pki_makes_an_authority_and_certificates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "pki"
     assert main(["pki", "init", str(directory), "--domain", "rs.example.net"]) == 0
-    assert main(["pki", "issue", str(directory), "h1.example.net", "--address", "192.0.2.1", "2001:db8::1"]) == 0
+    assert (
+        main(["pki", "issue", str(directory), "h1.example.net", "--address", "192.0.2.1", "--address", "2001:db8::1"])
+        == 0
+    )
     assert main(["pki", "issue", str(directory), "fw@example.net"]) == 0
     names = "ca.pem ca.key rs.pem rs.key h1.example.net.pem h1.example.net.key fw@example.net.pem fw@example.net.key"
     assert capsys.readouterr().out.split() == [str(directory / name) for name in names.split()]
