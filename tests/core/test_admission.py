@@ -10,7 +10,8 @@ from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.settings import ForwarderSettings, NeighborSettings
 from routeserver.xmpp.sasl import ClientCertificate
 from schema.items import RouteItem
-from tests.support.conversation import Answer, Conversation
+from schema.names import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_PUBSUB
+from tests.support.conversation import Answer, Conversation, Forwarder
 from tests.support.routes import LOCAL_AS, UDP, Encapsulation, hop, item, key, vpn
 
 _PEER = NeighborSettings(ip_address("127.0.2.1"), LOCAL_AS)
@@ -225,3 +226,32 @@ def test_items_are_what_a_subscriber_would_see() -> None:
     first.subscribe("blue")
     talk.turn()
     assert first.held["blue"] == first.items("blue")
+
+
+def _retrieve(forwarder: Forwarder, attributes: str = "", ids: tuple[str, ...] = ()) -> list[str | None]:
+    wanted = "".join(f"<item id='{item_id}'/>" for item_id in ids)
+    pubsub = f"<pubsub xmlns='{NS_PUBSUB}'><items node='blue'{attributes}>{wanted}</items></pubsub>"
+    return _ids(forwarder.ask(pubsub, "get"))
+
+
+def test_some_items() -> None:
+    talk = Conversation(vpn("blue", ["64512:100"]))
+    forwarder = talk.forwarder("h1.example.net")
+    forwarder.publish("blue", *((f"i{n}", item(f"10.0.0.{n}/32")) for n in range(4)))
+    assert _retrieve(forwarder) == ["i0", "i1", "i2", "i3"]
+    assert _retrieve(forwarder, ids=("i2", "i1", "unknown")) == ["i1", "i2"]
+    assert _retrieve(forwarder, ids=("unknown",)) == []
+    assert len(_retrieve(forwarder, " max_items='3'")) == 3
+
+
+def test_discovery_shows_the_vpns_one_may_use_and_no_others() -> None:
+    members = ("h1.example.net",)
+    talk = Conversation(vpn("blue", ["64512:100"]), vpn("red", ["64512:200"], members=members))
+    insider, outsider = talk.forwarder("h1.example.net"), talk.forwarder("h2.example.net")
+    listing = f"<query xmlns='{NS_DISCO_ITEMS}'/>"
+    shown = {f: [e.get("node") for e in f.ask(listing, "get").element[0]] for f in (insider, outsider)}
+    assert shown == {insider: ["blue", "red"], outsider: ["blue"]}
+    for namespace in (NS_DISCO_INFO, NS_DISCO_ITEMS):
+        question = f"<query xmlns='{namespace}' node='red'/>"
+        assert insider.ask(question, "get").is_result
+        assert _is(outsider.ask(question, "get"), "item-not-found")

@@ -8,7 +8,9 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.bgp.session import BgpSession
 from routeserver.settings import NeighborSettings
+from tests.support import raw_bgp
 from tests.support.conversation import Conversation, Neighbor
 from tests.support.routes import GRE, LOCAL_AS, ROUTER_ID, attributes, hop, item, key, vpn
 
@@ -166,3 +168,48 @@ def test_a_withdrawal_and_a_refresh_in_one_read() -> None:
     asking.far.send_refresh(Family.VPNV4)
     talk.turn()
     assert asking.keys() == set()
+
+
+def _raw(neighbor: Neighbor, talk: Conversation, attribute_octets: bytes) -> None:
+    """An UPDATE no encoder of ours would write."""
+    for event in neighbor.session.receive_data(raw_bgp.update(attribute_octets), talk.now):
+        talk.core.handle(neighbor.session, event, talk.now)
+
+
+def test_a_family_that_cannot_be_parsed_any_more_loses_its_routes_and_no_other_does() -> None:
+    """RFC 7606 section 5.3."""
+    talk, neighbors = _talk()
+    _announce(neighbors["127.0.2.3"])
+    neighbors["127.0.2.3"].announce("1:1", "fd00::/64", attributes(local_pref=100))
+    talk.turn()
+    impossible = raw_bgp.mp_reach(raw_bgp.VPNV4, "198.51.100.10", b"\x03\0\0\0")
+    _raw(neighbors["127.0.2.3"], talk, impossible + raw_bgp.common_attributes(b"\0\2\xfc\0\0\0\0\x64"))
+    talk.turn()
+    assert neighbors["127.0.2.1"].keys() == set()
+    assert neighbors["127.0.2.1"].keys(Family.VPNV6) == {key("1:1", "fd00::/64")}
+    assert not neighbors["127.0.2.3"].session.closing
+
+
+def test_a_malformed_update_withdraws_its_routes_and_is_counted() -> None:
+    """RFC 7606 section 2: treat-as-withdraw."""
+    talk, neighbors = _talk()
+    _announce(neighbors["127.0.2.3"])
+    talk.turn()
+    reach = raw_bgp.mp_reach(raw_bgp.VPNV4, "198.51.100.10", raw_bgp.vpn_nlri("1:1", "10.0.0.1/32", 20))
+    bad_origin = raw_bgp.attribute(0x40, 1, b"\x09") + raw_bgp.attribute(0x40, 2, b"")
+    _raw(neighbors["127.0.2.3"], talk, reach + bad_origin)
+    talk.turn()
+    assert neighbors["127.0.2.1"].keys() == set()
+    assert talk.core.speaker.neighbors[ip_address("127.0.2.3")].malformed == 1
+
+
+def test_a_connection_that_ends_before_it_was_a_session_changes_nothing() -> None:
+    talk, neighbors = _talk()
+    _announce(neighbors["127.0.2.3"])
+    talk.turn()
+    second = BgpSession(_settings("127.0.2.3"), LOCAL_AS, ROUTER_ID, ip_address("127.0.1.1"), talk.now)
+    for event in second.receive_data(b"", talk.now):
+        talk.core.handle(second, event, talk.now)
+    talk.turn()
+    assert neighbors["127.0.2.1"].keys() == {_ROUTE}
+    assert talk.core.speaker.neighbors[ip_address("127.0.2.3")].session is neighbors["127.0.2.3"].session
