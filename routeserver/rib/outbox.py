@@ -81,16 +81,17 @@ class SubscriberOutbox(Generic[S]):
 
     def drain(self, budget: int) -> int:
         """Send at most `budget` notes; how many were sent."""
-        sent = 0
+        left = budget
         for vrf, pending in self._pending.items():
-            while pending and sent < budget:
-                sent += self._send_batch(vrf, pending, min(_BATCH_ITEMS, budget - sent))
-        return sent
+            keys = list(islice(pending, left))  # all at once: the emptied front of a large dict is slow to skip
+            left -= len(keys)
+            for start in range(0, len(keys), _BATCH_ITEMS):
+                self._send_batch(vrf, pending, keys[start : start + _BATCH_ITEMS])
+        return budget - left
 
-    def _send_batch(self, vrf: Vrf, pending: dict[bytes, Entry | None], size: int) -> int:
+    def _send_batch(self, vrf: Vrf, pending: dict[bytes, Entry | None], keys: list[bytes]) -> None:
         items: list[str] = []
         retracts: dict[str, None] = {}
-        keys = list(islice(pending, size))
         for key in keys:
             if key not in pending:
                 continue
@@ -109,4 +110,3 @@ class SubscriberOutbox(Generic[S]):
             self.sender.send_items(vrf.name, to, items)
         if retracts:
             self.sender.send_retracts(vrf.name, to, list(retracts))
-        return len(keys)
