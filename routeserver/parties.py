@@ -30,6 +30,7 @@ class Neighbor:
     session: BgpSession | None = None
     adj_out: AdjRibOut | None = None
     established_at: float | None = None
+    promises_end_of_rib: bool = False
     ends_of_rib: set[Family] = field(default_factory=set)
     flaps: int = 0
     last_closed: str = ""

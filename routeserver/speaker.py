@@ -32,7 +32,7 @@ class Speaker:
     def established(self, session: BgpSession, event: events.Established, now: float) -> None:
         neighbor = self.neighbors[session.neighbor.address]
         neighbor.session, neighbor.established_at = session, now
-        neighbor.source.peer_id = event.peer_id
+        neighbor.source.peer_id, neighbor.promises_end_of_rib = event.peer_id, event.end_of_rib
         receiver = Receiver(neighbor.source, self._settings.local_as, self._settings.router_id, session.local_address)
         neighbor.adj_out = out = AdjRibOut(receiver, event.families, session)
         self._rib.outs[out] = None
@@ -104,8 +104,7 @@ class Speaker:
     def synced_at(self, started: float) -> float:
         """When every neighbor has said all it had to say, by its End-of-RIB or by a bound on waiting for it.
 
-        A speaker that does not do graceful restart need not send End-of-RIB (RFC 4724 section 4), so the bound
-        for a session that is up is short.
+        A neighbor that did not promise End-of-RIB (RFC 4724 section 2) is waited for only briefly.
         """
         return max((self._synced_at(neighbor, started) for neighbor in self.neighbors.values()), default=started)
 
@@ -114,7 +113,8 @@ class Speaker:
         if out is None or since is None:
             return started + self._settings.startup_hold
         wanted = out.families & set(VPN_FAMILIES)
-        return started if wanted <= neighbor.ends_of_rib else since + self._settings.rtc_settle
+        wait = self._settings.rtc_wait if neighbor.promises_end_of_rib else self._settings.rtc_settle
+        return started if wanted <= neighbor.ends_of_rib else since + wait
 
     @property
     def has_rtc(self) -> bool:

@@ -1,7 +1,9 @@
 """Capabilities (RFC 5492): what each side can do, said once in the OPEN.
 
-We announce one multiprotocol capability per configured family (RFC 4760 section 8), route refresh (RFC 2918) and
-4-octet AS numbers (RFC 6793), in a single parameter.  On receipt unknown capabilities are ignored, as are known
+We announce one multiprotocol capability per configured family (RFC 4760 section 8), route refresh (RFC 2918),
+4-octet AS numbers (RFC 6793), and graceful restart without any family, all in a single parameter.  The last says
+nothing about forwarding state; it is how a speaker tells beforehand that End-of-RIB will come, and without it
+common speakers send none (RFC 4724 section 2).  On receipt unknown capabilities are ignored, as are known
 ones of a wrong length; only a broken 4-octet AS capability is a fault, because the peer's AS is taken from it.
 Repeated multiprotocol capabilities add up; two different 4-octet AS numbers contradict each other.
 
@@ -20,6 +22,7 @@ from routeserver.bgp.iana import Family
 
 MULTIPROTOCOL = 1
 ROUTE_REFRESH = 2
+GRACEFUL_RESTART = 64
 FOUR_OCTET_AS = 65
 
 
@@ -32,6 +35,8 @@ class Capabilities:
     route_refresh: bool = False
     four_octet_as: int | None = None
     """The speaker's real AS number, or None when it knows 2-octet ones only."""
+    end_of_rib: bool = False
+    """It sent the graceful restart capability, so End-of-RIB follows its initial routes."""
     codes: frozenset[int] = field(default=frozenset(), compare=False)
 
     def carries(self, family: Family) -> bool:
@@ -42,6 +47,8 @@ class Capabilities:
         parts = [multiprotocol(afi, safi) for afi, safi in sorted(self.families)]
         if self.route_refresh:
             parts.append(struct.pack(">BB", ROUTE_REFRESH, 0))
+        if self.end_of_rib:
+            parts.append(struct.pack(">BBH", GRACEFUL_RESTART, 2, 0))
         if self.four_octet_as is not None:
             parts.append(struct.pack(">BBI", FOUR_OCTET_AS, 4, self.four_octet_as))
         return b"".join(parts)
@@ -72,7 +79,8 @@ def decode_capabilities(values: Iterable[bytes]) -> Capabilities:
     if len(numbers) > 1:
         raise NotificationError(ErrorCode.OPEN, OpenFault.PEER_AS, b"", "two different 4-octet AS numbers")
     number = numbers.pop() if numbers else None
-    return Capabilities(frozenset(families), ROUTE_REFRESH in codes, number, frozenset(codes))
+    ends = GRACEFUL_RESTART in codes
+    return Capabilities(frozenset(families), ROUTE_REFRESH in codes, number, ends, frozenset(codes))
 
 
 def _split(value: bytes) -> Iterable[tuple[int, bytes]]:

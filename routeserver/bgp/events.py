@@ -12,13 +12,17 @@ from routeserver.bgp.iana import Family
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """The session is up. `families` are those both sides announced (RFC 4760 section 8)."""
+    """The session is up. `families` are those both sides announced (RFC 4760 section 8).
+
+    `end_of_rib` tells whether the peer said that End-of-RIB will follow its initial routes (RFC 4724 section 2).
+    """
 
     peer_as: int
     peer_id: IPv4Address
     families: frozenset[Family]
     four_octet_as: bool
     hold_time: int
+    end_of_rib: bool = False
 
 
 @dataclass(frozen=True, slots=True)

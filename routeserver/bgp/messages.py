@@ -41,7 +41,7 @@ class Open:
     def of(cls, local_as: int, hold_time: int, identifier: IPv4Address, families: tuple[Family, ...]) -> Open:
         """The OPEN we send: AS_TRANS stands for an AS above 65535 (RFC 6793 section 4.1)."""
         pairs = frozenset((family.afi, family.safi) for family in families)
-        capabilities = Capabilities(pairs, route_refresh=True, four_octet_as=local_as)
+        capabilities = Capabilities(pairs, route_refresh=True, four_octet_as=local_as, end_of_rib=True)
         return cls(local_as if local_as <= 0xFFFF else AS_TRANS, hold_time, identifier, capabilities)
 
     @property

@@ -202,7 +202,9 @@ class BgpSession:
         self.families = frozenset(f for f in self.neighbor.families if received.capabilities.carries(f))
         four_octet_as = received.capabilities.four_octet_as is not None
         self._codec(four_octet_as)
-        self._up = [Established(received.peer_as, received.identifier, self.families, four_octet_as, self.hold_time)]
+        ends = received.capabilities.end_of_rib
+        peer = received.peer_as, received.identifier
+        self._up = [Established(*peer, self.families, four_octet_as, self.hold_time, ends)]
         return []
 
     def _codec(self, four_octet_as: bool) -> None:

@@ -28,23 +28,24 @@ VPNS = frozenset({(1, 128), (2, 128)})
 
 OPENS = [
     pytest.param(
-        MARKER + "0039" + "01" + "04" + "fc00" + "005a" + "c0000201" + "1c"
-        "021a" + "010400010080" + "010400010084" + "010400020080" + "0200" + "41040000fc00",
+        MARKER + "003d" + "01" + "04" + "fc00" + "005a" + "c0000201" + "20"
+        "021e" + "010400010080" + "010400010084" + "010400020080" + "0200" + "40020000" + "41040000fc00",
         Open.of(64512, 90, ID, (Family.VPNV4, Family.VPNV6, Family.RTC)),
         id="all-families",
     ),
     pytest.param(
         MARKER
-        + "002d"
+        + "0031"
         + "01"
         + "04"
         + "5ba0"
         + "0000"
         + "c0000201"
-        + "10"
-        + "020e"
+        + "14"
+        + "0212"
         + "010400010080"
         + "0200"
+        + "40020000"
         + "4104fa56ea00",
         Open.of(4200000000, 0, ID, (Family.VPNV4,)),
         id="4-octet-as",
@@ -233,10 +234,12 @@ def test_the_capability_counts_rather_than_the_field() -> None:
     assert (received.my_as, received.peer_as) == (64512, 4200000000)
 
 
-@pytest.mark.parametrize("parts", list(itertools.permutations(["010400010080", "0200", "41040000fc00", "46004700"])))
+@pytest.mark.parametrize(
+    "parts", list(itertools.permutations(["010400010080", "0200", "41040000fc00", "40020000", "46004700"]))
+)
 def test_capabilities_in_any_order(parts: tuple[str, ...]) -> None:
     value = bytes.fromhex("".join(parts))
-    assert decode_capabilities([value]) == Capabilities(frozenset({(1, 128)}), True, 64512)
+    assert decode_capabilities([value]) == Capabilities(frozenset({(1, 128)}), True, 64512, True)
 
 
 # -- NOTIFICATION, in words

@@ -50,8 +50,8 @@ def last_notification(sent: bytes) -> tuple[int, int, str]:
 @pytest.mark.parametrize(("left_as", "right_as"), [(64512, 64512), (64512, 64513), (4200000000, 23), (1, 4200000000)])
 def test_two_sessions_establish(left_as: int, right_as: int, chunk: int | None) -> None:
     wire, left, right = wired(left_as, right_as, chunk=chunk)
-    assert wire.left.events == [Established(right_as, IPv4Address(RIGHT), frozenset(ALL), True, 90)]
-    assert wire.right.events == [Established(left_as, IPv4Address(LEFT), frozenset(ALL), True, 90)]
+    assert wire.left.events == [Established(right_as, IPv4Address(RIGHT), frozenset(ALL), True, 90, True)]
+    assert wire.right.events == [Established(left_as, IPv4Address(LEFT), frozenset(ALL), True, 90, True)]
     assert (left.state, right.state) == (State.ESTABLISHED, State.ESTABLISHED)
     assert left.messages_out == {"open": 1, "update": 0, "notification": 0, "keepalive": 1, "route_refresh": 0}
     assert left.messages_in == left.messages_out
@@ -59,7 +59,7 @@ def test_two_sessions_establish(left_as: int, right_as: int, chunk: int | None) 
 
 def test_the_open_that_is_queued_at_once() -> None:
     connected = session(4200000000, 64512, 30, VPNS)
-    expected = Open(23456, 30, IPv4Address(LEFT), Capabilities(frozenset({(1, 128), (2, 128)}), True, 4200000000))
+    expected = Open(23456, 30, IPv4Address(LEFT), Capabilities(frozenset({(1, 128), (2, 128)}), True, 4200000000, True))
     assert connected.data_to_send() == expected.encode()
     assert connected.data_to_send() == b""
     assert (connected.state, connected.closing, connected.writable) == (State.OPEN_SENT, False, True)

@@ -112,6 +112,16 @@ def test_a_neighbor_that_sends_no_end_of_rib_is_not_waited_for_long() -> None:
     assert reader.in_sync == ["blue"]
 
 
+def test_a_promised_end_of_rib_is_waited_for_longer() -> None:
+    talk = _talk(neighbors=(_PEER,), rtc_settle=5.0, rtc_wait=60.0)
+    talk.neighbor("127.0.2.1", VPN_FAMILIES, promises_end_of_rib=True)
+    reader = _subscribed(talk)
+    talk.advance(59.9)
+    assert reader.in_sync == []
+    talk.advance(0.2)
+    assert reader.in_sync == ["blue"]
+
+
 def test_routes_of_a_new_membership_get_their_time() -> None:
     """BGP gives no End-of-RIB for what a membership brings."""
     talk = _talk(neighbors=(_PEER,), rtc_settle=5.0)

@@ -9,7 +9,7 @@ about routes.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
@@ -19,6 +19,7 @@ from lxml import etree
 from routeserver.bgp import events as bgp
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.bgp.messages import decode_open
 from routeserver.bgp.nlri import vpn_family
 from routeserver.bgp.session import BgpSession
 from routeserver.core import RouteServer
@@ -51,10 +52,19 @@ class Conversation:
         forwarder.bind()
         return forwarder
 
-    def neighbor(self, address: str, families: tuple[Family, ...] = _ALL, router_id: str | None = None) -> Neighbor:
+    def neighbor(
+        self,
+        address: str,
+        families: tuple[Family, ...] = _ALL,
+        router_id: str | None = None,
+        *,
+        promises_end_of_rib: bool = False,
+    ) -> Neighbor:
         """An established session with a configured neighbor."""
         settings = next(n for n in self.settings.neighbors if str(n.address) == address)
         neighbor = Neighbor(self, settings, families, router_id or address)
+        if not promises_end_of_rib:
+            neighbor.promise_nothing()
         self.neighbors.append(neighbor)
         self.turn()
         return neighbor
@@ -256,6 +266,7 @@ class Neighbor:
         address = settings.address
         self.far = BgpSession(theirs, settings.peer_as, IPv4Address(router_id), address, conversation.now)
         self.source_settings = settings
+        self._open = b""
 
     # What it says
 
@@ -307,9 +318,15 @@ class Neighbor:
         updates, self.updates = self.updates, []
         return updates
 
+    def promise_nothing(self) -> None:
+        """Say in the OPEN, not sent yet, that no End-of-RIB need follow."""
+        ours = decode_open(self.far.data_to_send())
+        self._open = replace(ours, capabilities=replace(ours.capabilities, end_of_rib=False)).encode()
+
     def carry(self) -> bool:
         now = self._conversation.now
-        to_far, to_core = self.session.data_to_send(), self.far.data_to_send()
+        to_far, to_core = self.session.data_to_send(), self._open + self.far.data_to_send()
+        self._open = b""
         self.sent += to_far
         if to_far:
             for event in self.far.receive_data(to_far, now):
