@@ -170,8 +170,8 @@ class Kernel:
             for body in self._netlink.dump(rt.RTM_GETROUTE, rt.routes_of(family, fact.table)):
                 route = rt.parse_route(body)
                 if route is not None and route.protocol in (rt.LEARNED, rt.OWN):
-                    routes.append(rt.delete_route(route))
-        self._netlink.batch(routes)
+                    routes.append(rt.delete_route(route).body)
+        self._netlink.batch(rt.RTM_DELROUTE, 0, routes)
         self._netlink.ask(rt.delete_link_named(vrf_name(fact.table)))
 
     def _put_unreachable(self, fact: Unreachable) -> None:

@@ -25,7 +25,7 @@ from forwarder.dataplane.contract import DataplaneError, Refusal, Route, RouteCh
 from forwarder.dataplane.guards import Guards
 from forwarder.dataplane.host import Fou, missing_features
 from forwarder.dataplane.kernel import STEP_ERRORS, Kernel, Op, StepError
-from forwarder.dataplane.learned import LearnedRoutes
+from forwarder.dataplane.learned import Key, LearnedRoutes, prefix_key
 from forwarder.dataplane.netlink_socket import Netlink
 from forwarder.dataplane.plan import (
     Fact,
@@ -39,7 +39,15 @@ from forwarder.dataplane.plan import (
     vif_facts,
     vifs_of,
 )
-from forwarder.dataplane.reading import all_links, link_named, links_of, read_host, read_vifs, underlay_of
+from forwarder.dataplane.reading import (
+    DeviceIndexes,
+    all_links,
+    link_named,
+    links_of,
+    read_host,
+    read_vifs,
+    underlay_of,
+)
 from forwarder.dataplane.tunnels import Tunnels
 from schema.values import IPAddress, IPNetwork
 
@@ -71,8 +79,9 @@ class LinuxDataplane:
         except STEP_ERRORS as error:
             raise DataplaneError(f"cannot set the host up: {error}") from error
         self._kernel = Kernel(self._netlink, self._fou, self._guards)
-        self._tunnels = Tunnels(self._kernel, self._underlay)
-        self._learned = LearnedRoutes(self._netlink, self._tunnels)
+        index = DeviceIndexes(self._netlink)
+        self._tunnels = Tunnels(self._kernel, index, self._underlay)
+        self._learned = LearnedRoutes(self._netlink, self._tunnels, index)
         self._host = host_facts(self._underlay)
         self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
         self._vifs = {vif.id: vif for vif in self.vifs()}
@@ -100,7 +109,7 @@ class LinuxDataplane:
                 self._settle([], lambda: self._read_vif(vif.table, vif.interface))
             raise DataplaneError(f"cannot attach {vif.id}: {error}") from error
         self._vifs[vif.id] = vif
-        self._learned.devices_changed()
+        self._tunnels.devices_changed()
 
     def detach(self, vif_id: str) -> None:
         vif = self._vifs.pop(vif_id, None)
@@ -109,7 +118,8 @@ class LinuxDataplane:
         else:
             self._drop_remains(vif_id)
         self._learned.forget_vif(vif_id)
-        self._release_tunnels()
+        self._tunnels.devices_changed()
+        self._tunnels.release()
 
     def vifs(self) -> list[Vif]:
         return vifs_of(self._read_vifs())
@@ -134,29 +144,26 @@ class LinuxDataplane:
     # -- routes
 
     def apply(self, changes: Sequence[RouteChange]) -> list[Refusal]:
-        puts: list[Route] = []
-        drops: list[RouteKey] = []
+        puts: dict[Key, Route] = {}
+        drops: dict[Key, RouteKey] = {}
         refusals: list[Refusal] = []
-        for change in {(change.vif_id, change.prefix): change for change in changes}.values():
+        last = {(change.vif_id, prefix_key(change.prefix)): change for change in changes}
+        for key, change in last.items():
             if isinstance(change, RouteKey):
-                drops.append(change)
+                drops[key] = change
                 continue
             reason = reason_against_route(change, self._vifs)
             if reason is None:
-                puts.append(change)
+                puts[key] = change
             else:
                 refusals.append(Refusal(RouteKey(change.vif_id, change.prefix), reason))
         refusals += self._learned.put(puts, self._vifs)
         refusals += self._learned.drop(drops, self._vifs)
-        self._release_tunnels()
+        self._tunnels.release()
         return refusals
 
     def routes(self) -> list[Route]:
         return self._learned.read(self._vifs)
-
-    def _release_tunnels(self) -> None:
-        if self._tunnels.release():
-            self._learned.devices_changed()
 
     # -- audit
 
@@ -174,7 +181,7 @@ class LinuxDataplane:
             if not repaired:
                 break
             told += repaired
-        self._release_tunnels()
+        self._tunnels.release()
         return list(dict.fromkeys(told))
 
     def _admits(self, route: Route, told: list[str]) -> bool:

@@ -71,16 +71,16 @@ class Netlink:
                 return []
             raise
 
-    def batch(self, messages: Sequence[Message]) -> dict[int, NetlinkError]:
-        """Send them all, in order. Returns what failed, by position in `messages`; the rest took effect."""
+    def batch(self, kind: int, flags: int, bodies: Sequence[bytes]) -> dict[int, NetlinkError]:
+        """Send messages of one kind, in order. Returns what failed, by position; the rest took effect."""
         failed: dict[int, NetlinkError] = {}
-        for start in range(0, len(messages), _PER_WRITE):
-            part = messages[start : start + _PER_WRITE]
+        flags |= NLM_F_REQUEST
+        for start in range(0, len(bodies), _PER_WRITE):
+            part = bodies[start : start + _PER_WRITE]
             first = self._sequence + 1
             self._sequence += len(part)
-            *others, last = part
-            data = [packed(m.kind, m.flags | NLM_F_REQUEST, first + i, m.body) for i, m in enumerate(others)]
-            data.append(packed(last.kind, last.flags | NLM_F_REQUEST | NLM_F_ACK, self._sequence, last.body))
+            data = [packed(kind, flags, first + position, body) for position, body in enumerate(part)]
+            data[-1] = packed(kind, flags | NLM_F_ACK, self._sequence, part[-1])
             self._socket.send(b"".join(data))
             for sequence, error in self._refusals(self._sequence):
                 failed[start + sequence - first] = error

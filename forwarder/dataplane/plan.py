@@ -303,6 +303,10 @@ def sender_name(remote: IPv4Address) -> str:
     return f"esu-{int(remote):08x}"
 
 
+def sender_remote(device: str) -> IPv4Address | None:
+    return IPv4Address(int(device[4:], 16)) if device.startswith("esu-") else None
+
+
 def link_local_of(remote: IPv4Address) -> IPv6Address:
     """What stands for an IPv4 tunnel endpoint as the gateway of an IPv6 route."""
     return IPv6Address((0xFE80 << 112) | int(remote))

@@ -72,6 +72,25 @@ def link_named(netlink: Netlink, name: str) -> rt.Link | None:
         raise
 
 
+class NoDeviceError(Exception):
+    """There is no device of that name; the text says which."""
+
+
+class DeviceIndexes(dict[str, int]):
+    """Device indexes by name, asked for once each. A name that is no device raises NoDeviceError."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        super().__init__()
+        self._netlink = netlink
+
+    def __missing__(self, name: str) -> int:
+        link = link_named(self._netlink, name)
+        if link is None:
+            raise NoDeviceError(f"there is no interface {name}")
+        self[name] = link.index
+        return link.index
+
+
 def links_of(netlink: Netlink, table: int, interface: str) -> list[rt.Link]:
     """The two devices of one virtual interface, as far as they exist."""
     found = (link_named(netlink, name) for name in (vrf_name(table), interface))

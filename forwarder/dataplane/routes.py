@@ -1,4 +1,4 @@
-"""Learned routes as the kernel holds them.  Pure.
+"""Learned routes as the kernel holds them.
 
 A remote hop is a label pushed and a tunnel: over GRE the one multipoint device, where a gateway chooses the
 remote; over UDP a device per remote.  A local hop sends to another virtual interface of this host as a packet from
@@ -7,64 +7,70 @@ device's subnets: in IPv6 a hop without one cannot share the load, nor be replac
 
 IPv6 gateways of tunnels are link-local addresses made from the remote's IPv4 address; on a UDP device, which leads
 to one place only, they choose nothing.
+
+`RouteWriter.message` is the hot path.  Nearly every route is one prefix, one tunnel and one label, so its message
+is put together from what was packed before: what its VRF's routes begin with, what its tunnel's hops end with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from forwarder.dataplane import rtnetlink as rt
 from forwarder.dataplane.admission import gateway_at
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, Vif
-from forwarder.dataplane.plan import gre_name, link_local_of, sender_name
+from forwarder.dataplane.plan import sender_remote
+from forwarder.dataplane.reading import DeviceIndexes
+from forwarder.dataplane.tunnels import Tunnels
 from schema.values import Encapsulation, IPNetwork
 
 LEARNED_METRIC: Final = 1024
 """Behind a VM's own address, before the defaults that end a lookup."""
 
-Remote: TypeAlias = tuple[Encapsulation, IPv4Address]
-"""One tunnel to one forwarder."""
 RouteId: TypeAlias = tuple[int, IPNetwork]
 """What the kernel holds at most one learned route for: table and prefix."""
 
 
-def remotes_of(hops: Iterable[Hop]) -> Iterable[Remote]:
-    for hop in hops:
-        if isinstance(hop, RemoteHop) and isinstance(hop.address, IPv4Address):
-            yield hop.encapsulation, hop.address
+@dataclass(slots=True)
+class RouteWriter:
+    """Routes to kernel routes. Its methods raise TunnelError or NoDeviceError for a hop that leads nowhere."""
 
+    tunnels: Tunnels
+    index: DeviceIndexes
+    _heads: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
 
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """Between routes and kernel routes, for the devices and virtual interfaces of one moment."""
+    def message(self, route: Route, vifs: Mapping[str, Vif]) -> bytes:
+        """The body of the request that puts the route."""
+        hop = route.hops[0]
+        prefix = route.prefix
+        length = prefix.prefixlen
+        if len(route.hops) > 1 or not isinstance(hop, RemoteHop) or not length:
+            return rt.put_route(self.route(route, vifs)).body
+        version = prefix.version
+        table = vifs[route.vif_id].table
+        head = self._heads.get((table, version, length))
+        if head is None:
+            head = rt.put_head(self.route(route, vifs))
+            self._heads[table, version, length] = head
+        return (
+            head
+            + prefix.network_address.packed
+            + self.tunnels.way_in(hop, version)
+            + (hop.label << 12 | rt.BOTTOM_OF_STACK).to_bytes(4, "big")
+        )
 
-    local: IPv4Address | None
-    """Where our tunnels start."""
-    vifs: Mapping[str, Vif]
-    index: Mapping[str, int]
-    """Device indexes by name."""
-
-    def route(self, route: Route) -> rt.KernelRoute:
-        """Raises KeyError with the name of a device that is not there."""
+    def route(self, route: Route, vifs: Mapping[str, Vif]) -> rt.KernelRoute:
         version = route.prefix.version
-        hops = tuple(dict.fromkeys(self._hop(hop, version) for hop in route.hops))
-        return rt.KernelRoute(self.vifs[route.vif_id].table, route.prefix, LEARNED_METRIC, rt.LEARNED, hops=hops)
+        hops = tuple(dict.fromkeys(self._hop(hop, version, vifs) for hop in route.hops))
+        return rt.KernelRoute(vifs[route.vif_id].table, route.prefix, LEARNED_METRIC, rt.LEARNED, hops=hops)
 
-    def _hop(self, hop: Hop, version: int) -> rt.NextHopEntry:
-        if isinstance(hop, LocalHop):
-            vif = self.vifs[hop.vif_id]
-            return rt.NextHopEntry(self.index[vif.interface], gateway_at(vif, version))
-        assert isinstance(hop.address, IPv4Address)
-        gateway = hop.address if version == 4 else link_local_of(hop.address)
-        return rt.NextHopEntry(self.index[self.device_to(hop.encapsulation, hop.address)], gateway, hop.label)
-
-    def device_to(self, encapsulation: Encapsulation, remote: IPv4Address) -> str:
-        if encapsulation is Encapsulation.UDP or self.local is None:
-            return sender_name(remote)
-        return gre_name(self.local)
+    def _hop(self, hop: Hop, version: int, vifs: Mapping[str, Vif]) -> rt.NextHopEntry:
+        if isinstance(hop, RemoteHop):
+            return self.tunnels.next_hop(hop, version)
+        vif = vifs[hop.vif_id]
+        return rt.NextHopEntry(self.index[vif.interface], gateway_at(vif, version))
 
 
 def bare_route(table: int, prefix: IPNetwork) -> rt.KernelRoute:
@@ -87,10 +93,11 @@ def read_routes(found: Iterable[rt.KernelRoute], vifs: Iterable[Vif], names: Map
 def _read_hop(hop: rt.NextHopEntry, device: str, at: Mapping[str, str]) -> Hop | None:
     if hop.label is None:
         return LocalHop(at[device]) if device in at else None
-    if device.startswith("esu-"):
-        return RemoteHop(IPv4Address(int(device[4:], 16)), hop.label, Encapsulation.UDP)
+    remote = sender_remote(device)
+    if remote is not None:
+        return RemoteHop(remote, hop.label, Encapsulation.UDP)
     if device.startswith("esg-") and hop.via is not None:
-        return RemoteHop(IPv4Address(int(hop.via) & 0xFFFFFFFF), hop.label, Encapsulation.GRE)
+        return RemoteHop(rt.embedded_ipv4(hop.via), hop.label, Encapsulation.GRE)
     return None
 
 

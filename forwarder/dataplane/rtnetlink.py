@@ -64,12 +64,15 @@ FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 6, 15, 21
 RT_TABLE_LOCAL = 255
 RTPROT_KERNEL = 2
 
+PUT: Final = NLM_F_CREATE | NLM_F_REPLACE
+"""Add or replace. In IPv6 a second route without the replace flag would become one more next hop of the first."""
 RTN_UNICAST, RTN_UNREACHABLE = 1, 7
 RT_SCOPE_UNIVERSE, RT_SCOPE_NOWHERE = 0, 255
 RTNH_F_ONLINK = 4
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH = 1, 4, 5, 6, 9
 RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP = 15, 18, 21, 22
 LWTUNNEL_ENCAP_MPLS = 1
+BOTTOM_OF_STACK = 0x100
 MPLS_IPTUNNEL_DST = 1
 
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
@@ -189,7 +192,7 @@ def addresses_on(index: int = 0) -> bytes:
 
 
 def put_address(index: int, address: IPAddress, length: int) -> Message:
-    return Message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address(index, address, length))
+    return Message(RTM_NEWADDR, PUT, _address(index, address, length))
 
 
 def delete_address(index: int, address: IPAddress, length: int) -> Message:
@@ -218,7 +221,7 @@ def neighbours_on(index: int = 0) -> bytes:
 def put_neighbour(index: int, address: IPAddress, link_address: bytes) -> Message:
     body = _NEIGHBOUR.pack(family_of(address), index, NUD_PERMANENT, 0, 0) + attribute(NDA_DST, address.packed)
     body += attribute(NDA_LLADDR, link_address) + u8(NDA_PROTOCOL, OWN)
-    return Message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
+    return Message(RTM_NEWNEIGH, PUT, body)
 
 
 def delete_neighbour(index: int, address: IPAddress) -> Message:
@@ -272,14 +275,29 @@ class KernelRoute:
     hops: tuple[NextHopEntry, ...] = ()
 
 
+def embedded_ipv4(address: IPAddress) -> IPv4Address:
+    """The address itself, or the one in the last four bytes of an IPv6 address."""
+    return IPv4Address(int(address) & 0xFFFFFFFF)
+
+
 def label_entry(label: int) -> bytes:
     """A label stack entry as the only one of its stack; the kernel fills in the TTL (RFC 3032 section 2.1)."""
-    return (label << 12 | 0x100).to_bytes(4, "big")
+    return (label << 12 | BOTTOM_OF_STACK).to_bytes(4, "big")
 
 
 def put_route(route: KernelRoute) -> Message:
-    """Add or replace. IPv6 without the replace flag would add a second next hop instead."""
-    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_head(route) + hop_attributes(route.hops))
+    return Message(RTM_NEWROUTE, PUT, _route_head(route) + hop_attributes(route.hops))
+
+
+def put_head(route: KernelRoute) -> bytes:
+    """What a put of the route begins with, up to the prefix itself, which is not the default's."""
+    body = _route_head(route)
+    return body[: -len(route.prefix.network_address.packed)]
+
+
+def hop_before_label(hop: NextHopEntry) -> bytes:
+    """What a put with this single hop ends with, but for the label entry itself."""
+    return hop_attributes((hop,))[:-4]
 
 
 def delete_route(route: KernelRoute) -> Message:
@@ -371,7 +389,7 @@ def _parse_via(value: bytes) -> IPAddress | None:
 def put_label(label: int, index: int, via: IPAddress) -> Message:
     """Pop `label` and send what is below straight to `via` on the device: no table is consulted."""
     body = _label_head(label, index) + attribute(RTA_VIA, _VIA.pack(family_of(via)) + via.packed)
-    return Message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
+    return Message(RTM_NEWROUTE, PUT, body)
 
 
 def delete_label(label: int) -> Message:
