@@ -94,6 +94,18 @@ def test_a_route_two_clients_have_stays_until_both_withdraw(clients: tuple[Route
     eventually(lambda: not paths(), describe="the route has left the VPN")
 
 
+def test_a_refresh_is_answered_with_the_routes(clients: tuple[RouteServerProcess, GoBgp, Frr]) -> None:
+    server, gobgp, frr = clients
+    route = Origination("64512:10", "10.5.10.0/24", 510, "192.0.2.70", ("64512:100",))
+    gobgp.originate(route)
+    frr.wait_route(route.rd, route.prefix)
+    before = frr.updates_received(server.address)
+    frr.refresh(server.address)
+    eventually(lambda: frr.updates_received(server.address) > before, describe="the routes come again")
+    assert frr.find(route.rd, route.prefix) is not None
+    gobgp.withdraw(route)
+
+
 async def test_our_routes_pass_a_foreign_reflector_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
     ours, reflector_address, gobgp_address = (loopback_address() for _ in range(3))
     towards = NeighborConfig(reflector_address, AS)

@@ -82,6 +82,14 @@ class Frr(Speaker):
     def clear(self, neighbor: str) -> None:
         self.tell(f"clear bgp {neighbor}")
 
+    def refresh(self, neighbor: str) -> None:
+        """Send ROUTE-REFRESH for both families (RFC 2918); GoBGP has no command that does."""
+        for family in _FAMILY.values():
+            self.tell(f"clear bgp {family} vpn {neighbor} soft in")
+
+    def updates_received(self, neighbor: str) -> int:
+        return int(self.neighbor(neighbor)["messageStats"]["updatesRecv"])
+
     def end_of_rib_received(self, neighbor: str, family: str) -> bool:
         name = {VPNV4: "IPv4 VPN", VPNV6: "IPv6 VPN"}[family]
         return f"rcvd End-of-RIB for {name} from {neighbor} " in self.log()
@@ -128,8 +136,6 @@ class Frr(Speaker):
         words += ["timers connect 1", "advertisement-interval 0"]
         if neighbor.passive:
             words.append("passive")
-        if neighbor.password:
-            words.append(f"password {neighbor.password}")
         if neighbor.peer_as != self.local_as:
             words += ["ebgp-multihop 64", "disable-connected-check"]
         return words

@@ -139,7 +139,6 @@ class GoBgp(Speaker):
             "[neighbors.config]",
             f'neighbor-address = "{neighbor.address}"',
             f"peer-as = {neighbor.peer_as}",
-            *([f'auth-password = "{neighbor.password}"'] if neighbor.password else []),
             "[neighbors.transport.config]",
             f'local-address = "{self.address}"',
             f"remote-port = {BGP_PORT}",

@@ -14,9 +14,9 @@ from ipaddress import ip_address, ip_network
 
 from tests.support.speaker import BGP_PORT
 
-OPEN, UPDATE, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 2, 3, 4, 5
+OPEN, UPDATE, NOTIFICATION, KEEPALIVE = 1, 2, 3, 4
 MARKER = b"\xff" * 16
-VPNV4, VPNV6, RTC = (1, 128), (2, 128), (1, 132)
+VPNV4, VPNV6 = (1, 128), (2, 128)
 _TIMEOUT = 20.0
 
 

@@ -29,7 +29,6 @@ class NeighborConfig:
     passive: bool = False
     client: bool = False
     families: tuple[str, ...] = (VPNV4, VPNV6)
-    password: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
