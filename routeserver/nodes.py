@@ -101,6 +101,7 @@ class Nodes:
         """XEP-0060 section 6.1: the answer, then every item of the node, then the in-sync marker."""
         vrf = self._vrf(request.node)
         admission.check_subscriber(vrf, client.forwarder.jid)
+        self._check_instance(client.forwarder, vrf, request.instance_id)
         instance = self._set_instance(client.forwarder, vrf, request.instance_id)
         if not vrf.watchers:
             self.membership_since |= dict.fromkeys(self._rib.subscribed(vrf), now)
@@ -119,6 +120,15 @@ class Nodes:
         client.outbox.unsubscribe(vrf)
         if not vrf.watchers:
             self._rib.unsubscribed(vrf)
+
+    def _check_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> None:
+        """One number for two VPNs would be one RD: the same prefix in both would be one route, and one VPN lose it."""
+        if instance is None:
+            return
+        for session in forwarder.sessions:
+            for other in self.clients[session].outbox.subscribed:
+                if other is not vrf and forwarder.instance_ids.get(other.name) == instance:
+                    raise errors.invalid_options(f"instance-id {instance} is that of your subscription to {other.name}")
 
     def _set_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> int:
         """The number in this forwarder's RDs for the VPN, its own choice or ours.

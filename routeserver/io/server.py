@@ -8,6 +8,7 @@ Shutdown (RFC 4486 section 4), and sockets cut that are not gone by themselves a
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Iterable
@@ -98,8 +99,16 @@ def address_text(name: tuple[Any, ...]) -> str:
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
+def _calm_the_collector() -> None:
+    """Routes are many, live long and form no cycles: walking them every 700 allocations finds nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
+
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT. Raises OSError when an address cannot be listened on."""
+    _calm_the_collector()
     server, stopping = Server(config), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         server.hub.loop.add_signal_handler(number, stopping.set)

@@ -53,6 +53,19 @@ def test_members(members: tuple[str, ...] | None, jid: str, expected: bool) -> N
     assert not talk.core.rib.vrfs["blue"].watchers
 
 
+def test_one_instance_id_for_two_vpns_is_refused_while_both_are_subscribed() -> None:
+    """They would share an RD, and the same prefix in both would be one BGP route."""
+    talk = Conversation(vpn("blue", ["64512:100"]), vpn("red", ["64512:200"]))
+    forwarder = talk.forwarder("h1.example.net")
+    assert forwarder.subscribe("blue", 1).is_result
+    assert _is(forwarder.subscribe("red", 1), "bad-request", "invalid-options")
+    assert not talk.core.rib.vrfs["red"].watchers
+    assert forwarder.subscribe("red", 2).is_result
+    assert talk.forwarder("h2.example.net").subscribe("red", 1).is_result, "another forwarder has numbers of its own"
+    assert forwarder.unsubscribe("blue").is_result
+    assert forwarder.subscribe("red", 1).is_result
+
+
 def test_unknown_nodes() -> None:
     talk = Conversation(vpn("blue", ["64512:100"]))
     forwarder = talk.forwarder("h1.example.net")

@@ -123,6 +123,12 @@ class Oracle:
             if item.session == session:
                 item.session, item.until = None, self.now + self.settings.stale_time
 
+    def may_subscribe(self, session: str, node: str, instance: int | None) -> bool:
+        """One instance-id stands for one of a forwarder's subscriptions."""
+        jid = self.sessions[session]
+        others = {n for s, n in self.subscriptions if self.sessions[s] == jid and n != node}
+        return instance is None or all(self.instances.get((jid, other)) != instance for other in others)
+
     def subscribe(self, session: str, node: str, instance: int | None) -> None:
         self.subscriptions.add((session, node))
         if instance is not None:

@@ -182,8 +182,10 @@ class Scenario:
 
     def _on_subscribe(self, slot: str, node: str, instance: int | None) -> None:
         if slot in self.clients:
-            assert self.clients[slot].subscribe(node, instance).is_result
-            self.oracle.subscribe(slot, node, instance)
+            may = self.oracle.may_subscribe(slot, node, instance)
+            assert self.clients[slot].subscribe(node, instance).is_result is may
+            if may:
+                self.oracle.subscribe(slot, node, instance)
 
     def _on_unsubscribe(self, slot: str, node: str) -> None:
         if slot in self.clients:
