@@ -1,7 +1,8 @@
 """The route server as a route reflector (RFC 4456), and behind one.
 
 GoBGP and FRR as clients of the route server: what one originates the other shows, with ORIGINATOR_ID and CLUSTER_LIST,
-next hop, label and communities untouched, and never back to where it came from.  Then FRR as the reflector between the
+next hop, label and communities untouched.  A raw client, which drops nothing by itself, shows that a route never goes
+back to where it came from.  Then FRR as the reflector between the
 route server and a GoBGP: what we originate passes through it whole, the Encapsulation community included.
 """
 
@@ -16,6 +17,8 @@ from tests.support.frr import Frr
 from tests.support.gobgp import GoBgp
 from tests.support.process import loopback_address
 from tests.support.published import Published
+from tests.support.raw_bgp import UPDATE, RawPeer, common_attributes, mp_reach, update, vpn_nlri
+from tests.support.raw_bgp import VPNV4 as RAW_VPNV4
 from tests.support.routeserver import RouteServerProcess, VpnConfig
 from tests.support.speaker import NeighborConfig, Origination, Speaker
 from tests.support.waiting import eventually, eventually_async
@@ -31,10 +34,20 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RouteServerProcess, GoBgp, Frr]]:
-    """A reflecting route server with GoBGP and FRR as its clients."""
+def raw_address() -> str:
+    return loopback_address()
+
+
+@pytest.fixture(scope="module")
+def clients(
+    tmp_path_factory: pytest.TempPathFactory, raw_address: str
+) -> Iterator[tuple[RouteServerProcess, GoBgp, Frr]]:
+    """A reflecting route server with GoBGP and FRR as its clients, and room for a raw one."""
     ours, gobgp_address, frr_address = (loopback_address() for _ in range(3))
-    neighbors = tuple(NeighborConfig(address, AS, client=True) for address in (gobgp_address, frr_address))
+    neighbors = (
+        *(NeighborConfig(address, AS, client=True) for address in (gobgp_address, frr_address)),
+        NeighborConfig(raw_address, AS, passive=True, client=True),
+    )
     we = NeighborConfig(ours, AS, passive=True)
     server = RouteServerProcess(tmp_path_factory.mktemp("rs"), AS, neighbors, (BLUE,), address=ours)
     gobgp = GoBgp(tmp_path_factory.mktemp("gobgp"), AS, (we,), gobgp_address)
@@ -61,7 +74,6 @@ def test_a_route_of_one_client_reaches_the_other(
     assert seen.route_targets == set(route.route_targets)
     assert seen.originator_id == sender.address
     assert seen.cluster_list == (server.address,)
-    assert sender.find(route.rd, route.prefix) is None, "a route is not sent back to the client it came from"
     sender.withdraw(route)
     receiver.wait_no_route(route.rd, route.prefix)
 
@@ -92,6 +104,25 @@ def test_a_route_two_clients_have_stays_until_both_withdraw(clients: tuple[Route
     frr.withdraw(route)
     gobgp.wait_no_route(route.rd, route.prefix)
     eventually(lambda: not paths(), describe="the route has left the VPN")
+
+
+def test_a_route_is_not_sent_back_to_the_client_it_came_from(
+    clients: tuple[RouteServerProcess, GoBgp, Frr], raw_address: str
+) -> None:
+    server, gobgp, _ = clients
+    own, other = vpn_nlri("64512:11", "10.5.11.0/24", 511), vpn_nlri("64512:12", "10.5.12.0/24", 512)
+    raw = RawPeer.dial(raw_address, server.address)
+    raw.establish(AS, raw_address)
+    raw.send(update(mp_reach(RAW_VPNV4, "192.0.2.70", own) + common_attributes(bytes.fromhex("0002fc0000000064"))))
+    gobgp.wait_route("64512:11", "10.5.11.0/24")
+    route = Origination("64512:12", "10.5.12.0/24", 512, "192.0.2.70", ("64512:100",))
+    gobgp.originate(route)
+    heard = raw.read_until(UPDATE)
+    while other not in heard:
+        heard += raw.read_until(UPDATE)
+    assert own[4:] not in heard
+    gobgp.withdraw(route)
+    raw.close()
 
 
 def test_a_refresh_is_answered_with_the_routes(clients: tuple[RouteServerProcess, GoBgp, Frr]) -> None:
