@@ -68,24 +68,32 @@ class LinuxDataplane:
         self._vifs: dict[str, Vif] = {}
 
     def open(self) -> None:
+        self._netlink = Netlink()
         try:
-            self._netlink = Netlink()
+            self._set_host_up()
+            self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
+        except DataplaneError:
+            self._netlink.close()
+            raise
+        self._vifs = {vif.id: vif for vif in self.vifs()}
+        self._learned.adopt(self.routes())
+
+    def _set_host_up(self) -> None:
+        """What must be there before facts can be read and made."""
+        try:
             missing = missing_features(self._netlink)
             if missing:
                 raise DataplaneError("\n".join(missing))
             self._fou = Fou()
             self._guards.install()
-            self._underlay = underlay_of(self._netlink, self._locals)
+            underlay = underlay_of(self._netlink, self._locals)
         except STEP_ERRORS as error:
             raise DataplaneError(f"cannot set the host up: {error}") from error
-        self._kernel = Kernel(self._netlink, self._fou, self._guards)
         index = DeviceIndexes(self._netlink)
-        self._tunnels = Tunnels(self._kernel, index, self._underlay)
+        self._kernel = Kernel(self._netlink, self._fou, self._guards)
+        self._tunnels = Tunnels(self._kernel, index, underlay)
         self._learned = LearnedRoutes(self._netlink, self._tunnels, index)
-        self._host = host_facts(self._underlay)
-        self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
-        self._vifs = {vif.id: vif for vif in self.vifs()}
-        self._learned.adopt(self.routes())
+        self._host = host_facts(underlay)
 
     def close(self) -> None:
         self._netlink.close()
@@ -219,7 +227,7 @@ class LinuxDataplane:
         """Until what is read is what is desired. Raises DataplaneError at the first step that fails."""
         for last in (False,) * _PASSES + (True,):
             step = plan(desired, read())
-            ops: list[Op] = [*step.puts] if puts_only else [*step.puts, *step.drops]
+            ops: Sequence[Op] = step.puts if puts_only else step.ops
             if not ops:
                 return
             if last:

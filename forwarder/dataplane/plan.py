@@ -270,8 +270,9 @@ class Plan:
     puts: tuple[Put, ...]
     drops: tuple[Drop, ...]
 
-    def __bool__(self) -> bool:
-        return bool(self.puts or self.drops)
+    @property
+    def ops(self) -> tuple[Put | Drop, ...]:
+        return (*self.puts, *self.drops)
 
 
 def plan(desired: Iterable[Fact], actual: Iterable[Fact]) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_network
 
 import pytest
@@ -34,8 +35,8 @@ class TestFake(DataplaneContract):
 @pytest.mark.parametrize("verb", ["open", "attach", "detach", "audit"])
 def test_a_failure_asked_for_happens_once(verb: Verb) -> None:
     fake = FakeDataplane()
-    calls = {
-        "open": lambda: fake.open(),
+    calls: dict[Verb, Callable[[], object]] = {
+        "open": fake.open,
         "attach": lambda: fake.attach(A),
         "detach": lambda: fake.detach(A.id),
         "audit": lambda: fake.audit([], []),
