@@ -134,6 +134,14 @@ def test_memory_does_not_grow_with_the_stream(size: int) -> None:
     assert root.text in (None, "\n")
 
 
+def test_an_element_is_emptied_before_it_is_taken_out_of_the_stream() -> None:
+    """Taking it out full takes time that grows with the square of its size: seconds for one within the limit."""
+    reader = StreamReader(100_000, 10)
+    _, element = list(reader.feed(HEADER + b"<iq><a><b/></a><a/></iq>"))
+    assert not isinstance(element, (StreamHeader, StreamEnd))
+    assert (element.tag, len(element)) == ("{jabber:client}iq", 0)
+
+
 def test_a_stream_ends_once() -> None:
     reader = StreamReader(1000, 10)
     header, end = list(reader.feed(HEADER + STREAM_END))
