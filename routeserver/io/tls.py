@@ -82,12 +82,13 @@ def _read(key: str, file: Path) -> bytes:
 class TlsPump:
     """One server-side TLS connection."""
 
-    __slots__ = ("_incoming", "_outgoing", "_tls", "ended", "established")
+    __slots__ = ("_incoming", "_is_broken", "_outgoing", "_tls", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._is_broken = False
         self.established = False
         """Whether the handshake is done, and with it the check of the client's certificate."""
         self.ended = False
@@ -103,6 +104,9 @@ class TlsPump:
             return self._plaintext()
         except ssl.SSLWantReadError:
             return b""
+        except ssl.SSLError:
+            self._is_broken = True
+            raise
 
     def _plaintext(self) -> bytes:
         chunks = []
@@ -115,8 +119,8 @@ class TlsPump:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def send(self, plaintext: bytes) -> None:
-        """Encrypt; OpenSSL takes one record at a time."""
-        view = memoryview(plaintext)
+        """Encrypt; OpenSSL takes one record at a time, and none after a fault, when its alert was the last word."""
+        view = memoryview(b"" if self._is_broken else plaintext)
         while view:
             view = view[self._tls.write(view) :]
 

@@ -120,6 +120,7 @@ def test_a_broken_record_is_an_error_and_then_nothing_more_can_be_said(pki: Pki)
         pair.pump.receive(b"\x17\x03\x03\x00\x20" + bytes(32))
     alert = pair.pump.data_to_send()
     assert alert
+    pair.pump.send(b"an answer to what came before it")
     pair.pump.close()
     assert pair.pump.data_to_send() == b""
 
