@@ -32,6 +32,7 @@ from routeserver.xmpp.events import (
     Unsubscribe,
 )
 from routeserver.xmpp.jid import Jid, ServiceAddresses
+from routeserver.xmpp.stanza import escape_attribute
 from schema.items import ENTRY_TAG, ItemError, read_entry
 from schema.names import NS_DATA, NS_EVENT, NS_IN_SYNC, NS_PUBSUB, NS_PUBSUB_OWNER, item_id_prefix
 from schema.validation import check_entry
@@ -291,7 +292,7 @@ def subscribed(request: Subscribe, instance_id: int) -> str:
 
 def published(node: str, item_ids: Iterable[str]) -> str:
     """The result of a publish: all ids, those made here among them (section 7.1.2)."""
-    items = "".join([f"<item id='{escape(item_id)}'/>" for item_id in item_ids])
+    items = "".join([f"<item id='{escape_attribute(item_id)}'/>" for item_id in item_ids])
     return _pubsub(f"<publish node='{escape(node)}'>{items}</publish>")
 
 
@@ -307,7 +308,7 @@ def items_event(node: str, items: Iterable[str]) -> str:
 
 def retracts_event(node: str, item_ids: Iterable[str]) -> str:
     """The `<event/>` of items that are gone (section 7.2.2.1)."""
-    return items_event(node, [f"<retract id='{escape(item_id)}'/>" for item_id in item_ids])
+    return items_event(node, [f"<retract id='{escape_attribute(item_id)}'/>" for item_id in item_ids])
 
 
 def _pubsub(content: str) -> str:

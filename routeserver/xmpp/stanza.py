@@ -35,6 +35,13 @@ EXTERNAL_FEATURE = f"<mechanisms xmlns='{NS_SASL}'><mechanism>EXTERNAL</mechanis
 BIND_FEATURE = f"<bind xmlns='{NS_BIND}'/>"
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_BLANKS = str.maketrans({"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"})
+
+
+def escape_attribute(text: str) -> str:
+    """A client's own name for something, as it gave it: unescaped, a reader would take a tab or the end of a line
+    for a blank, and the name for another one (XML 1.0 section 3.3.3)."""
+    return escape(text).translate(_BLANKS)
 
 
 def escape_text(text: str) -> str:
@@ -73,13 +80,13 @@ def bound(jid: str) -> str:
 
 def iq_result(iq: Iq, jid: str, payload: str) -> str:
     """The answer to `iq` of the client `jid`; the payload is finished XML or nothing."""
-    head = f"<iq type='result' id='{escape(iq.id)}'{_sender(iq)} to='{escape(jid)}'"
+    head = f"<iq type='result' id='{escape_attribute(iq.id)}'{_sender(iq)} to='{escape(jid)}'"
     return f"{head}>{payload}</iq>" if payload else f"{head}/>"
 
 
 def iq_error(iq: Iq, jid: str, error: StanzaError) -> str:
     """RFC 6120 section 8.3. A request without id (an empty one here) gets an answer without."""
-    identity = f" id='{escape(iq.id)}'" if iq.id else ""
+    identity = f" id='{escape_attribute(iq.id)}'" if iq.id else ""
     return f"<iq type='error'{identity}{_sender(iq)} to='{escape(jid)}'>{_error(error)}</iq>"
 
 

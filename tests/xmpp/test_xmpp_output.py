@@ -8,6 +8,7 @@ from slixmpp import JID, Iq
 from slixmpp.xmlstream.matcher import MatchIDSender
 
 from routeserver.xmpp import disco, pubsub
+from routeserver.xmpp.errors import item_unknown
 from routeserver.xmpp.events import Iq as Asked
 from routeserver.xmpp.events import Subscribe
 from routeserver.xmpp.session import XmppSession
@@ -40,6 +41,18 @@ def test_retracts_go_in_one_message() -> None:
     session.send_retracts("blue", "forwarder@domain.org", ["<1>", "2"])
     ((items,),) = message(session)
     assert [(child.tag, child.get("id")) for child in items] == [(f"{EVENT}retract", "<1>"), (f"{EVENT}retract", "2")]
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "a\rb", " a ", "'\"<&>"])
+def test_ids_come_back_as_they_were_given(name: str) -> None:
+    """An item id that reads differently in a retract than in its item would leave the item with its subscribers."""
+    session = bound()
+    session.send_retracts("blue", "forwarder@domain.org", [name])
+    session.send_result(Asked(name, None), pubsub.published("blue", [name]))
+    session.send_error(Asked(name, None), item_unknown(name))
+    message, result, error = stanzas(session.data_to_send())
+    assert [message[0][0][0].get("id"), result[0][0][0].get("id")] == [name, name]
+    assert [result.get("id"), error.get("id")] == [name, name]
 
 
 def test_the_marker_is_an_event_without_items() -> None:
