@@ -13,7 +13,6 @@ from routeserver.bgp.session import BgpSession
 from routeserver.parties import Neighbor
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.export import Receiver, is_looped, without_encapsulation
-from routeserver.rib.path import Path
 from routeserver.rib.rib import Rib
 from routeserver.settings import Settings
 from schema.values import IPAddress
@@ -51,10 +50,8 @@ class Speaker:
         if is_looped(event.attributes, self._settings.local_as, self._settings.router_id):
             self.routes_withdrawn(neighbor, events.RoutesWithdrawn(event.family, [key for key, _ in event.nlri]))
             return
-        update, source, family = self._rib.update, neighbor.source, event.family
         attributes = event.attributes if neighbor.is_internal else without_encapsulation(event.attributes)
-        for key, label in event.nlri:
-            update(Path(source, family, key, label, attributes))
+        self._rib.announce(neighbor.source, event.family, attributes, event.nlri)
 
     def routes_withdrawn(self, neighbor: Neighbor, event: events.RoutesWithdrawn) -> None:
         for key in event.keys:

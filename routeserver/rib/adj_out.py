@@ -120,31 +120,37 @@ class AdjRibOut:
         self, family: Family, keys: list[bytes], table: VpnTable
     ) -> tuple[list[tuple[PathAttributes, list[tuple[bytes, int]]]], list[bytes]]:
         sent, destinations = self.sent[family], table.destinations[family]
-        interest, receiver = self.interest, self.receiver
-        groups: dict[tuple[int, int], tuple[Path, list[tuple[bytes, int]]]] = {}
-        wanted: dict[tuple[int, int], bool] = {}
+        groups: dict[tuple[int, int], tuple[Path, list[tuple[bytes, int]] | None]] = {}
+        nlri: list[tuple[bytes, int]] | None = None
+        attributes = source = None
         withdrawn = []
         for key in keys:
             paths = destinations.get(key)
             before = sent.get(key)
             if paths:
                 path = paths[0]
-                group = (id(path.attributes), id(path.source))
-                ok = wanted.get(group)
-                if ok is None:
-                    ok = may_send(path, receiver) and (
-                        interest is None or interest.wants(path.attributes.route_targets)
-                    )
-                    wanted[group] = ok
-                if ok:
-                    if not (isinstance(before, Path) and _same_route(before, path)):
-                        groups.setdefault(group, (path, []))[1].append((key, path.label))
+                if path.attributes is not attributes or path.source is not source:
+                    # Routes of one UPDATE are noted one after the other: the group is looked up once for all of them.
+                    attributes, source = path.attributes, path.source
+                    group = (id(attributes), id(source))
+                    if group not in groups:
+                        groups[group] = path, [] if self._wants(path) else None
+                    nlri = groups[group][1]
+                if nlri is not None:
+                    if before is None or not (isinstance(before, Path) and _same_route(before, path)):
+                        nlri.append((key, path.label))
                     sent[key] = path
                     continue
             if before is not None:
                 del sent[key]
                 withdrawn.append(key)
-        return [(exported(path, receiver), nlri) for path, nlri in groups.values()], withdrawn
+        return [(exported(path, self.receiver), nlri) for path, nlri in groups.values() if nlri], withdrawn
+
+    def _wants(self, path: Path) -> bool:
+        """Whether the neighbor may and would hear of the path; it depends on its source and attributes alone."""
+        return may_send(path, self.receiver) and (
+            self.interest is None or self.interest.wants(path.attributes.route_targets)
+        )
 
     def _decide_memberships(
         self, keys: list[bytes], table: VpnTable

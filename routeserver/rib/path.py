@@ -59,9 +59,13 @@ class Published:
     route: RouteItem
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Path:
-    """One way to one NLRI. `label` is 20 bits, 0 for an RT membership."""
+    """One way to one NLRI. `label` is 20 bits, 0 for an RT membership.
+
+    Not declared frozen, although nobody changes one: there is a path per route, and a frozen one takes twice as long
+    to make.
+    """
 
     source: Source
     family: Family

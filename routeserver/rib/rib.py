@@ -11,6 +11,9 @@ The first subscriber of a VRF originates a membership for each of its import tar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RtMembership
 from routeserver.rib.adj_out import AdjRibOut
@@ -46,6 +49,26 @@ class Rib:
         if path.family is Family.RTC:
             self._membership_changed(path.key)
         elif change is not None:
+            self._spread(change)
+
+    def announce(
+        self, source: Source, family: Family, attributes: PathAttributes, nlri: Iterable[tuple[bytes, int]]
+    ) -> None:
+        """Add or replace a source's path to each (key, label), all with one attribute set."""
+        if family is Family.RTC:
+            for key, label in nlri:
+                self.update(Path(source, family, key, label, attributes))
+            return
+        first, changes = self.table.announce(source, family, attributes, nlri)
+        if first:
+            self.revision += 1
+            keys = [path.key for path in first]
+            for vrf in self._importers.of(attributes.route_targets):
+                for path in first:
+                    vrf.change(family, path.key, None, path)
+            for out in self.outs:
+                out.touch_all(family, keys)
+        for change in changes:
             self._spread(change)
 
     def withdraw(self, source: Source, family: Family, key: bytes, item: ItemName = NO_ITEM) -> None:

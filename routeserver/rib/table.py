@@ -3,7 +3,7 @@
 Per family a dictionary from NLRI key to the tuple of its paths, best first.  There is no separate Adj-RIB-In: a
 path names its source, and losing a neighbor walks the table once.  Everything that comes or goes passes
 `update` or `withdraw`, and both answer with the `Change` of the best path, or None when the best stayed as it
-was; who cares about a change is not the table's business.
+was; who cares about a change is not the table's business.  `announce` is `update` for what comes in one UPDATE.
 
 `by_rt` indexes the keys whose best path carries a route target, so that a new importer or a new interest of a
 peer visits only the routes it concerns (RFC 4684 section 6).
@@ -11,8 +11,10 @@ peer visits only the routes it concerns (RFC 4684 section 6).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.rib.decision import best_of
 from routeserver.rib.path import NO_ITEM, ItemName, Path, Source
@@ -50,9 +52,31 @@ class VpnTable:
         if paths is None:
             destinations[path.key] = (path,)
             return self._changed(path.family, path.key, None, path)
-        source, item = path.source, path.item
-        others = tuple(p for p in paths if p.source is not source or p.item != item)
-        return self._settle(path.family, path.key, paths[0], (*others, path))
+        return self._replace(paths, path)
+
+    def announce(
+        self, source: Source, family: Family, attributes: PathAttributes, nlri: Iterable[tuple[bytes, int]]
+    ) -> tuple[list[Path], list[Change]]:
+        """Add or replace a source's path to each (key, label), all with one attribute set.
+
+        Gives the paths that are the first of their NLRI, then the changes of NLRIs that were known, in the order they
+        happened.  Nearly all that is ever received is new, and so costs no more than the path itself.
+        """
+        destinations = self.destinations[family]
+        first: list[Path] = []
+        changes: list[Change] = []
+        for key, label in nlri:
+            path = Path(source, family, key, label, attributes)
+            paths = destinations.get(key)
+            if paths is None:
+                destinations[key] = (path,)
+                first.append(path)
+            elif (change := self._replace(paths, path)) is not None:
+                changes.append(change)
+        if first and (index := self.by_rt.get(family)) is not None:
+            for rt in attributes.route_targets:
+                index.setdefault(rt, set()).update([path.key for path in first])
+        return first, changes
 
     def withdraw(self, source: Source, family: Family, key: bytes, item: ItemName = NO_ITEM) -> Change | None:
         """Remove a path; one that is not there is no error (RFC 4271 section 9)."""
@@ -70,6 +94,11 @@ class VpnTable:
     def count_of(self, source: Source, family: Family) -> int:
         """How many paths a source gave in one family. Walks the family: for people, not for the hot path."""
         return sum(1 for paths in self.destinations[family].values() for p in paths if p.source is source)
+
+    def _replace(self, paths: tuple[Path, ...], path: Path) -> Change | None:
+        source, item = path.source, path.item
+        others = tuple([p for p in paths if p.source is not source or p.item != item])
+        return self._settle(path.family, path.key, paths[0], (*others, path))
 
     def _settle(self, family: Family, key: bytes, old: Path, paths: tuple[Path, ...]) -> Change | None:
         if not paths:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
 from routeserver.rib.decision import best_of
 from routeserver.rib.path import ItemName, Path, Source
@@ -95,6 +98,31 @@ def test_the_table_agrees_with_the_model_after_every_step(steps: list[tuple[Path
             listed = table.given_by(source, family)
             assert set(listed) == given_paths
             assert len(listed) == table.count_of(source, family) == len(given_paths)
+
+
+_NLRI = st.lists(st.tuples(st.sampled_from([key("1:1", p) for p in _PREFIXES[::2]]), st.integers(16, 18)), max_size=5)
+
+
+@given(st.lists(st.tuples(st.sampled_from(_SOURCES[1:]), st.sampled_from(_ATTRIBUTES), _NLRI), max_size=6))
+def test_what_comes_in_one_update_is_as_if_it_came_route_by_route(
+    updates: list[tuple[Source, PathAttributes, list[tuple[bytes, int]]]],
+) -> None:
+    """An NLRI named twice in one UPDATE included: the last word counts."""
+
+    def said(paths: Iterable[Path | None]) -> list[tuple[Source, bytes, int, PathAttributes] | None]:
+        return [p and (p.source, p.key, p.label, p.attributes) for p in paths]
+
+    together, apart = VpnTable(), VpnTable()
+    for source, attrs, nlri in updates:
+        first, changes = together.announce(source, Family.VPNV4, attrs, nlri)
+        paths = [Path(source, Family.VPNV4, key_, label, attrs) for key_, label in nlri]
+        expected = [change for path in paths if (change := apart.update(path)) is not None]
+        assert said(first) == said(change.new for change in expected if change.old is None)
+        assert said(change.old for change in changes) == said(c.old for c in expected if c.old is not None)
+        assert said(change.new for change in changes) == said(c.new for c in expected if c.old is not None)
+        assert together.by_rt == apart.by_rt
+        for key_ in apart.destinations[Family.VPNV4]:
+            assert said(together.paths(Family.VPNV4, key_)) == said(apart.paths(Family.VPNV4, key_))
 
 
 def test_withdrawing_what_is_not_there_is_no_error() -> None:

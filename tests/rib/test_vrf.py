@@ -13,10 +13,14 @@ from routeserver.bgp.communities import TUNNEL_OF
 from routeserver.bgp.iana import Family
 from routeserver.rib.decision import best_of
 from routeserver.rib.path import Path, path_item
+from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Entry, Vrf, prefix_key
+from routeserver.settings import Settings
 from schema.values import Encapsulation
 from tests.support.routes import (
     GRE,
+    LOCAL_AS,
+    ROUTER_ID,
     UDP,
     attributes,
     bgp_path,
@@ -228,3 +232,15 @@ def test_allowed_prefixes(allowed: tuple[str, ...] | None, prefix: str, expected
 
 def test_the_table_of_tunnels_knows_every_encapsulation() -> None:
     assert TUNNEL_OF.keys() == set(Encapsulation)
+
+
+def test_a_prefix_named_twice_in_one_update_is_imported_once() -> None:
+    rib = Rib(Settings(ROUTER_ID, LOCAL_AS, vpns=(vpn("blue", ["64512:100"]),)))
+    route = key("1:1", "10.0.0.0/8")
+    rib.announce(ibgp(), Family.VPNV4, attributes(), [(route, 16), (route, 17)])
+    vrf = rib.vrfs["blue"]
+    assert [path.label for paths in vrf.candidates.values() for path in paths] == [17]
+    assert [entry.path.label for entry in vrf.entries.values()] == [17]
+    rib.withdraw(vrf.entries[prefix_key(Family.VPNV4, route)].path.source, Family.VPNV4, route)
+    assert not vrf.candidates
+    assert not vrf.entries
