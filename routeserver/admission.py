@@ -38,7 +38,7 @@ def check_subscriber(vrf: Vrf, jid: Jid) -> None:
 
 
 def check_publisher(vrf: Vrf, jid: Jid) -> None:
-    """Raises StanzaError unless the JID may publish to the VPN (XEP-0060 section 7.1.3.1)."""
+    """Raises StanzaError unless the JID may publish and retract there (XEP-0060 sections 7.1.3.1, 7.2.3.1)."""
     if not is_member(vrf, jid):
         raise forbidden(f"{jid.bare} is not a member of VPN {vrf.name}")
 

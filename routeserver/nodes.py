@@ -166,6 +166,7 @@ class Nodes:
     def retract(self, client: Client, request: events.Retract) -> None:
         """XEP-0060 section 7.2, one or many ids, all or nothing."""
         vrf = self._vrf(request.node)
+        admission.check_publisher(vrf, client.forwarder.jid)
         for item_id in request.item_ids:
             if item_id not in vrf.published:
                 raise errors.item_unknown(item_id)

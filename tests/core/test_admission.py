@@ -9,7 +9,7 @@ import pytest
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.settings import ForwarderSettings, NeighborSettings
 from routeserver.xmpp.sasl import ClientCertificate
-from schema.items import RouteItem
+from schema.items import RouteItem, entry_xml
 from schema.names import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_PUBSUB
 from tests.support.conversation import Answer, Conversation, Forwarder
 from tests.support.routes import LOCAL_AS, UDP, Encapsulation, hop, item, key, vpn
@@ -51,6 +51,28 @@ def test_members(members: tuple[str, ...] | None, jid: str, expected: bool) -> N
     assert _is(forwarder.publish("blue", ("a", _ROUTE)), "forbidden")
     assert not talk.core.rib.vrfs["blue"].published
     assert not talk.core.rib.vrfs["blue"].watchers
+
+
+def test_who_is_no_member_learns_nothing_of_a_vpns_items() -> None:
+    """That the VPN exists is told (XEP-0060 section 6.1.3.4); what is in it is not, whatever is asked."""
+    talk = Conversation(vpn("red", ["64512:200"], members=("h1.example.net",)))
+    insider, outsider = talk.forwarder("h1.example.net"), talk.forwarder("h2.example.net")
+    insider.publish("red", ("there", _ROUTE))
+    for node, condition, pubsub in (
+        ("<publish node='red'>{}</publish>", "forbidden", None),
+        ("<retract node='red'>{}</retract>", "forbidden", None),
+        ("<items node='red'>{}</items>", "not-allowed", "closed-node"),
+    ):
+        answers = []
+        for item_id in ("there", "absent"):
+            content = entry_xml(_ROUTE) if "publish" in node else ""
+            request = node.format(f"<item id='{item_id}'>{content}</item>")
+            kind = "get" if "items" in node else "set"
+            answers.append(outsider.ask(f"<pubsub xmlns='{NS_PUBSUB}'>{request}</pubsub>", kind))
+        texts = [answer.element.xpath("string(.)") for answer in answers]
+        assert all(_is(answer, condition, pubsub) for answer in answers), texts
+        assert texts[0] == texts[1]
+    assert insider.items("red").keys() == {"there"}
 
 
 def test_one_instance_id_for_two_vpns_is_refused_while_both_are_subscribed() -> None:
