@@ -91,10 +91,10 @@ class Neighbor:
 
     def deliver(self, connection: Connection[BgpSession], events: Sequence[Event]) -> None:
         session = connection.session
-        if connection in self._awaiting_open and session.peer_open is not None and not session.closing:
+        if connection in self._awaiting_open and session.peer_open is not None:
             self._awaiting_open.discard(connection)
-            if self._loses_collision(connection):
-                events = _give_up(session)
+            if self._loses_collision(connection):  # a whole session may have come in one read, its end included
+                events = _give_up(session) or events[-1:]
         handle, now = self._hub.core.handle, self._hub.now()
         for event in events:
             if type(event) in _LOGGED:

@@ -168,6 +168,23 @@ async def test_an_established_session_is_not_given_up_for_a_new_connection(serve
     assert (await neighbor(server, PASSIVE))["state"] == "established"
 
 
+async def test_a_second_connection_that_comes_and_goes_in_one_segment_changes_nothing(server: RunningServer) -> None:
+    first = await dial(server, PASSIVE)
+    await blocking(first.establish, ASN, "192.0.2.11", FAMILIES)
+    view = await until_state(server, PASSIVE, "established")
+    second = await dial(server, PASSIVE)
+    second.send(open_message(ASN, "192.0.2.99", FAMILIES) + message(KEEPALIVE) + message(NOTIFICATION, b"\x06\x02"))
+    assert (await blocking(second.read))[0] == OPEN
+    assert (await blocking(second.read))[0] == KEEPALIVE
+    assert await ends(second)
+    after = await neighbor(server, PASSIVE)
+    assert {**after, "last-closed-because": None} == {**view, "last-closed-because": None}
+    assert len(server.server.hub.core.rib.outs) == 1
+    first.close()
+    await until_state(server, PASSIVE, "down")
+    assert not server.server.hub.core.rib.outs
+
+
 async def test_a_silent_neighbor_is_given_up_when_the_hold_time_is_over(server: RunningServer) -> None:
     peer = await dial(server, PASSIVE)
     await blocking(peer.establish, ASN, "192.0.2.11", FAMILIES, 3)
