@@ -2,29 +2,37 @@
 
 Every answer is made in one call on the event loop, so it is a consistent picture of one moment; `revision` says which.
 Lists are `{"items": […], "next-cursor": null, "revision": N}`.  Errors are problem details (RFC 9457), those for
-unknown paths and methods included.  `/healthz` says that the event loop turns; `/readyz` whether forwarders can be
-served, with the single checks when asked `?verbose`.  A BGP neighbor that is down is shown and fails neither.
+unknown paths and methods included; only what cannot be read as HTTP gets aiohttp's plain text, and a line of log.
+
+`/healthz` says that the event loop turns; `/readyz` whether forwarders can be served, with the single checks when
+asked `?verbose`.  A BGP neighbor that is down is shown and fails neither.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from routeserver import views
 from routeserver.core import RouteServer
+from routeserver.log import record
 from schema.values import IPNetwork
 
 PREFIX = "/api/v1"
+_REASON_MAX = 200
 
 
 def application(core: RouteServer, clock: Callable[[], float]) -> web.Application:
     """The API of one core; `clock` is the clock the core runs on."""
+    server_logger.addFilter(_in_words)
     api = _Api(core, clock)
     app = web.Application(middlewares=[_problems])
     app.router.add_get("/healthz", api.healthz)
@@ -98,6 +106,15 @@ def _no_vpn(name: str) -> web.Response:
 
 def _prefix(text: str) -> IPNetwork:
     return ipaddress.ip_network(text)
+
+
+def _in_words(entry: logging.LogRecord) -> bool:
+    """Whether aiohttp's record is of a fault of ours; what a client sent that is no HTTP needs no traceback."""
+    error = entry.exc_info[1] if entry.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    record(logging.INFO, "api.request.refused", reason=" ".join(error.message.split())[:_REASON_MAX])
+    return False
 
 
 @web.middleware

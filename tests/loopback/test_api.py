@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, ip_network
 
@@ -160,3 +161,25 @@ async def test_a_name_with_a_slash_has_to_be_quoted(server: RunningServer) -> No
     assert (await server.get("/api/v1/vpns/a/b"))[0] == 404
     status, _, vpn = await server.get("/api/v1/vpns/a%2Fb")
     assert (status, vpn["name"]) == (200, "a/b")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "reason"),
+    [
+        (b"GET /\xff HTTP/1.1", "Invalid char in url path"),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1", "Got more than 8190 bytes"),
+    ],
+    ids=["octets", "length"],
+)
+async def test_what_is_no_http_is_refused_without_ado(
+    server: RunningServer, caplog: pytest.LogCaptureFixture, request_line: bytes, reason: str
+) -> None:
+    caplog.set_level("INFO")
+    reader, writer = await asyncio.open_connection(*server.address("api"))
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + request_line + b"\r\nHost: x\r\n\r\n")
+    answers = await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert b" 400 Bad Request\r\n" in answers
+    (refusal,) = [entry for entry in caplog.records if entry.msg == "api.request.refused"]
+    assert reason in str(vars(refusal)["event_keys"]["reason"])
+    assert not [entry for entry in caplog.records if entry.exc_info]
