@@ -13,6 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any, TypeAlias
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DEGRADED = range(6)
@@ -143,7 +144,7 @@ def _ask(arguments: argparse.Namespace, path: str) -> Any:
         if error.code == 503:  # not ready, said in the same words as ready
             return json.load(error)
         raise _refusal(arguments, url, error) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         advice = "--api or ROUTESERVER_API says where the API is"
         raise CommandError(EXIT_UNREACHABLE, f"{url}: {reason}; {advice}") from None

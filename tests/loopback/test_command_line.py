@@ -148,6 +148,26 @@ def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().err == f"routeserver: {api}/api/v1/vpns: [Errno 111] Connection refused; {advice}\n"
 
 
+@pytest.mark.parametrize(
+    ("api", "reason"),
+    [("http://h:x", "nonnumeric port: 'x'"), ("h", "unknown url type: 'h/readyz?verbose'")],
+)
+def test_an_address_that_cannot_be_asked(api: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--api", api]) == 4
+    advice = "--api or ROUTESERVER_API says where the API is"
+    assert capsys.readouterr().err == f"routeserver: {api}/readyz?verbose: {reason}; {advice}\n"
+
+
+async def test_a_server_that_speaks_no_http(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    shell = Shell(server, capsys)
+    host, port = server.address("xmpp")
+    shell.api = f"http://{host}:{port}"
+    code, out, err = await shell.run("status")
+    assert (code, out) == (4, "")
+    assert err.count("\n") == 1
+    assert "a stream begins with its opening tag" in err
+
+
 @pytest.mark.parametrize("words", [[], ["get"], ["get", "routes"], ["run"], ["get", "vpns", "-o", "xml"]])
 def test_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
