@@ -27,8 +27,13 @@ def is_member(vrf: Vrf, jid: Jid) -> bool:
 def _matches(pattern: str, jid: Jid) -> bool:
     local, at, domain = pattern.rpartition("@")
     if not at:
-        return not jid.local and fnmatchcase(jid.domain, domain.lower())
-    return bool(jid.local) and fnmatchcase(jid.local, local.lower()) and fnmatchcase(jid.domain, domain.lower())
+        return not jid.local and _fits(jid.domain, domain)
+    return bool(jid.local) and _fits(jid.local, local) and _fits(jid.domain, domain)
+
+
+def _fits(part: str, pattern: str) -> bool:
+    """Whether part of a JID fits that of a pattern; `*` and `?` are special, brackets those of an IPv6 address."""
+    return fnmatchcase(part, pattern.lower().replace("[", "[[]"))
 
 
 def check_subscriber(vrf: Vrf, jid: Jid) -> None:

@@ -37,6 +37,9 @@ def _is(answer: Answer, condition: str, pubsub: str | None = None) -> bool:
         pytest.param(("h?@*.net",), "h1@example.net", True, id="both parts"),
         pytest.param(("a.example.net", "h1.example.net"), "h1.example.net", True, id="any of several"),
         pytest.param(("192.0.2.1",), "192.0.2.1", True, id="an address"),
+        pytest.param(("[2001:DB8::1]",), "[2001:db8::1]", True, id="an IPv6 address"),
+        pytest.param(("[2001:db8::1]",), "2", False, id="brackets are no choice of characters"),
+        pytest.param(("*@[2001:db8::*]",), "h1@[2001:db8::1]", True, id="stars in an IPv6 address"),
     ],
 )
 def test_members(members: tuple[str, ...] | None, jid: str, expected: bool) -> None:
