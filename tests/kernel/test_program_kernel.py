@@ -85,8 +85,8 @@ def host(lab: Lab) -> str:
 
 
 def _kernel(namespace: str) -> tuple[str, str]:
-    """What the kernel forwards with: label routes, and all routes of all tables."""
-    commands = (["-f", "mpls", "route"], ["route", "show", "table", "all"])
+    """What the kernel forwards with: label routes, and the routes of every table that are the forwarder's."""
+    commands = (["-f", "mpls", "route"], ["route", "show", "table", "all", "proto", "202"])
     labels, routes = (subprocess.check_output(["ip", "-n", namespace, *words], text=True) for words in commands)
     return labels, routes
 
