@@ -26,6 +26,9 @@ from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from schema.items import RouteItem
 
+_UNSENT_MAX = 1 << 20
+"""Characters of answers that may wait when a node's items are asked for: a short question has a long answer."""
+
 
 class Nodes:
     """Forwarders, their sessions, and the VPN nodes they use."""
@@ -179,6 +182,8 @@ class Nodes:
         """XEP-0060 section 6.5: what a subscriber would see now, in prefix order."""
         vrf = self._vrf(request.node)
         admission.check_subscriber(vrf, client.forwarder.jid)
+        if client.session.unsent > _UNSENT_MAX:
+            raise errors.resource_constraint("answers to earlier requests have yet to be sent")
         entries = [entry for _, entry in vrf.sorted_entries()]
         if request.item_ids:
             wanted = set(request.item_ids)

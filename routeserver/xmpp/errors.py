@@ -90,6 +90,10 @@ def service_unavailable(text: str) -> StanzaError:
     return StanzaError(ErrorType.CANCEL, "service-unavailable", text)
 
 
+def resource_constraint(text: str) -> StanzaError:
+    return StanzaError(ErrorType.WAIT, "resource-constraint", text)
+
+
 def jid_malformed(text: str) -> StanzaError:
     return StanzaError(ErrorType.MODIFY, "jid-malformed", text)
 

@@ -131,6 +131,12 @@ class XmppSession:
         out, self._out = self._out, []
         return "".join(out).encode()
 
+    @property
+    def unsent(self) -> int:
+        """Characters that wait for `data_to_send`: answers have no outbox, so who asks faster than it reads is seen
+        here."""
+        return sum(map(len, self._out))
+
     def close(self, condition: str, text: str = "") -> list[XmppEvent]:
         """End the stream with a stream error of ours (RFC 6120 section 4.9.3)."""
         if not self.closing:

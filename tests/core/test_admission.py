@@ -10,9 +10,10 @@ from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.settings import ForwarderSettings, NeighborSettings
 from routeserver.xmpp.sasl import ClientCertificate
 from schema.items import RouteItem, entry_xml
-from schema.names import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_PUBSUB
+from schema.names import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_PUBSUB, NS_STANZAS
 from tests.support.conversation import Answer, Conversation, Forwarder
 from tests.support.routes import LOCAL_AS, UDP, Encapsulation, hop, item, key, vpn
+from tests.support.xmpp_script import stanzas
 
 _PEER = NeighborSettings(ip_address("127.0.2.1"), LOCAL_AS)
 _ROUTE = item("10.0.0.1/32")
@@ -280,6 +281,27 @@ def test_some_items() -> None:
     assert _retrieve(forwarder, ids=("i2", "i1", "unknown")) == ["i1", "i2"]
     assert _retrieve(forwarder, ids=("unknown",)) == []
     assert len(_retrieve(forwarder, " max_items='3'")) == 3
+
+
+def test_answers_nobody_has_read_yet_are_bounded() -> None:
+    """One read of the socket holds hundreds of requests, each for a whole node."""
+    talk = Conversation(vpn("blue", ["64512:100"]))
+    forwarder = talk.forwarder("h1.example.net")
+    forwarder.publish("blue", *((f"i{n}", item(f"10.0.0.{n}/32")) for n in range(20)))
+    request = f"<iq type='get' id='q'><pubsub xmlns='{NS_PUBSUB}'><items node='blue'/></pubsub></iq>".encode()
+    forwarder.send(request)
+    one = len(forwarder.session.data_to_send())
+    count = 3 * (1 << 20) // one
+    forwarder.send(request * count)
+    answers = stanzas(forwarder.session.data_to_send())
+    kinds = [answer.get("type") for answer in answers]
+    served = kinds.index("error")
+    assert len(kinds) == count
+    assert kinds == ["result"] * served + ["error"] * (count - served)
+    assert (served - 1) * one <= 1 << 20 < served * one
+    (error,) = answers[-1]
+    assert (error.get("type"), error[0].tag) == ("wait", f"{{{NS_STANZAS}}}resource-constraint")
+    assert len(forwarder.items("blue")) == 20, "once they are sent, it may ask again"
 
 
 def test_discovery_shows_the_vpns_one_may_use_and_no_others() -> None:
