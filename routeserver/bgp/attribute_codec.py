@@ -7,21 +7,20 @@ IPv6 extended communities, OTC, prefix SID), and those nobody here has heard of,
 optional non-transitive ones we do not use are dropped (RFC 4271 section 5).
 
 MP_REACH_NLRI and MP_UNREACH_NLRI are not in the table: they hold routes, not attributes, and are cut out by
-`update.py` before this module is asked.  What is decoded here depends on nothing but the octets and the peer, which
-is what lets the caller keep results by octets.
+`update.py` before.  The table is put to use by `attribute_reading.py` for what is received, and here for what is sent.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from routeserver.bgp.as_path import decode_as4_path, decode_as_path, encode_as_path, merge_as_paths, needs_as4_path
-from routeserver.bgp.attributes import PathAttributes
-from routeserver.bgp.errors import Fault, UpdateFault, Verdict
+from routeserver.bgp.as_path import decode_as4_path, decode_as_path, encode_as_path, needs_as4_path
+from routeserver.bgp.attributes import AsPath, PathAttributes
+from routeserver.bgp.errors import UpdateFault, Verdict
 from routeserver.bgp.iana import AS_TRANS
 from routeserver.bgp.tunnel_encapsulation import valid_tunnels
 
@@ -29,7 +28,7 @@ OPTIONAL, TRANSITIVE, PARTIAL, EXTENDED = 0x80, 0x40, 0x20, 0x10
 KIND_BITS = OPTIONAL | TRANSITIVE
 WELL_KNOWN = TRANSITIVE
 OPTIONAL_TRANSITIVE = OPTIONAL | TRANSITIVE
-ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF, AGGREGATOR = 1, 2, 3, 5, 7
+ORIGIN, AS_PATH, NEXT_HOP, MED, LOCAL_PREF, AGGREGATOR, ORIGINATOR_ID, CLUSTER_LIST = 1, 2, 3, 4, 5, 7, 9, 10
 AS4_PATH, AS4_AGGREGATOR = 17, 18
 
 
@@ -44,16 +43,23 @@ class AttributeContext:
     on_loopback: bool = False
     """The session runs between loopback addresses, which are valid as next hops then."""
 
+    @property
+    def takes_octets(self) -> bool:
+        """Whether `PathAttributes.octets` come from and go to such a peer: internal, of 4-octet AS numbers."""
+        return self.four_octet_as and not self.external
+
 
 Decoder = Callable[[bytes, AttributeContext], Any]
-Encoder = Callable[[PathAttributes, AttributeContext], bytes | None]
+Encoder = Callable[[Any, AttributeContext], bytes | None]
+"""From what `PathAttributes` holds to the octets; None when that says there is no attribute."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttributeRule:
     """One attribute. `field` is the place in `PathAttributes`; a row without one is checked, then carried or dropped.
 
-    `internal_only` attributes are discarded unchecked when they come from an external peer.
+    `encoded_from` is the field an attribute is written from when it is not the one it is read to.  `internal_only`
+    attributes are discarded unchecked when they come from an external peer.
     """
 
     kind: int
@@ -65,6 +71,7 @@ class AttributeRule:
     field: str | None = None
     subcode: UpdateFault = UpdateFault.OPTIONAL
     internal_only: bool = False
+    encoded_from: str | None = None
 
 
 def _sized(octets: int) -> Decoder:
@@ -166,28 +173,28 @@ def _decode_unused(value: bytes, context: AttributeContext) -> None:
         raise ValueError("is empty")
 
 
-def _encode_aggregator(attributes: PathAttributes, context: AttributeContext) -> bytes | None:
-    if attributes.aggregator is None:
+def _encode_aggregator(value: tuple[int, IPv4Address] | None, context: AttributeContext) -> bytes | None:
+    if value is None:
         return None
-    number, address = attributes.aggregator
+    number, address = value
     if context.four_octet_as:
         return struct.pack(">I", number) + address.packed
     return struct.pack(">H", number if number <= 0xFFFF else AS_TRANS) + address.packed
 
 
-def _encode_as4_aggregator(attributes: PathAttributes, context: AttributeContext) -> bytes | None:
-    if context.four_octet_as or attributes.aggregator is None or attributes.aggregator[0] <= 0xFFFF:
+def _encode_as4_aggregator(value: tuple[int, IPv4Address] | None, context: AttributeContext) -> bytes | None:
+    if context.four_octet_as or value is None or value[0] <= 0xFFFF:
         return None
-    return struct.pack(">I", attributes.aggregator[0]) + attributes.aggregator[1].packed
+    return struct.pack(">I", value[0]) + value[1].packed
 
 
-def _encode_as4_path(attributes: PathAttributes, context: AttributeContext) -> bytes | None:
-    if context.four_octet_as or not needs_as4_path(attributes.as_path):
+def _encode_as4_path(value: AsPath, context: AttributeContext) -> bytes | None:
+    if context.four_octet_as or not needs_as4_path(value):
         return None
-    return encode_as_path(attributes.as_path, 4)
+    return encode_as_path(value, 4)
 
 
-def _number(value: int | None) -> bytes | None:
+def _number(value: int | None, context: AttributeContext) -> bytes | None:
     return None if value is None else value.to_bytes(4, "big")
 
 
@@ -197,46 +204,49 @@ C0, LENGTH = OPTIONAL_TRANSITIVE, UpdateFault.LENGTH
 # fmt: off
 _ROWS = (
     AttributeRule(ORIGIN, "ORIGIN", WELL_KNOWN, TAW, _decode_origin,
-                  lambda a, c: bytes((a.origin,)), "origin", UpdateFault.ORIGIN),
+                  lambda v, c: bytes((v,)), "origin", UpdateFault.ORIGIN),
     AttributeRule(AS_PATH, "AS_PATH", WELL_KNOWN, TAW, _decode_as_path,
-                  lambda a, c: encode_as_path(a.as_path, 4 if c.four_octet_as else 2), "as_path", UpdateFault.AS_PATH),
+                  lambda v, c: encode_as_path(v, 4 if c.four_octet_as else 2), "as_path", UpdateFault.AS_PATH),
     AttributeRule(NEXT_HOP, "NEXT_HOP", WELL_KNOWN, TAW, _decode_next_hop, subcode=UpdateFault.NEXT_HOP),
-    AttributeRule(4, "MULTI_EXIT_DISC", OPTIONAL, TAW, _sized(4), lambda a, c: _number(a.med), "med", LENGTH),
+    AttributeRule(MED, "MULTI_EXIT_DISC", OPTIONAL, TAW, _sized(4), _number, "med", LENGTH),
     AttributeRule(LOCAL_PREF, "LOCAL_PREF", WELL_KNOWN, TAW, _sized(4),
-                  lambda a, c: _number(a.local_pref), "local_pref", LENGTH, internal_only=True),
+                  _number, "local_pref", LENGTH, internal_only=True),
     AttributeRule(6, "ATOMIC_AGGREGATE", WELL_KNOWN, DISC, _decode_atomic_aggregate,
-                  lambda a, c: b"" if a.atomic_aggregate else None, "atomic_aggregate", LENGTH),
+                  lambda v, c: b"" if v else None, "atomic_aggregate", LENGTH),
     AttributeRule(AGGREGATOR, "AGGREGATOR", C0, DISC, _decode_aggregator, _encode_aggregator, "aggregator", LENGTH),
     AttributeRule(8, "COMMUNITIES", C0, TAW,
                   lambda v, c: tuple(int.from_bytes(p, "big") for p in _pieces(v, 4)),
-                  lambda a, c: b"".join(n.to_bytes(4, "big") for n in a.communities) or None, "communities"),
-    AttributeRule(9, "ORIGINATOR_ID", OPTIONAL, TAW, _decode_address,
-                  lambda a, c: a.originator_id.packed if a.originator_id else None,
+                  lambda v, c: b"".join([n.to_bytes(4, "big") for n in v]) or None, "communities"),
+    AttributeRule(ORIGINATOR_ID, "ORIGINATOR_ID", OPTIONAL, TAW, _decode_address,
+                  lambda v, c: v.packed if v else None,
                   "originator_id", LENGTH, internal_only=True),
-    AttributeRule(10, "CLUSTER_LIST", OPTIONAL, TAW,
+    AttributeRule(CLUSTER_LIST, "CLUSTER_LIST", OPTIONAL, TAW,
                   lambda v, c: tuple(IPv4Address(p) for p in _pieces(v, 4)),
-                  lambda a, c: b"".join(i.packed for i in a.cluster_list) or None,
+                  lambda v, c: b"".join([i.packed for i in v]) or None,
                   "cluster_list", LENGTH, internal_only=True),
     AttributeRule(16, "EXTENDED_COMMUNITIES", C0, TAW, lambda v, c: tuple(_pieces(v, 8)),
-                  lambda a, c: b"".join(a.ext_communities) or None, "ext_communities"),
-    AttributeRule(AS4_PATH, "AS4_PATH", C0, DISC, _decode_as4_path, _encode_as4_path, "as4_path"),
+                  lambda v, c: b"".join(v) or None, "ext_communities"),
+    AttributeRule(AS4_PATH, "AS4_PATH", C0, DISC, _decode_as4_path, _encode_as4_path, "as4_path",
+                  encoded_from="as_path"),
     AttributeRule(AS4_AGGREGATOR, "AS4_AGGREGATOR", C0, DISC, _decode_as4_aggregator, _encode_as4_aggregator,
-                  "as4_aggregator"),
+                  "as4_aggregator", encoded_from="aggregator"),
     AttributeRule(22, "PMSI_TUNNEL", C0, TAW, _decode_pmsi),
     AttributeRule(23, "TUNNEL_ENCAPSULATION", C0, TAW, lambda v, c: valid_tunnels(v, c.on_loopback),
-                  lambda a, c: a.tunnel_encapsulation, "tunnel_encapsulation"),
+                  lambda v, c: v, "tunnel_encapsulation"),
     AttributeRule(25, "IPV6_EXTENDED_COMMUNITIES", C0, TAW, lambda v, c: _pieces(v, 20)),
     AttributeRule(26, "AIGP", OPTIONAL, DISC, _decode_unused),
     AttributeRule(29, "BGP_LS", OPTIONAL, DISC, _decode_unused),
     AttributeRule(32, "LARGE_COMMUNITIES", C0, TAW,
                   lambda v, c: tuple(dict.fromkeys(struct.unpack(">III", p) for p in _pieces(v, 12))),
-                  lambda a, c: b"".join(struct.pack(">III", *n) for n in a.large_communities) or None,
+                  lambda v, c: b"".join([struct.pack(">III", *n) for n in v]) or None,
                   "large_communities"),
     AttributeRule(35, "ONLY_TO_CUSTOMER", C0, TAW, _sized(4)),
     AttributeRule(40, "PREFIX_SID", C0, DISC, _decode_prefix_sid),
 )
 # fmt: on
 RULES = {rule.kind: rule for rule in _ROWS}
+_WRITTEN_ROWS = [(r, r.encode, r.encoded_from or r.field) for r in _ROWS if r.encode and r.field]
+_REFLECTION_ROWS = [row for row in _WRITTEN_ROWS if row[0].kind in (ORIGINATOR_ID, CLUSTER_LIST)]
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
@@ -256,94 +266,28 @@ def split(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
         offset = stop
 
 
-class DecodedAttributes:
-    """What the attributes of one UPDATE say, MP_REACH and MP_UNREACH left out: values, and findings.
-
-    `values` are the arguments of `PathAttributes` but for the next hop; `present` holds the types seen.
-    """
-
-    __slots__ = ("faults", "present", "values")
-
-    def __init__(self, data: bytes, context: AttributeContext) -> None:
-        self.values: dict[str, Any] = {}
-        self.faults: list[Fault] = []
-        self.present: set[int] = set()
-        carried: list[tuple[int, int, bytes]] = []
-        partial: set[int] = set()
-        for flags, kind, value, whole in split(data):
-            if not whole:
-                name = RULES[kind].name if kind in RULES else f"attribute {kind}"
-                self._fault(TAW, UpdateFault.LENGTH, name, "overruns the attributes", value)
-                break
-            if kind in self.present:
-                continue  # RFC 7606 section 3 g: the first one counts, later ones are not even read
-            self.present.add(kind)
-            rule = RULES.get(kind)
-            if rule is None:
-                self._unknown(flags, kind, value, whole, carried)
-            elif not (rule.internal_only and context.external):
-                self._known(rule, flags, value, whole, context)
-                if flags & PARTIAL and rule.flags == OPTIONAL_TRANSITIVE:
-                    partial.add(kind)
-                if rule.field is None and rule.flags == OPTIONAL_TRANSITIVE and not self._faulty(rule):
-                    carried.append((flags & (KIND_BITS | PARTIAL), kind, value))
-        self.values["unknown"] = tuple(carried)
-        self.values["partial"] = frozenset(partial)
-        self._merge_four_octet()
-
-    def _fault(self, verdict: Verdict, subcode: int, name: str, reason: str, whole: bytes) -> None:
-        self.faults.append(Fault(verdict, subcode, name, reason, whole))
-
-    def _faulty(self, rule: AttributeRule) -> bool:
-        return any(fault.attribute == rule.name for fault in self.faults)
-
-    def _unknown(
-        self, flags: int, kind: int, value: bytes, whole: bytes, carried: list[tuple[int, int, bytes]]
-    ) -> None:
-        """RFC 4271 sections 5 and 6.3: pass on with the partial bit, drop quietly, or end the session."""
-        if not flags & OPTIONAL:
-            reason = "well-known by its flags, and unknown"
-            self._fault(Verdict.RESET, UpdateFault.UNRECOGNIZED, f"attribute {kind}", reason, whole)
-        elif flags & TRANSITIVE:
-            carried.append((OPTIONAL_TRANSITIVE | PARTIAL, kind, value))
-
-    def _known(self, rule: AttributeRule, flags: int, value: bytes, whole: bytes, context: AttributeContext) -> None:
-        if flags & KIND_BITS != rule.flags:
-            self._fault(TAW, UpdateFault.FLAGS, rule.name, f"flags {flags:#04x}", whole)
-            return
-        try:
-            decoded = rule.decode(value, context)
-        except ValueError as error:
-            self._fault(rule.on_fault, rule.subcode, rule.name, str(error), whole)
-            return
-        if rule.field is not None:
-            self.values[rule.field] = decoded
-
-    def _merge_four_octet(self) -> None:
-        """Make one view of what an old peer sent (RFC 6793 section 4.2.3)."""
-        as4_path, confederation = self.values.pop("as4_path", ((), False))
-        as4_aggregator = self.values.pop("as4_aggregator", None)
-        if confederation:
-            self._fault(DISC, UpdateFault.OPTIONAL, "AS4_PATH", "confederation segments cut out", b"")
-        aggregator = self.values.get("aggregator")
-        if aggregator is not None and as4_aggregator is not None:
-            if aggregator[0] != AS_TRANS:
-                return  # an old speaker aggregated anew on the way: both AS4 attributes are stale
-            self.values["aggregator"] = as4_aggregator
-        if as4_path and "as_path" in self.values:
-            self.values["as_path"] = merge_as_paths(self.values["as_path"], as4_path)
-
-
 def encode_attributes(attributes: PathAttributes, context: AttributeContext) -> bytes:
     """All attributes but MP_REACH_NLRI, in ascending order of type (RFC 4271 section 5)."""
+    parts = _encoded(_WRITTEN_ROWS, attributes, context)
+    parts += [(kind, encode_attribute(flags, kind, value)) for flags, kind, value in attributes.unknown]
+    return b"".join([octets for _, octets in sorted(parts)])
+
+
+def encode_reflection(attributes: PathAttributes, context: AttributeContext) -> bytes:
+    """ORIGINATOR_ID and CLUSTER_LIST alone, which are neighbors in the order of types (RFC 4456 section 8)."""
+    return b"".join([octets for _, octets in _encoded(_REFLECTION_ROWS, attributes, context)])
+
+
+def _encoded(
+    rows: Iterable[tuple[AttributeRule, Encoder, str]], attributes: PathAttributes, context: AttributeContext
+) -> list[tuple[int, bytes]]:
     parts = []
-    for rule in _ROWS:
-        value = rule.encode(attributes, context) if rule.encode else None
+    for rule, encode, field in rows:
+        value = encode(getattr(attributes, field), context)
         if value is not None:
             partial = PARTIAL if rule.kind in attributes.partial and rule.flags == OPTIONAL_TRANSITIVE else 0
             parts.append((rule.kind, encode_attribute(rule.flags | partial, rule.kind, value)))
-    parts += [(kind, encode_attribute(flags, kind, value)) for flags, kind, value in attributes.unknown]
-    return b"".join(octets for _, octets in sorted(parts))
+    return parts
 
 
 def encode_attribute(flags: int, kind: int, value: bytes) -> bytes:

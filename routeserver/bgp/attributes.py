@@ -3,12 +3,14 @@
 A `PathAttributes` is what one UPDATE says about all its routes, the next hop included (from MP_REACH_NLRI or
 NEXT_HOP) and the NLRI left out.  It is immutable and hashable, so the codec can intern it by raw bytes and the
 RIB can group routes by identity.  What the RIB asks of every set (route targets, AS_PATH length, sequence
-number, encapsulations) is derived once, when the object is made, never per route.
+number, encapsulations) is there when the object is, never derived per route; and since many sets share their
+communities, what those say is worked out once for all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
@@ -18,14 +20,18 @@ from schema.values import Encapsulation, IPAddress
 
 AS_SET = 1
 AS_SEQUENCE = 2
+_REMEMBERED_MAX = 8192
 
 AsPath: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 """Segments of (AS_SET or AS_SEQUENCE, AS numbers), in order (RFC 4271 section 4.3)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class PathAttributes:
     """The attributes of a path (RFC 4271 section 5). `None` and `()` mean absent.
+
+    Nobody changes one. It is not declared frozen because two are made for every UPDATE whose attributes are its own,
+    and a frozen one takes three times as long to make.
 
     `tunnel_encapsulation` is the value of attribute 23 as received (RFC 9012); `unknown` holds optional
     transitive attributes nobody here understands, as (flags, type, value), to be passed on.
@@ -56,14 +62,62 @@ class PathAttributes:
     tunnel_endpoint: IPAddress = field(init=False, compare=False, repr=False)
     """Where those tunnels end: the next hop, unless attribute 23 names another address (RFC 9012 section 3.1)."""
     as_path_length: int = field(init=False, compare=False, repr=False)
+    octets: bytes = field(init=False, compare=False, repr=False, default=b"")
+    """What these attributes are on the wire to an internal peer of 4-octet AS numbers, if whoever read them knows.
+
+    In the order of their types and without the two that reflection writes, ORIGINATOR_ID and CLUSTER_LIST, whose
+    place is at `reflection_at`. A copy with other values does not inherit them.
+    """
+    reflection_at: int = field(init=False, compare=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
-        derive = object.__setattr__
-        communities = self.ext_communities
-        derive(self, "route_targets", frozenset(c for c in communities if is_route_target(c)))
-        derive(self, "sequence", sequence_number_of(communities))
         tunnel = self.tunnel_encapsulation
-        derive(self, "encapsulations", encapsulations_of(communities, tunnel, self.next_hop))
-        derive(self, "tunnel_endpoint", tunnel_endpoint_of(communities, tunnel, self.next_hop))
-        length = sum(1 if kind == AS_SET else len(ases) for kind, ases in self.as_path if kind in (1, 2))
-        derive(self, "as_path_length", length)
+        # Without attribute 23 every tunnel ends at the next hop, which then has no part in what is remembered.
+        facts = _facts(self.ext_communities, tunnel, None if tunnel is None else self.next_hop)
+        self.route_targets, self.sequence, self.encapsulations, endpoint = facts
+        self.tunnel_endpoint = endpoint or self.next_hop
+        self.as_path_length = _length(self.as_path) if self.as_path else 0
+
+    def reflected(
+        self, local_pref: int, originator_id: IPv4Address, cluster_list: tuple[IPv4Address, ...]
+    ) -> PathAttributes:
+        """These attributes as a reflector passes them on (RFC 4456 section 8)."""
+        # In full instead of by `dataclasses.replace`, which takes longer than all the rest of reflecting a route.
+        made = PathAttributes(
+            self.next_hop,
+            self.origin,
+            self.as_path,
+            self.med,
+            local_pref,
+            self.atomic_aggregate,
+            self.aggregator,
+            self.communities,
+            originator_id,
+            cluster_list,
+            self.ext_communities,
+            self.large_communities,
+            self.tunnel_encapsulation,
+            self.unknown,
+            self.partial,
+        )
+        if local_pref == self.local_pref:
+            made.octets, made.reflection_at = self.octets, self.reflection_at
+        return made
+
+
+_Facts: TypeAlias = tuple[frozenset[bytes], tuple[bool, int], tuple[Encapsulation, ...], IPAddress | None]
+
+
+@lru_cache(_REMEMBERED_MAX)
+def _facts(communities: tuple[bytes, ...], tunnel: bytes | None, next_hop: IPAddress | None) -> _Facts:
+    """Route targets, sequence, encapsulations and, if it is not the next hop, the tunnel endpoint."""
+    return (
+        frozenset([c for c in communities if is_route_target(c)]),
+        sequence_number_of(communities),
+        encapsulations_of(communities, tunnel, next_hop),
+        None if next_hop is None else tunnel_endpoint_of(communities, tunnel, next_hop),
+    )
+
+
+def _length(path: AsPath) -> int:
+    return sum(1 if kind == AS_SET else len(ases) for kind, ases in path if kind in (AS_SET, AS_SEQUENCE))

@@ -2,7 +2,8 @@
 
 MP_REACH_NLRI or MP_UNREACH_NLRI comes first and alone in its message (RFC 7606 section 5.1), the other attributes
 follow in ascending order.  Encoded attributes are kept per `PathAttributes` object: the RIB sends the same object
-again and again, and comparing identities is all that asks for.
+again and again, and comparing identities is all that asks for.  A reflected set is not encoded at all but spliced: the
+octets it came as, with ORIGINATOR_ID and CLUSTER_LIST put in their place.
 
 A route that cannot be sent is answered by its withdrawal: attributes that leave no room for one NLRI (RFC 4271
 section 9.2), or a next hop this peer cannot take (RFC 8950 section 5).  An earlier version of it must not stay with
@@ -15,7 +16,14 @@ import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from routeserver.bgp.attribute_codec import EXTENDED, OPTIONAL, AttributeContext, encode_attribute, encode_attributes
+from routeserver.bgp.attribute_codec import (
+    EXTENDED,
+    OPTIONAL,
+    AttributeContext,
+    encode_attribute,
+    encode_attributes,
+    encode_reflection,
+)
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import pack_keys, pack_routes
@@ -37,6 +45,9 @@ class UpdateEncoder:
     def __init__(self, context: AttributeContext) -> None:
         self._context = context
         self._cache: dict[int, tuple[PathAttributes, bytes]] = {}
+        self._takes_octets = context.takes_octets
+        self._reflected_for: tuple[IPv4Address | None, tuple[IPv4Address, ...]] = (None, ())
+        self._reflection_octets = b""
         self.unsendable = 0
         """Routes withdrawn because they could not be sent."""
 
@@ -71,6 +82,9 @@ class UpdateEncoder:
         return self.withdrawals(family, (key for key, _ in routes))
 
     def _encoded(self, attributes: PathAttributes) -> bytes:
+        octets, at = attributes.octets, attributes.reflection_at
+        if octets and self._takes_octets:
+            return octets[:at] + self._reflection(attributes) + octets[at:]
         known = self._cache.get(id(attributes))
         # The object is kept beside its octets, so that its identity cannot be given to another meanwhile.
         if known is None:
@@ -78,6 +92,13 @@ class UpdateEncoder:
                 self._cache.clear()
             known = self._cache[id(attributes)] = (attributes, encode_attributes(attributes, self._context))
         return known[1]
+
+    def _reflection(self, attributes: PathAttributes) -> bytes:
+        """What reflection adds, kept for the next set: routes of one client come one after the other."""
+        named = attributes.originator_id, attributes.cluster_list
+        if named != self._reflected_for:
+            self._reflected_for, self._reflection_octets = named, encode_reflection(attributes, self._context)
+        return self._reflection_octets
 
 
 def end_of_rib(family: Family) -> bytes:

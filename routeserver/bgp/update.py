@@ -1,13 +1,13 @@
 """Reading UPDATEs: from octets to events, with the error handling of RFC 7606.
 
 An UPDATE is framed, MP_REACH_NLRI and MP_UNREACH_NLRI are cut out of its attributes (RFC 4760), and what is left is
-decoded by the table in `attribute_codec.py`.  Findings collect on the way; decoding goes on after each, because the
+decoded by `attribute_reading.py`.  Findings collect on the way; decoding goes on after each, because the
 strongest verdict of the whole message counts (RFC 7606 section 3 h).  Only a session reset, which nothing can
 outdo, is raised at once.
 
-The octets that are left are the same for thousands of routes, so their `PathAttributes` are made once and looked up
-by those octets afterwards: equal octets give the identical object.  The store is bounded and simply starts anew
-when full.
+The octets that are left are often the same for thousands of routes, so their `PathAttributes` are made once and
+looked up by those octets afterwards: equal octets give the identical object.  The store is bounded and simply starts
+anew when full.
 
 IPv4 unicast is not carried: the two fields of RFC 4271 are checked for their framing and otherwise passed over, like
 routes of any family that was not negotiated.
@@ -16,6 +16,7 @@ routes of any family that was not negotiated.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from routeserver.bgp.attribute_codec import (
@@ -28,8 +29,8 @@ from routeserver.bgp.attribute_codec import (
     ORIGIN,
     RULES,
     AttributeContext,
-    DecodedAttributes,
 )
+from routeserver.bgp.attribute_reading import AttributeReader, DecodedAttributes
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.errors import ErrorCode, Fault, NotificationError, UpdateFault, Verdict
 from routeserver.bgp.events import (
@@ -82,6 +83,8 @@ class UpdateDecoder:
         """Families whose routes are ignored since one of their attributes could not be parsed."""
         self.malformed: dict[str, int] = {}
         """Findings per attribute (RFC 7606 section 6)."""
+        self._reader = AttributeReader(context)
+        self._required = frozenset((ORIGIN, AS_PATH) if context.external else (ORIGIN, AS_PATH, LOCAL_PREF))
         self._cache: dict[tuple[bytes, bytes], PathAttributes] = {}
 
     def decode(self, message: bytes) -> list[BgpEvent]:
@@ -151,15 +154,17 @@ class UpdateDecoder:
         nlri = parse_routes(family, value[5 + length :])
         return _Routes(family, bool(nlri), value[4 : 4 + length], nlri)
 
-    def _attributes(self, rest: bytes, reach: _Routes, has_ipv4: bool, faults: list[Fault]) -> PathAttributes | None:
+    def _attributes(
+        self, rest: list[bytes], reach: _Routes, has_ipv4: bool, faults: list[Fault]
+    ) -> PathAttributes | None:
         """The attributes of the routes announced, from the store when the octets are known and nothing is wrong."""
-        key = (rest, reach.next_hop)
+        key = (b"".join(rest), reach.next_hop)
         known = self._cache.get(key)
         if known is not None and not has_ipv4 and reach.announced:
             return known
-        decoded = DecodedAttributes(rest, self._context)
+        decoded = DecodedAttributes(rest, self._reader)
         found = decoded.faults
-        if reach.filled or has_ipv4:
+        if has_ipv4 or (reach.filled and not self._required <= decoded.present):
             self._check_mandatory(decoded.present, has_ipv4, found)
         for fault in found:
             if fault.verdict is Verdict.RESET:
@@ -169,6 +174,7 @@ class UpdateDecoder:
             return None
         attributes = PathAttributes(_next_hop(reach.next_hop), **decoded.values)
         if not found:
+            attributes.octets, attributes.reflection_at = decoded.octets, decoded.reflection_at
             if len(self._cache) >= CACHE_MAX:
                 self._cache.clear()
             self._cache[key] = attributes
@@ -176,11 +182,9 @@ class UpdateDecoder:
 
     def _check_mandatory(self, present: set[int], has_ipv4: bool, faults: list[Fault]) -> None:
         """RFC 4271 section 5, RFC 7606 section 3 d; LOCAL_PREF as RFC 4271 section 5.1.5 wants it."""
-        required = [ORIGIN, AS_PATH]
-        required += [NEXT_HOP] if has_ipv4 else []
-        required += [] if self._context.external else [LOCAL_PREF]
-        for kind in required:
-            if kind not in present:
+        for kind in (ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF):
+            wanted = has_ipv4 if kind == NEXT_HOP else kind in self._required
+            if wanted and kind not in present:
                 name, data = RULES[kind].name, bytes((kind,))
                 faults.append(Fault(Verdict.TREAT_AS_WITHDRAW, UpdateFault.MISSING, name, "is missing", data))
 
@@ -242,41 +246,45 @@ def _check_ipv4(field: bytes) -> None:
             raise _update_error(UpdateFault.NETWORK, f"an IPv4 prefix of {bits} bits overruns or is impossible")
 
 
-def _cut(message: bytes, start: int, end: int) -> tuple[bytes, bytes, bytes]:
+def _cut(message: bytes, start: int, end: int) -> tuple[list[bytes], bytes, bytes]:
     """The attributes of an UPDATE as (all others, MP_REACH_NLRI, MP_UNREACH_NLRI), each with its header.
 
-    An MP attribute that overruns is given as far as it goes. Raises NotificationError 3/1 for a second one of a
-    kind (RFC 7606 section 3 g).
+    One that overruns comes last and is given as far as it goes. Raises NotificationError 3/1 for a second MP
+    attribute of a kind (RFC 7606 section 3 g).
     """
     found = {MP_REACH_NLRI: b"", MP_UNREACH_NLRI: b""}
-    rest = b""
-    offset = kept = start
+    rest = []
+    offset = start
     while offset + 3 <= end:
         if message[offset] & EXTENDED:
             stop = offset + 4 + (message[offset + 2] << 8 | message[offset + 3]) if offset + 4 <= end else end
         else:
             stop = offset + 3 + message[offset + 2]
+        if stop > end:
+            stop = end
         kind = message[offset + 1]
-        if kind in found:
-            if found[kind]:
-                raise _update_error(UpdateFault.ATTRIBUTE_LIST, f"{_MP_NAMES[kind]} twice")
-            stop = min(stop, end)
+        if kind not in found:
+            rest.append(message[offset:stop])
+        elif found[kind]:
+            raise _update_error(UpdateFault.ATTRIBUTE_LIST, f"{_MP_NAMES[kind]} twice")
+        else:
             found[kind] = message[offset:stop]
-            rest += message[kept:offset]
-            kept = stop
         offset = stop
-    return rest + message[kept:end], found[MP_REACH_NLRI], found[MP_UNREACH_NLRI]
+    if offset < end:
+        rest.append(message[offset:end])
+    return rest, found[MP_REACH_NLRI], found[MP_UNREACH_NLRI]
 
 
 def _update_error(subcode: UpdateFault, reason: str) -> NotificationError:
     return NotificationError(ErrorCode.UPDATE, subcode, b"", reason)
 
 
+@lru_cache(CACHE_MAX)
 def _next_hop(octets: bytes) -> IPAddress:
     """The address in an MP_REACH next hop; its family follows from the length, never from the AFI.
 
-    The RD and a link-local address beside the global one are ignored; an IPv4-mapped one is IPv4 (RFC 4659
-    section 3.2.1.2).
+    Equal octets give the identical object. The RD and a link-local address beside the global one are ignored; an
+    IPv4-mapped one is IPv4 (RFC 4659 section 3.2.1.2).
     """
     if len(octets) in (4, 12):
         return IPv4Address(octets[-4:])

@@ -80,12 +80,8 @@ def exported(path: Path, receiver: Receiver) -> PathAttributes:
 
 def _reflected(path: Path, router_id: IPv4Address) -> PathAttributes:
     attributes = path.attributes
-    return replace(
-        attributes,
-        local_pref=local_preference(path),
-        originator_id=attributes.originator_id or path.source.peer_id,
-        cluster_list=(router_id, *attributes.cluster_list),
-    )
+    originator_id = attributes.originator_id or path.source.peer_id
+    return attributes.reflected(local_preference(path), originator_id, (router_id, *attributes.cluster_list))
 
 
 def _external(attributes: PathAttributes, local_as: int) -> PathAttributes:

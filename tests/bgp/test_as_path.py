@@ -7,10 +7,9 @@ from ipaddress import IPv4Address
 import pytest
 
 from routeserver.bgp.as_path import decode_as4_path, decode_as_path, encode_as_path, merge_as_paths, needs_as4_path
-from routeserver.bgp.attribute_codec import DecodedAttributes
 from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, AsPath, PathAttributes
 from routeserver.bgp.errors import Verdict
-from tests.support.updates import OLD, attribute
+from tests.support.updates import OLD, attribute, read_attributes
 
 BIG = 4200000000
 
@@ -77,14 +76,14 @@ def test_aggregators(aggregator: str | None, as4_aggregator: str | None, expecte
     octets = attribute(0x40, 2, "0202fc015ba0") + attribute(0xC0, 17, "0201fa56ea00")
     octets += attribute(0xC0, 7, aggregator) if aggregator else b""
     octets += attribute(0xC0, 18, as4_aggregator) if as4_aggregator else b""
-    values = DecodedAttributes(octets, OLD).values
+    values = read_attributes(octets, OLD).values
     found = values.get("aggregator")
     assert (found and found[0]) == expected
     assert values["as_path"] == ((seq(64513), seq(BIG)) if merges else (seq(64513, 23456),))
 
 
 def test_a_malformed_as4_path_leaves_as_path_standing() -> None:
-    decoded = DecodedAttributes(attribute(0x40, 2, "0202fc015ba0") + attribute(0xC0, 17, "0200"), OLD)
+    decoded = read_attributes(attribute(0x40, 2, "0202fc015ba0") + attribute(0xC0, 17, "0200"), OLD)
     assert decoded.values["as_path"] == (seq(64513, 23456),)
     assert [fault.verdict for fault in decoded.faults] == [Verdict.DISCARD]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routeserver.bgp.as_path import decode_as4_path, decode_as_path, merge_as_paths, path_length
-from routeserver.bgp.attribute_codec import AttributeContext, DecodedAttributes, encode_attributes, split
+from routeserver.bgp.attribute_codec import AttributeContext, encode_attributes, split
 from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, PathAttributes
 from routeserver.bgp.errors import NotificationError
 from routeserver.bgp.events import BgpEvent, RoutesReceived, RoutesWithdrawn, SessionClosed, UpdateMalformed
@@ -24,7 +26,7 @@ from routeserver.bgp.tunnel_encapsulation import tunnel_types, tunnels_of, valid
 from routeserver.bgp.wire import MessageReader, MessageType, frame
 from tests.support.bgp_corpus import entries
 from tests.support.bgp_pair import established, session
-from tests.support.updates import EXTERNAL, INTERNAL, OLD, decoder
+from tests.support.updates import EXTERNAL, INTERNAL, OLD, attribute, base, decoder, mp_reach, read_attributes, update
 
 CONTEXTS = st.sampled_from([INTERNAL, EXTERNAL, OLD])
 UPDATES = [e for name in ("good.jsonl", "bad.jsonl") for e in entries(name) if e.message[18] == MessageType.UPDATE]
@@ -134,7 +136,7 @@ def test_update_is_total_for_damaged_messages(context: AttributeContext, message
 
 @given(CONTEXTS, st.binary(max_size=200))
 def test_attributes_are_total(context: AttributeContext, data: bytes) -> None:
-    decoded = DecodedAttributes(data, context)
+    decoded = read_attributes(data, context)
     PathAttributes(IPv4Address("192.0.2.1"), **decoded.values)
     assert b"".join(whole or value for _, _, value, whole in split(data)) == data
 
@@ -192,11 +194,63 @@ def test_a_session_is_total(up: bool, chunks: list[bytes]) -> None:
 @given(ATTRIBUTES)
 def test_attributes_round_trip(attributes: PathAttributes) -> None:
     octets = encode_attributes(attributes, INTERNAL)
-    decoded = DecodedAttributes(octets, INTERNAL)
+    decoded = read_attributes(octets, INTERNAL)
     again = PathAttributes(attributes.next_hop, **decoded.values)
     assert decoded.faults == []
     assert again == attributes
     assert encode_attributes(again, INTERNAL) == octets
+
+
+_ODD = [
+    attribute(0x40, 3, "c0000201"),  # NEXT_HOP, which we do not pass on
+    attribute(0x80, 4, "00000007"),
+    attribute(0x80, 4, "00000007", extended=True),
+    attribute(0x40, 6, ""),
+    attribute(0xE0, 7, "0000fc00c0000201"),  # partial
+    attribute(0xC0, 8, "fde80001" * 70),
+    attribute(0xE0, 8, "fde80001"),
+    attribute(0x80, 9, "c0000209"),
+    attribute(0x80, 10, "0a0000010a000002"),
+    attribute(0xC0, 16, "0002fc0000000064"),
+    attribute(0xC0, 16, "0002fc0000000064", extended=True),
+    attribute(0xC0, 23, TUNNEL),
+    attribute(0xC0, 23, TUNNEL + bytes.fromhex("00020000")),  # a tunnel without an endpoint is cut out
+    attribute(0x80, 26, "01000b0000000000000001"),  # AIGP, dropped
+    attribute(0xC0, 32, "0000fde80000000100000002" * 2),  # one said twice
+    attribute(0xE0, 35, "0000fde8"),
+    attribute(0x80, 99, "00"),  # unknown, not transitive
+    attribute(0xC0, 99, "01"),  # unknown, becomes partial
+    attribute(0x40, 2, "02010000fde9"),
+]
+
+
+@given(CONTEXTS, st.lists(st.sampled_from(_ODD), max_size=8), st.randoms(use_true_random=False), addresses())
+def test_what_is_spliced_is_what_would_be_encoded(
+    context: AttributeContext, odd: list[bytes], random: Random, originator: IPv4Address
+) -> None:
+    """A reflected set leaves as the octets it came as only where encoding would write the same."""
+    attributes = [*base(context), *odd]
+    if random.random() < 0.5:
+        attributes.sort(key=lambda octets: octets[1])
+    for event in decoder(context).decode(update(mp_reach(), *attributes)):
+        if isinstance(event, RoutesReceived):
+            sent = event.attributes.reflected(event.attributes.local_pref or 0, originator, (originator,))
+            for receiver in (INTERNAL, EXTERNAL, OLD):
+                spliced, encoded = (
+                    list(UpdateEncoder(receiver).routes(event.family, said, event.nlri))
+                    for said in (sent, replace(sent))
+                )
+                assert spliced == encoded
+
+
+def test_a_set_in_order_is_spliced() -> None:
+    (received,) = decoder(INTERNAL).decode(update(mp_reach(), *base(INTERNAL), _ODD[5], _ODD[7], _ODD[9]))
+    assert isinstance(received, RoutesReceived)
+    sent = received.attributes.reflected(100, IPv4Address("10.0.0.1"), (IPv4Address("10.0.0.2"),))
+    octets = [*base(INTERNAL), _ODD[5], _ODD[9]]
+    assert sent.octets == b"".join(octets)
+    assert sent.octets[sent.reflection_at :] == _ODD[9]
+    assert received.attributes.reflected(99, IPv4Address("10.0.0.1"), ()).octets == b""
 
 
 @given(as_paths(2**32 - 1), st.lists(st.integers(1, 65535), max_size=3))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from routeserver.bgp.attribute_codec import AttributeContext
+from routeserver.bgp.attribute_codec import AttributeContext, split
+from routeserver.bgp.attribute_reading import AttributeReader, DecodedAttributes
 from routeserver.bgp.iana import Family
 from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import MessageType, frame
@@ -64,3 +65,8 @@ def base(context: AttributeContext, without: int | None = None) -> list[bytes]:
 def decoder(context: AttributeContext, *families: Family) -> UpdateDecoder:
     """A decoder for these families, or all of them."""
     return UpdateDecoder(context, frozenset(families or Family))
+
+
+def read_attributes(octets: bytes, context: AttributeContext) -> DecodedAttributes:
+    """What attributes without MP_REACH and MP_UNREACH come to."""
+    return DecodedAttributes([whole or value for _, _, value, whole in split(octets)], AttributeReader(context))
