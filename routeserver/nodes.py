@@ -41,7 +41,7 @@ class Nodes:
         self.clients: dict[XmppSession, Client] = {}
         self.dirty: dict[SubscriberOutbox[XmppSession], None] = {}
         self.membership_since: dict[bytes, float] = {}
-        """When a subscription last originated a membership, by RT: its routes may still be on their way."""
+        """When a subscription originated a membership that stands, by RT: its routes may still be on their way."""
 
     # Sessions
 
@@ -122,7 +122,8 @@ class Nodes:
     def _end_subscription(self, client: Client, vrf: Vrf) -> None:
         client.outbox.unsubscribe(vrf)
         if not vrf.watchers:
-            self._rib.unsubscribed(vrf)
+            for rt in self._rib.unsubscribed(vrf):
+                del self.membership_since[rt]
 
     def _check_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> None:
         """One number for two VPNs would be one RD: the same prefix in both would be one route, and one VPN lose it."""

@@ -131,7 +131,9 @@ class Rib:
             self.update(self.originator.membership(self.local, rt))
         return first
 
-    def unsubscribed(self, vrf: Vrf) -> None:
-        """A VRF lost its last subscriber."""
-        for rt in self._references.remove(vrf.settings.import_rts):
+    def unsubscribed(self, vrf: Vrf) -> list[bytes]:
+        """A VRF lost its last subscriber; the targets whose memberships went with it."""
+        last = self._references.remove(vrf.settings.import_rts)
+        for rt in last:
             self.withdraw(self.local, Family.RTC, self.originator.membership(self.local, rt).key)
+        return last
