@@ -66,13 +66,12 @@ class RouteServer:
         return self._handle_xmpp(session, event, now)
 
     def _handle_bgp(self, session: BgpSession, event: object, now: float) -> None:
-        neighbor = self.speaker.neighbors[session.neighbor.address]
         match event:
             case bgp.Established():
                 self.speaker.established(session, event, now)
             case bgp.SessionClosed():
                 self.speaker.closed(session, event)
-            case _ if neighbor.session is session:
+            case _ if (neighbor := self.speaker.speaking.get(session)) is not None:
                 self._handle_neighbor(neighbor, event)
 
     def _handle_neighbor(self, neighbor: Neighbor, event: object) -> None:

@@ -27,9 +27,14 @@ class Speaker:
         self.neighbors: dict[IPAddress, Neighbor] = {
             n.address: Neighbor.configured(n, settings.local_as) for n in settings.neighbors
         }
+        self.speaking: dict[BgpSession, Neighbor] = {}
+        """The neighbors with an established session, by that session."""
 
     def established(self, session: BgpSession, event: events.Established, now: float) -> None:
         neighbor = self.neighbors[session.neighbor.address]
+        if neighbor.session is not None:
+            del self.speaking[neighbor.session]
+        self.speaking[session] = neighbor
         neighbor.session, neighbor.established_at = session, now
         neighbor.source.peer_id, neighbor.promises_end_of_rib = event.peer_id, event.end_of_rib
         receiver = Receiver(neighbor.source, self._settings.local_as, self._settings.router_id, session.local_address)
@@ -74,7 +79,7 @@ class Speaker:
         neighbor.last_closed = event.reason
         if neighbor.session is not session or neighbor.adj_out is None:
             return
-        del self._rib.outs[neighbor.adj_out]
+        del self._rib.outs[neighbor.adj_out], self.speaking[session]
         neighbor.session = neighbor.adj_out = neighbor.established_at = None
         neighbor.flaps += 1
         neighbor.ends_of_rib.clear()

@@ -38,6 +38,15 @@ _MED_HEADER = bytes((OPTIONAL, MED, 4))
 _MED_LENGTH = len(_MED_HEADER) + 4
 
 
+class Notes(NamedTuple):
+    """What is out of the ordinary about an attribute."""
+
+    faults: tuple[Fault, ...] = ()
+    carried: tuple[int, int, bytes] | None = None
+    """For `PathAttributes.unknown`."""
+    partial: bool = False
+
+
 class Reading(NamedTuple):
     """What one attribute comes to, found once for all sets that have it octet for octet."""
 
@@ -47,9 +56,7 @@ class Reading(NamedTuple):
     value: Any
     octets: bytes
     """What is passed on of it, for peers as `AttributeContext.takes_octets` means them."""
-    faults: tuple[Fault, ...] = ()
-    carried: tuple[int, int, bytes] | None = None
-    partial: bool = False
+    notes: Notes | None = None
 
 
 def read_attribute(octets: bytes, context: AttributeContext) -> Reading:
@@ -59,7 +66,7 @@ def read_attribute(octets: bytes, context: AttributeContext) -> Reading:
     if not whole:
         name = rule.name if rule is not None else f"attribute {kind}"
         fault = Fault(Verdict.TREAT_AS_WITHDRAW, UpdateFault.LENGTH, name, "overruns the attributes", value)
-        return Reading(-1, None, None, b"", (fault,))
+        return Reading(-1, None, None, b"", Notes((fault,)))
     if rule is None:
         return _read_unknown(flags, kind, value, whole)
     if rule.internal_only and context.external:
@@ -67,20 +74,20 @@ def read_attribute(octets: bytes, context: AttributeContext) -> Reading:
     partial = flags & PARTIAL if rule.flags == OPTIONAL_TRANSITIVE else 0
     if flags & KIND_BITS != rule.flags:
         fault = Fault(Verdict.TREAT_AS_WITHDRAW, UpdateFault.FLAGS, rule.name, f"flags {flags:#04x}", whole)
-        return Reading(kind, None, None, b"", (fault,), partial=bool(partial))
+        return Reading(kind, None, None, b"", Notes((fault,), None, bool(partial)))
     try:
         decoded = rule.decode(value, context)
     except ValueError as error:
         fault = Fault(rule.on_fault, rule.subcode, rule.name, str(error), whole)
-        return Reading(kind, None, None, b"", (fault,), partial=bool(partial))
+        return Reading(kind, None, None, b"", Notes((fault,), None, bool(partial)))
     if rule.field is not None:
         again = rule.encode(decoded, context) if rule.encode is not None and context.takes_octets else None
         passed_on = b"" if again is None else encode_attribute(rule.flags | partial, kind, again)
-        return Reading(kind, rule.field, decoded, passed_on, partial=bool(partial))
+        return Reading(kind, rule.field, decoded, passed_on, Notes(partial=True) if partial else None)
     if rule.flags != OPTIONAL_TRANSITIVE:
         return Reading(kind, None, None, b"")
     carried = (rule.flags | partial, kind, value)
-    return Reading(kind, None, None, encode_attribute(*carried), carried=carried, partial=bool(partial))
+    return Reading(kind, None, None, encode_attribute(*carried), Notes((), carried, bool(partial)))
 
 
 def _read_unknown(flags: int, kind: int, value: bytes, whole: bytes) -> Reading:
@@ -88,11 +95,11 @@ def _read_unknown(flags: int, kind: int, value: bytes, whole: bytes) -> Reading:
     if not flags & OPTIONAL:
         reason = "well-known by its flags, and unknown"
         fault = Fault(Verdict.RESET, UpdateFault.UNRECOGNIZED, f"attribute {kind}", reason, whole)
-        return Reading(kind, None, None, b"", (fault,))
+        return Reading(kind, None, None, b"", Notes((fault,)))
     if not flags & TRANSITIVE:
         return Reading(kind, None, None, b"")
     carried = (OPTIONAL_TRANSITIVE | PARTIAL, kind, value)
-    return Reading(kind, None, None, encode_attribute(*carried), carried=carried)
+    return Reading(kind, None, None, encode_attribute(*carried), Notes((), carried))
 
 
 class AttributeReader:
@@ -100,18 +107,16 @@ class AttributeReader:
 
     def __init__(self, context: AttributeContext) -> None:
         self.context = context
-        self._known: dict[bytes, Reading] = {}
+        self.known: dict[bytes, Reading] = {}
 
     def read(self, octets: bytes) -> Reading:
-        known = self._known.get(octets)
-        if known is not None:
-            return known
+        """An attribute that is not in `known`."""
         if octets.startswith(_MED_HEADER) and len(octets) == _MED_LENGTH:
             # Any value will do, and it may be another in every set: remembering it would push out the rest.
             return Reading(MED, "med", int.from_bytes(octets[3:], "big"), octets)
-        if len(self._known) >= REMEMBERED_MAX:
-            self._known.clear()
-        reading = self._known[octets] = read_attribute(octets, self.context)
+        if len(self.known) >= REMEMBERED_MAX:
+            self.known.clear()
+        reading = self.known[octets] = read_attribute(octets, self.context)
         return reading
 
 
@@ -130,22 +135,22 @@ class DecodedAttributes:
         self.values: dict[str, Any] = {}
         self.faults: list[Fault] = []
         self.present: set[int] = set()
-        values, present, read = self.values, self.present, reader.read
+        values, present, known = self.values, self.present, reader.known
         passed_on: list[bytes] = []
         before = last = 0
         in_order = reader.context.takes_octets
         for octets in attributes:
-            reading = read(octets)
-            kind, field, value, again, faults, carried, partial = reading
-            if kind in present:
-                continue  # RFC 7606 section 3 g: the first one counts, later ones are not even read
+            kind, field, value, again, notes = known.get(octets) or reader.read(octets)
+            if kind <= last:
+                in_order = False
+                if kind in present:
+                    continue  # RFC 7606 section 3 g: the first one counts, later ones are not even read
+            last = kind
             present.add(kind)
             if field is not None:
                 values[field] = value
-            if faults or carried or partial:
-                self._note(reading)
-            in_order = in_order and kind > last
-            last = kind
+            if notes is not None:
+                self._note(kind, notes)
             if kind < ORIGINATOR_ID:
                 before += len(again)
             elif kind <= CLUSTER_LIST:
@@ -156,12 +161,12 @@ class DecodedAttributes:
         if not reader.context.four_octet_as:
             self._merge_four_octet()
 
-    def _note(self, reading: Reading) -> None:
-        self.faults += reading.faults
-        if reading.carried is not None:
-            self.values["unknown"] = (*self.values.get("unknown", ()), reading.carried)
-        if reading.partial:
-            self.values["partial"] = self.values.get("partial", frozenset()) | {reading.kind}
+    def _note(self, kind: int, notes: Notes) -> None:
+        self.faults += notes.faults
+        if notes.carried is not None:
+            self.values["unknown"] = (*self.values.get("unknown", ()), notes.carried)
+        if notes.partial:
+            self.values["partial"] = self.values.get("partial", frozenset()) | {kind}
 
     def _merge_four_octet(self) -> None:
         """Make one view of what an old peer sent (RFC 6793 section 4.2.3)."""

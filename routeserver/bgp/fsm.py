@@ -17,14 +17,20 @@ from routeserver.bgp.errors import ErrorCode, NotificationError
 from routeserver.bgp.wire import MessageType
 
 
-class State(enum.Enum):
+class _Word(enum.Enum):
+    """A key of the tables below. Hashed by identity, which takes no call into Python; it is asked for each message."""
+
+    __hash__ = object.__hash__
+
+
+class State(_Word):
     OPEN_SENT = "open-sent"
     OPEN_CONFIRM = "open-confirm"
     ESTABLISHED = "established"
     CLOSED = "closed"
 
 
-class FsmEvent(enum.Enum):
+class FsmEvent(_Word):
     """What can happen to a connection; the comment gives the event's number in RFC 4271 section 8.1."""
 
     OPEN = "OPEN received"  # 19
@@ -39,7 +45,7 @@ class FsmEvent(enum.Enum):
     CONNECTION_LOST = "TCP connection lost"  # 18
 
 
-class Action(enum.Enum):
+class Action(_Word):
     ACCEPT_OPEN = "keep what was negotiated"
     START_TIMERS = "start hold and keepalive timers"
     SEND_KEEPALIVE = "send KEEPALIVE"

@@ -28,7 +28,7 @@ from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import pack_keys, pack_routes
 from routeserver.bgp.update import MP_REACH_NLRI, MP_UNREACH_NLRI
-from routeserver.bgp.wire import HEADER_LENGTH, MESSAGE_MAX, MessageType, frame
+from routeserver.bgp.wire import HEADER_LENGTH, MARKER, MESSAGE_MAX, MessageType, frame
 from schema.values import IPAddress
 
 BODY_MAX = MESSAGE_MAX - HEADER_LENGTH - 4
@@ -37,6 +37,8 @@ NLRI_MAX = 1 + 3 + 8 + 16
 """The longest NLRI there is: a VPNv6 host route."""
 CACHE_MAX = 8192
 _ZERO_RD = bytes(8)
+_FRAME = struct.Struct(">16sHBHHBBH")
+"""Message header, no withdrawn routes, length of the attributes, header of the first."""
 
 
 class UpdateEncoder:
@@ -44,7 +46,9 @@ class UpdateEncoder:
 
     def __init__(self, context: AttributeContext) -> None:
         self._context = context
+        # By identity; the object is kept beside its octets, so that its identity cannot be given to another meanwhile.
         self._cache: dict[int, tuple[PathAttributes, bytes]] = {}
+        self._heads: dict[tuple[Family, int], tuple[IPAddress, bytes]] = {}
         self._takes_octets = context.takes_octets
         self._reflected_for: tuple[IPv4Address | None, tuple[IPv4Address, ...]] = (None, ())
         self._reflection_octets = b""
@@ -55,38 +59,47 @@ class UpdateEncoder:
         self, family: Family, attributes: PathAttributes, routes: Iterable[tuple[bytes, int]]
     ) -> Iterator[bytes]:
         """UPDATEs that announce these (key, label) pairs, or withdraw them when they cannot be sent."""
-        routes = list(routes)
-        if not routes:
+        head = self._head_of(family, attributes.next_hop)
+        if head is None:
+            yield from self._instead(family, list(routes))
             return
         others = self._encoded(attributes)
-        next_hop = encode_next_hop(family, attributes.next_hop)
-        if next_hop is None:
-            yield from self._instead(family, routes)
-            return
-        head = struct.pack(">HBB", family.afi, family.safi, len(next_hop)) + next_hop + b"\0"
         room = BODY_MAX - len(others) - len(head) - 4
         if room < NLRI_MAX:
+            routes = list(routes)
             yield from self._instead(family, [route for route in routes if _size(family, route[0]) > room])
             routes = [route for route in routes if _size(family, route[0]) <= room]
         for nlri in _batches(pack_routes(family, routes), room):
-            yield _update(_mp_attribute(MP_REACH_NLRI, head + nlri) + others)
+            yield _update(MP_REACH_NLRI, head + nlri, others)
 
     def withdrawals(self, family: Family, keys: Iterable[bytes]) -> Iterator[bytes]:
         """UPDATEs that withdraw these keys."""
         head = struct.pack(">HB", family.afi, family.safi)
         for nlri in _batches(pack_keys(family, keys), BODY_MAX - len(head) - 4):
-            yield _update(_mp_attribute(MP_UNREACH_NLRI, head + nlri))
+            yield _update(MP_UNREACH_NLRI, head + nlri)
 
     def _instead(self, family: Family, routes: list[tuple[bytes, int]]) -> Iterator[bytes]:
         self.unsendable += len(routes)
         return self.withdrawals(family, (key for key, _ in routes))
+
+    def _head_of(self, family: Family, next_hop: IPAddress) -> bytes | None:
+        """MP_REACH_NLRI up to its NLRI; None when the family cannot carry the next hop."""
+        known = self._heads.get((family, id(next_hop)))
+        if known is None:
+            octets = encode_next_hop(family, next_hop)
+            if octets is None:
+                return None
+            if len(self._heads) >= CACHE_MAX:
+                self._heads.clear()
+            head = struct.pack(">HBB", family.afi, family.safi, len(octets)) + octets + b"\0"
+            known = self._heads[family, id(next_hop)] = (next_hop, head)
+        return known[1]
 
     def _encoded(self, attributes: PathAttributes) -> bytes:
         octets, at = attributes.octets, attributes.reflection_at
         if octets and self._takes_octets:
             return octets[:at] + self._reflection(attributes) + octets[at:]
         known = self._cache.get(id(attributes))
-        # The object is kept beside its octets, so that its identity cannot be given to another meanwhile.
         if known is None:
             if len(self._cache) >= CACHE_MAX:
                 self._cache.clear()
@@ -103,7 +116,8 @@ class UpdateEncoder:
 
 def end_of_rib(family: Family) -> bytes:
     """RFC 4724 section 2."""
-    return _update(encode_attribute(OPTIONAL, MP_UNREACH_NLRI, struct.pack(">HB", family.afi, family.safi)))
+    marker = encode_attribute(OPTIONAL, MP_UNREACH_NLRI, struct.pack(">HB", family.afi, family.safi))
+    return frame(MessageType.UPDATE, b"\0\0" + len(marker).to_bytes(2, "big") + marker)
 
 
 def encode_next_hop(family: Family, next_hop: IPAddress) -> bytes | None:
@@ -138,9 +152,8 @@ def _size(family: Family, key: bytes) -> int:
     return len(key) if family is Family.RTC else len(key) + 3
 
 
-def _mp_attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack(">BBH", OPTIONAL | EXTENDED, kind, len(value)) + value
-
-
-def _update(attributes: bytes) -> bytes:
-    return frame(MessageType.UPDATE, b"\0\0" + len(attributes).to_bytes(2, "big") + attributes)
+def _update(kind: int, value: bytes, others: bytes = b"") -> bytes:
+    """An UPDATE that begins with an MP attribute. Made in one piece: many hold a single route."""
+    size = len(value) + 4 + len(others)
+    head = (MARKER, HEADER_LENGTH + 4 + size, MessageType.UPDATE, 0, size, OPTIONAL | EXTENDED, kind, len(value))
+    return _FRAME.pack(*head) + value + others

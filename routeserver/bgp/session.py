@@ -45,7 +45,8 @@ OPEN_HOLD_TIME = 240.0
 _NONE = NotificationError(0, 0)
 # The clock, the message (b"" for none) and the NOTIFICATION to be sent (_NONE for none).
 _Act = Callable[[float, bytes, NotificationError], list[BgpEvent]]
-_RECEIVED = {int(kind): (kind.name.lower(), event) for kind, event in MESSAGE_EVENTS.items()}
+_NAMES = {kind: kind.name.lower() for kind in MessageType}
+_RECEIVED = {int(kind): (_NAMES[kind], event) for kind, event in MESSAGE_EVENTS.items()}
 
 
 class BgpSession:
@@ -73,8 +74,8 @@ class BgpSession:
         self.peer_open: Open | None = None
         self.families: frozenset[Family] = frozenset()
         self.hold_time = 0
-        self.messages_in = {kind.name.lower(): 0 for kind in MessageType}
-        self.messages_out = {kind.name.lower(): 0 for kind in MessageType}
+        self.messages_in = dict.fromkeys(_NAMES.values(), 0)
+        self.messages_out = dict.fromkeys(_NAMES.values(), 0)
         self.last_error = ""
         self._out: list[bytes] = []
         self._reader = MessageReader()
@@ -266,5 +267,5 @@ class BgpSession:
         return True
 
     def _send(self, kind: MessageType, message: bytes) -> None:
-        self.messages_out[kind.name.lower()] += 1
+        self.messages_out[_NAMES[kind]] += 1
         self._out.append(message)

@@ -15,6 +15,7 @@ routes of any family that was not negotiated.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -56,7 +57,7 @@ NO_WITHDRAWN = HEADER_LENGTH + 4
 CACHE_MAX = 8192
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Routes:
     """One of the two MP attributes. `family` is None when it is not carried; `filled` says that NLRI are there."""
 
@@ -78,7 +79,7 @@ class UpdateDecoder:
 
     def __init__(self, context: AttributeContext, families: frozenset[Family]) -> None:
         self._context = context
-        self._families = families
+        self._families = {struct.pack(">HB", family.afi, family.safi): family for family in families}
         self.disabled: set[Family] = set()
         """Families whose routes are ignored since one of their attributes could not be parsed."""
         self.malformed: dict[str, int] = {}
@@ -118,9 +119,7 @@ class UpdateDecoder:
         header = 4 if octets[0] & EXTENDED else 3
         value = octets[header:]
         whole = len(value) == int.from_bytes(octets[2:header], "big")
-        family = Family.of(int.from_bytes(value[:2], "big"), value[2]) if len(value) >= 3 else None
-        if family is not None and family not in self._families:
-            family = None
+        family = self._families.get(value[:3])
         if family in self.disabled:
             return _Routes(None, True)
         try:
@@ -170,7 +169,7 @@ class UpdateDecoder:
             if fault.verdict is Verdict.RESET:
                 raise fault.notification()
         faults += found
-        if not reach.announced or any(fault.verdict > Verdict.DISCARD for fault in found):
+        if not reach.announced or (found and max(fault.verdict for fault in found) > Verdict.DISCARD):
             return None
         attributes = PathAttributes(_next_hop(reach.next_hop), **decoded.values)
         if not found:

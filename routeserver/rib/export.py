@@ -47,9 +47,10 @@ class Receiver:
 
 def is_looped(attributes: PathAttributes, local_as: int, router_id: IPv4Address) -> bool:
     """Whether a received path has been here before (RFC 4271 section 9.1.2, RFC 4456 section 8)."""
+    # Asked of every set: what is absent, as most of it is, costs no comparison.
     return (
-        any(local_as in ases for _, ases in attributes.as_path)
-        or attributes.originator_id == router_id
+        (bool(attributes.as_path) and any(local_as in ases for _, ases in attributes.as_path))
+        or (attributes.originator_id is not None and attributes.originator_id == router_id)
         or router_id in attributes.cluster_list
     )
 

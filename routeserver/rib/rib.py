@@ -67,7 +67,8 @@ class Rib:
                 for path in first:
                     vrf.change(family, path.key, None, path)
             for out in self.outs:
-                out.touch_all(family, keys)
+                if out.receiver.source is not source:  # it can have had none of these, and never hears of its own
+                    out.touch_all(family, keys)
         for change in changes:
             self._spread(change)
 
