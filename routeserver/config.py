@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -164,16 +164,20 @@ def _explain(message: str) -> str:
 
 def _config(file: _File, base: Path) -> Config:
     settings = _settings(file)
-    bgp_listen = _listen("bgp.listen", file.bgp.listen)
+    bgp_listen = _listen("bgp.listen", file.bgp.listen, is_needed=False)
+    xmpp = _xmpp(file.xmpp, base) if file.xmpp else None
+    api_listen = _listen("api.listen", file.api.listen) if file.api else ()
+    _refuse_shared({"xmpp.listen": xmpp.listen if xmpp else (), "bgp.listen": bgp_listen, "api.listen": api_listen})
     for index, neighbor in enumerate(settings.neighbors):
         if neighbor.passive and not bgp_listen:
             raise _KeyError(f"bgp.neighbors[{index}].passive", "without bgp.listen it could never connect")
-    return Config(
-        settings,
-        _xmpp(file.xmpp, base) if file.xmpp else None,
-        bgp_listen,
-        _listen("api.listen", file.api.listen) if file.api else (),
-    )
+    return Config(settings, xmpp, bgp_listen, api_listen)
+
+
+def _refuse_shared(services: Mapping[str, Sequence[SocketAddress]]) -> None:
+    """One address and port for two services; port 0 is a different one each time."""
+    places = [(f"{key}[{i}]", where) for key, listen in services.items() for i, where in enumerate(listen) if where[1]]
+    _refuse_repetition([where for _, where in places], lambda index: places[index][0])
 
 
 def _settings(file: _File) -> Settings:
@@ -209,7 +213,7 @@ def _xmpp(raw: _Xmpp, base: Path) -> XmppConfig:
 
 
 def _neighbor(key: str, raw: _Neighbor, local_as: int) -> NeighborSettings:
-    address = _at(f"{key}.address", _address, raw.address)
+    address = _at(f"{key}.address", _unicast, raw.address)
     local_address = _optional(f"{key}.local-address", _address, raw.local_address)
     if local_address is not None and local_address.version != address.version:
         raise _KeyError(f"{key}.local-address", f"{local_address} cannot reach {address}: another IP version")
@@ -291,7 +295,9 @@ def _refuse_repetition(values: Iterable[Hashable], key: Callable[[int], str]) ->
             raise _KeyError(key(index), f"the same as {key(seen[value])}")
 
 
-def _listen(key: str, raw: Sequence[str]) -> tuple[SocketAddress, ...]:
+def _listen(key: str, raw: Sequence[str], *, is_needed: bool = True) -> tuple[SocketAddress, ...]:
+    if is_needed and not raw:
+        raise _KeyError(key, "empty: nobody could connect")
     return _list(key, _socket_address, raw) or ()
 
 
@@ -333,6 +339,13 @@ def _address(text: str) -> IPAddress:
     return ipaddress.ip_address(text)
 
 
+def _unicast(text: str) -> IPAddress:
+    address = _address(text)
+    if address.is_multicast or address.is_unspecified:
+        raise ValueError(f"{text} is not a unicast address")
+    return address
+
+
 def _prefix(text: str) -> IPNetwork:
     return ipaddress.ip_network(text)
 
@@ -340,16 +353,18 @@ def _prefix(text: str) -> IPNetwork:
 def _socket_address(text: str) -> SocketAddress:
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 0xFFFF or not _is_host(bare, bare != host):
+    address = _host(bare, in_brackets=bare != host)
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 0xFFFF or address is None:
         raise ValueError(f'{text!r} is not an address and port like "192.0.2.1:5222" or "[2001:db8::1]:5222"')
-    return bare, int(port)
+    return str(address), int(port)
 
 
-def _is_host(text: str, in_brackets: bool) -> bool:
+def _host(text: str, *, in_brackets: bool) -> IPAddress | None:
     try:
-        return in_brackets == (ipaddress.ip_address(text).version == 6)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
+        return None
+    return address if in_brackets == (address.version == 6) else None
 
 
 def _family(name: str) -> Family:

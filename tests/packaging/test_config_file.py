@@ -264,6 +264,18 @@ MISTAKES = [
         "forwarders[1].jid: the same as forwarders[0].jid",
     ),
     (documented_but('"127.0.0.1:8080"', "8080"), "api.listen[0]: must be a string, not an integer"),
+    (documented_but('["127.0.0.1:8080"]', "[]"), "api.listen: empty: nobody could connect"),
+    (documented_but('["127.0.0.1:5222"]', "[]"), "xmpp.listen: empty: nobody could connect"),
+    (
+        documented_but('"127.0.0.1:8080"', '"127.0.0.2:8080", "127.0.0.1:5222"'),
+        "api.listen[1]: the same as xmpp.listen[0]",
+    ),
+    (
+        documented_but('["127.0.1.1:1790"]', '["[::1]:1790", "[0:0::1]:1790"]'),
+        "bgp.listen[1]: the same as bgp.listen[0]",
+    ),
+    (documented_but('"127.0.2.11"', '"224.0.0.5"'), "bgp.neighbors[0].address: 224.0.0.5 is not a unicast address"),
+    (documented_but('"127.0.2.11"', '"::"'), "bgp.neighbors[0].address: :: is not a unicast address"),
 ]
 
 
