@@ -34,17 +34,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="forwarder", description="VPN forwarder of one hypervisor")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    verbs = parser.add_subparsers(metavar="run|attach|detach|get|status", required=True)
     run = verbs.add_parser("run", help="run the forwarder in the foreground")
-    run.add_argument("--config", type=Path, required=True, metavar="FILE")
+    run.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (TOML)")
     run.set_defaults(verb=_run)
 
     client = argparse.ArgumentParser(add_help=False)
-    client.add_argument("--api", default=_DEFAULT_API, metavar="SOCKET", help=f"default {_DEFAULT_API}")
-    client.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    client.add_argument("--api", default=_DEFAULT_API, metavar="SOCKET", help=f"its socket (default {_DEFAULT_API})")
+    client.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default table")
     _add_attach(verbs.add_parser("attach", parents=[client], help="put an interface into a VPN; repeating it is safe"))
     detach = verbs.add_parser("detach", parents=[client], help="take an interface out of its VPN")
-    detach.add_argument("id", metavar="ID")
+    detach.add_argument("id", metavar="ID", help="the attachment's name")
     detach.set_defaults(verb=cli.detach)
     _add_get(verbs.add_parser("get", help="list what the forwarder has"), client)
     status = verbs.add_parser("status", parents=[client], help="route servers and counts; exit code 5 when degraded")
@@ -54,23 +54,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_attach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the attachment's name, chosen by the caller")
-    parser.add_argument("--vpn", required=True)
-    parser.add_argument("--interface", required=True, metavar="DEVICE")
+    parser.add_argument("--vpn", required=True, metavar="VPN", help="as the route server calls it")
+    parser.add_argument("--interface", required=True, metavar="DEVICE", help="the virtual interface on this host")
     parser.add_argument("--address", required=True, action="append", metavar="ADDRESS/32", help="may be repeated")
-    parser.add_argument("--mac")
-    parser.add_argument("--rate", help="for example 100mbit")
-    parser.add_argument("--mode", choices=[mode.value for mode in Mode], default=Mode.POINT_TO_POINT.value)
+    parser.add_argument("--mac", metavar="MAC", help="the only one the VM may send from")
+    parser.add_argument("--rate", metavar="RATE", help="limit in each direction, for example 100mbit")
+    parser.add_argument(
+        "--mode", choices=[mode.value for mode in Mode], default=Mode.POINT_TO_POINT.value,
+        help="first hop 169.254.1.1 (the default), or ARP answered for a whole subnet",
+    )  # fmt: skip
     parser.set_defaults(verb=cli.attach)
 
 
 def _add_get(parser: argparse.ArgumentParser, client: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(metavar="vifs|routes|labels", required=True, dest="kind")
-    vifs = kinds.add_parser("vifs", parents=[client])
-    vifs.add_argument("id", metavar="ID", nargs="?")
-    routes = kinds.add_parser("routes", parents=[client])
+    vifs = kinds.add_parser("vifs", parents=[client], help="virtual interfaces; why one is not published")
+    vifs.add_argument("id", metavar="ID", nargs="?", help="only this one")
+    routes = kinds.add_parser("routes", parents=[client], help="learned routes, by virtual interface")
     for name in ("vpn", "vif", "prefix"):
         routes.add_argument(f"--{name}", help=f"only routes with this {name}")
-    kinds.add_parser("labels", parents=[client])
+    kinds.add_parser("labels", parents=[client], help="labels in use, and those that rest before they are used again")
     for kind in kinds.choices.values():
         kind.set_defaults(verb=cli.get)
 

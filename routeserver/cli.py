@@ -39,20 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="routeserver", description="End-system route server: XMPP and BGP in one.")
-    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    verbs = parser.add_subparsers(required=True, metavar="run|config|status|get|pki")
     run = verbs.add_parser("run", help="run the server until SIGTERM")
     _add_config(run, _run)
-    config = verbs.add_parser("config", help="work on the configuration file").add_subparsers(required=True)
+    config_file = verbs.add_parser("config", help="work on the configuration file")
+    config = config_file.add_subparsers(required=True, metavar="check")
     _add_config(config.add_parser("check", help="read the file and say what is wrong with it"), _check)
     status = verbs.add_parser("status", help="is it ready, and what is degraded")
     _add_output(status, cli_client.status)
-    get = verbs.add_parser("get", help="show what the server knows").add_subparsers(required=True, metavar="WHAT")
+    show = verbs.add_parser("get", help="show what the server knows")
+    get = show.add_subparsers(required=True, metavar="vpns|routes|forwarders|neighbors")
     for name, what in (("vpns", "VPNs"), ("forwarders", "forwarders"), ("neighbors", "BGP neighbors")):
         _add_output(get.add_parser(name, help=f"list the {what}"), getattr(cli_client, name))
     routes = get.add_parser("routes", help="list the routes of a VPN")
-    routes.add_argument("vpn", metavar="VPN")
+    routes.add_argument("vpn", metavar="VPN", help="its name, as in `get vpns`")
     _add_output(routes, cli_client.routes)
-    _add_pki(verbs.add_parser("pki", help="a certificate authority of your own").add_subparsers(required=True))
+    authority = verbs.add_parser("pki", help="a certificate authority of your own")
+    _add_pki(authority.add_subparsers(required=True, metavar="init|issue"))
     return parser
 
 
@@ -63,18 +66,21 @@ def _add_config(parser: argparse.ArgumentParser, command: Callable[[argparse.Nam
 
 def _add_output(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
     api = os.environ.get("ROUTESERVER_API", DEFAULT_API)
-    parser.add_argument("-o", "--output", type=Output, choices=list(Output), default=Output.TABLE)
+    parser.add_argument(
+        "-o", "--output", type=Output, choices=list(Output), default=Output.TABLE,
+        help="wide has more columns and, for routes, the paths not selected; json is the API's own (default table)",
+    )  # fmt: skip
     parser.add_argument("--api", metavar="URL", default=api, help=f"where the API is (ROUTESERVER_API; now {api})")
     parser.set_defaults(command=command)
 
 
 def _add_pki(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     init = verbs.add_parser("init", help="make the authority and the route server's certificate")
-    init.add_argument("directory", metavar="DIR", type=Path)
+    init.add_argument("directory", metavar="DIR", type=Path, help="where the files go; it is made if it is not there")
     init.add_argument("--domain", required=True, help="the XMPP domain the server's certificate names")
     init.set_defaults(command=_pki_init)
     issue = verbs.add_parser("issue", help="make a forwarder's certificate")
-    issue.add_argument("directory", metavar="DIR", type=Path)
+    issue.add_argument("directory", metavar="DIR", type=Path, help="where the authority is, and the new files go")
     issue.add_argument("name", metavar="NAME", help="the forwarder's JID, such as host1.example.net")
     issue.add_argument(
         "--address", metavar="IP", type=ipaddress.ip_address, action="append", default=[],

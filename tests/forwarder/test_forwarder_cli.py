@@ -49,7 +49,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwarderDaemon
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ((), "required: VERB"),
+        ((), "required: run|attach|detach|get|status"),
         (("fly",), "invalid choice: 'fly'"),
         (("run",), "required: --config"),
         (("attach", "vm1"), "required: --vpn, --interface, --address"),
