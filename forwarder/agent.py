@@ -154,7 +154,10 @@ class Agent:
         return served, known is None
 
     async def _settled(self, attachment: Attachment) -> ServedVif | None:
-        """Wait for detaches that are in the way; then what is served under this id and may be changed in place."""
+        """Wait for detaches that are in the way; then what is served under this id and may be changed in place.
+
+        Raises ConflictError before it takes anything away.
+        """
         while True:
             ids = [attachment.id, *(vif.attachment.id for vif in self.vifs.in_the_way(attachment))]
             under_way = [self._leaving[i].gone for i in ids if i in self._leaving]
@@ -162,6 +165,7 @@ class Agent:
             if under_way:
                 await asyncio.wait(under_way)
             elif known is not None and _must_move(known, attachment):
+                self.vifs.check(attachment)  # what is refused changes nothing, so before, and again after
                 await self.detach(attachment.id)
             else:
                 return known

@@ -164,6 +164,17 @@ async def test_a_change_that_is_refused_puts_back_what_was(config: Config) -> No
         assert held.rate is None
 
 
+@pytest.mark.parametrize("change", [{"interface": "t-b"}, {"interface": "t-c", "addresses": ["10.1.0.2/32"]}])
+async def test_a_move_that_conflicts_changes_nothing(config: Config, change: dict[str, Any]) -> None:
+    async with run(config) as f:
+        _, before = await f.call("PUT", "/vifs/vm1", VM1)
+        await f.call("PUT", "/vifs/vm2", VM2)
+        status, problem = await f.call("PUT", "/vifs/vm1", {**VM1, **change})
+        assert (status, problem["title"]) == (409, "Another attachment is in the way")
+        assert await f.call("GET", "/vifs/vm1") == (200, before)
+        assert {held.id for held in f.dataplane.vifs()} == {"vm1", "vm2"}
+
+
 async def test_a_detach_that_fails_is_told_and_can_be_repeated(config: Config) -> None:
     async with run(config) as f:
         await f.call("PUT", "/vifs/vm1", VM1)
