@@ -8,12 +8,14 @@ route once all are there.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.bgp_ends import Load, receive, send
 from bench.end import End, cpu_seconds, resident_bytes
+from bench.reflectors import BIRD, OPENBGPD, Bird, OpenBgpd
 from tests.support import frr, gobgp
 from tests.support.process import Daemon, loopback_address
 from tests.support.routeserver import RouteServerProcess
@@ -34,23 +36,26 @@ class Reflected:
     bytes_per_route: float
 
 
-def servers() -> dict[str, Callable[[Path, tuple[NeighborConfig, ...]], Daemon]]:
-    """The servers this machine has, by name."""
-    found: dict[str, Callable[[Path, tuple[NeighborConfig, ...]], Daemon]] = {
-        "route server": lambda directory, neighbors: RouteServerProcess(directory, AS, neighbors)
-    }
-    if shutil.which(gobgp.DAEMON):
-        found["GoBGP"] = lambda directory, neighbors: gobgp.GoBgp(directory, AS, neighbors)
-    if shutil.which(frr.DAEMON):
-        found["FRR"] = lambda directory, neighbors: frr.Frr(directory, AS, neighbors)
-    return found
+_Maker = Callable[[Path, tuple[NeighborConfig, ...]], Daemon]
+SERVERS: dict[str, tuple[str, _Maker]] = {
+    "route server": (sys.executable, lambda directory, neighbors: RouteServerProcess(directory, AS, neighbors)),
+    "GoBGP": (gobgp.DAEMON, lambda directory, neighbors: gobgp.GoBgp(directory, AS, neighbors)),
+    "FRR": (frr.DAEMON, lambda directory, neighbors: frr.Frr(directory, AS, neighbors)),
+    "OpenBGPD": (OPENBGPD, lambda directory, neighbors: OpenBgpd(directory, AS, neighbors)),
+    "BIRD": (BIRD, lambda directory, neighbors: Bird(directory, AS, neighbors)),
+}
+"""Who is compared: the program each needs, and how to make one of it."""
+
+
+def is_installed(name: str) -> bool:
+    return shutil.which(SERVERS[name][0]) is not None
 
 
 def measure(name: str, directory: Path, load: Load) -> Reflected:
     """Start a server, run the load through it, stop it. Raises AssertionError or TimeoutError when it does not work."""
     ends = loopback_address(), loopback_address()
     neighbors = tuple(NeighborConfig(end, AS, passive=True, client=True, families=(VPNV4,)) for end in ends)
-    with servers()[name](directory, neighbors) as server:
+    with SERVERS[name][1](directory, neighbors) as server:
         address: str = getattr(server, "address")  # noqa: B009
         before = resident_bytes(server.pid)
         with End(receive, ends[0], address, AS, load) as receiver, End(send, ends[1], address, AS, load) as sender:

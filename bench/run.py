@@ -46,7 +46,10 @@ Measurement: TypeAlias = Callable[[Scale, Path], Iterator[Line]]
 def _reflect(row: str, per_update: int) -> Measurement:
     def measured(scale: Scale, directory: Path) -> Iterator[Line]:
         load = Load(scale.routes, per_update)
-        for name in reflect.servers():
+        for name in reflect.SERVERS:
+            if not reflect.is_installed(name):
+                yield Line(row, name, "not installed")
+                continue
             try:
                 found = reflect.measure(name, directory / f"{name}-{per_update}", load)
             except _FAULTS as fault:
