@@ -26,7 +26,7 @@ from routeserver.io.listen import BgpService, XmppService
 from routeserver.log import record
 
 STOP_TIMEOUT = 1.0
-"""Seconds all sessions together get to say their last words."""
+"""Seconds all sessions together get to say their last words, and the API's clients to read theirs."""
 
 
 class Server:
@@ -62,7 +62,7 @@ class Server:
             await self._open("xmpp", xmpp.accept, config.xmpp.listen)
         await self._open("bgp", BgpService(hub, self._neighbors).accept, config.bgp_listen)
         if config.api_listen:
-            self._api = web.AppRunner(application(hub.core, hub.now), access_log=None)
+            self._api = web.AppRunner(application(hub.core, hub.now), access_log=None, shutdown_timeout=STOP_TIMEOUT)
             await self._api.setup()
             for host, port in config.api_listen:
                 await web.TCPSite(self._api, host, port).start()

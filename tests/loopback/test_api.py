@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import closing
 from ipaddress import IPv4Address, ip_network
 
 import pytest
@@ -183,3 +185,16 @@ async def test_what_is_no_http_is_refused_without_ado(
     (refusal,) = [entry for entry in caplog.records if entry.msg == "api.request.refused"]
     assert reason in str(vars(refusal)["event_keys"]["reason"])
     assert not [entry for entry in caplog.records if entry.exc_info]
+
+
+async def test_who_does_not_read_an_answer_does_not_keep_the_server_from_stopping(pki: Pki) -> None:
+    vpns = "".join(f'[[vpns]]\nname = "{number:01000d}"\n' for number in range(8000))  # more than sockets buffer
+    loop = asyncio.get_running_loop()
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        async with asyncio.timeout(20):
+            async with running(pki, vpns) as server:
+                await loop.sock_connect(client, server.address("api"))
+                await loop.sock_sendall(client, b"GET /api/v1/vpns HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert await loop.sock_recv(client, 1) == b"H"
