@@ -168,9 +168,9 @@ def _config(file: _File, base: Path) -> Config:
     xmpp = _xmpp(file.xmpp, base) if file.xmpp else None
     api_listen = _listen("api.listen", file.api.listen) if file.api else ()
     _refuse_shared({"xmpp.listen": xmpp.listen if xmpp else (), "bgp.listen": bgp_listen, "api.listen": api_listen})
-    for index, neighbor in enumerate(settings.neighbors):
-        if neighbor.passive and not bgp_listen:
-            raise _KeyError(f"bgp.neighbors[{index}].passive", "without bgp.listen it could never connect")
+    passive = [index for index, neighbor in enumerate(settings.neighbors) if neighbor.passive]
+    if passive and not bgp_listen:
+        raise _KeyError(f"bgp.neighbors[{passive[0]}].passive", "without bgp.listen it could never connect")
     return Config(settings, xmpp, bgp_listen, api_listen)
 
 
