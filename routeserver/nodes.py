@@ -237,7 +237,10 @@ class Nodes:
         return wanted
 
     def _put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, *, stale: bool = False) -> None:
-        path = self._rib.originator.path(forwarder.source, vrf, item_id, item, self._rd(forwarder, vrf, item))
+        originator = self._rib.originator
+        path = originator.path(forwarder.source, vrf, item_id, item, self._rd(forwarder, vrf, item))
+        if self._is_anothers(path):
+            path = originator.path(forwarder.source, vrf, item_id, item, originator.own_rd(vrf))
         before = vrf.published.get(item_id)
         if stale:
             path = replace(path, stale=True)
@@ -245,6 +248,13 @@ class Nodes:
         self._rib.update(path)
         if before is not None and (before.family, before.key) != (path.family, path.key):
             self._remove(before)
+
+    def _is_anothers(self, path: Path) -> bool:
+        """Whether another forwarder's route in another VPN has this NLRI: one of the two would be lost to its VPN.
+        Two forwarders of one address that chose one instance-id make it so."""
+        node = path.item[1]
+        others = (p for p in self._rib.table.paths(path.family, path.key) if p.source is not path.source)
+        return any(other.published is not None and other.published.node != node for other in others)
 
     def _withdraw(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
         del forwarder.items[vrf.name, item_id]

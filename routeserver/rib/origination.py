@@ -40,11 +40,18 @@ class Originator:
     def rd(
         self, vrf: Vrf, address: IPAddress, registered: IPv4Address | None, instance: int | None
     ) -> RouteDistinguisher:
-        """The RD of what a forwarder with this address publishes to `vrf`."""
+        """The RD of what a forwarder with this address publishes to `vrf`.
+
+        Under our own router id the numbers are ours, lest the instance-id of a forwarder there be another VRF's.
+        """
         administrator = address if isinstance(address, IPv4Address) else registered
-        if instance is None or administrator is None:
-            return RouteDistinguisher.of_address(self.router_id, vrf.number)
+        if instance is None or administrator is None or administrator == self.router_id:
+            return self.own_rd(vrf)
         return RouteDistinguisher.of_address(administrator, instance)
+
+    def own_rd(self, vrf: Vrf) -> RouteDistinguisher:
+        """The RD that is the VRF's alone."""
+        return RouteDistinguisher.of_address(self.router_id, vrf.number)
 
     def membership(self, source: Source, rt: bytes) -> Path:
         """Our own interest in a route target (RFC 4684 section 3.2)."""

@@ -92,6 +92,33 @@ def test_one_instance_id_for_two_vpns_is_refused_while_both_are_subscribed() -> 
     assert forwarder.subscribe("red", 1).is_result
 
 
+@pytest.mark.parametrize(
+    ("address", "instances"),
+    [
+        pytest.param("127.0.1.1", (None, 2), id="the route server's own router id"),
+        pytest.param("192.0.2.1", (7, 7), id="one address of two forwarders"),
+    ],
+)
+def test_no_choice_of_an_instance_id_takes_a_route_from_another_vpn(
+    address: str, instances: tuple[int | None, int]
+) -> None:
+    """One RD in two VPNs would be one route for the same prefix in both."""
+    talk = Conversation(vpn("blue", ["64512:100"]), vpn("red", ["64512:200"]), neighbors=(_PEER,))
+    peer = talk.neighbor("127.0.2.1", VPN_FAMILIES)
+    red, blue = talk.forwarder("h1.example.net"), talk.forwarder("h2.example.net")
+    red.subscribe("red", instances[0])
+    blue.subscribe("blue", instances[1])
+    red.publish("red", ("r", item("10.0.0.1/32", hop(address))))
+    blue.publish("blue", ("b", item("10.0.0.1/32", hop(address), lp=200)))
+    talk.turn()
+    assert (red.held["red"].keys(), blue.held["blue"].keys()) == ({"r"}, {"b"})
+    assert len(peer.keys(Family.VPNV4)) == 2
+    red.retract("red", "r")
+    blue.retract("blue", "b")
+    talk.turn()
+    assert (red.held["red"], blue.held["blue"], peer.keys(Family.VPNV4)) == ({}, {}, set())
+
+
 def test_unknown_nodes() -> None:
     talk = Conversation(vpn("blue", ["64512:100"]))
     forwarder = talk.forwarder("h1.example.net")
