@@ -1,9 +1,11 @@
 """Numbers this host gives out: one label per virtual interface, one instance-id per VPN.
 
 A label leads packets from the network to one virtual interface (draft section 5), so a number that was given back
-must not lead to another interface while some forwarder may still send with it: it rests for a minute first.  Labels
-run from 16 (0-15 are reserved, RFC 3032 section 2.1) to 1048574, where the kernel's table ends.  A virtual interface's
-routing table is numbered after its label, so one allocation serves both and two can never disagree.
+must not lead to another interface while some forwarder may still send with it.  It rests for a minute, and as nobody
+knows how long a forwarder that lost its route servers keeps a route, labels are given in turn: one comes back when all
+others were given since.  They run from 16 (0-15 are reserved, RFC 3032 section 2.1) to 1048574, where the kernel's table
+ends.  A virtual interface's routing table is numbered after its label, so one allocation serves both and two can never
+disagree.
 
 An instance-id distinguishes the VPNs of this forwarder in the route distinguishers that route servers build (draft
 section 6).  A VPN keeps the one it got for ever, so that a VM that returns comes back as the same VPN route.
@@ -14,6 +16,7 @@ Both tables live in the state file; `now` is wall-clock time, because the rest m
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 LABEL_FIRST = 16
 LABEL_LAST = 1_048_574
@@ -32,13 +35,13 @@ def table_of(label: int) -> int:
 
 
 class LabelPool:
-    """Labels in use and labels at rest. The one that rested longest is given first, so that numbers stay small."""
+    """Labels in use and labels at rest. They are given in turn, and from the first one again only after the last."""
 
-    def __init__(self, resting: Iterable[tuple[int, float]] = ()) -> None:
-        """`resting` is (label, time it was freed) as `resting()` gave it before a restart."""
+    def __init__(self, resting: Iterable[tuple[int, float]] = (), next_label: int = LABEL_FIRST) -> None:
+        """`resting` is (label, time it was freed) as `resting()` gave it before a restart, and `next_label` likewise."""
         self._resting = dict(sorted(resting, key=lambda pair: (pair[1], pair[0])))  # oldest first
         self._used: set[int] = set()
-        self._next = LABEL_FIRST
+        self.next_label = next_label
 
     def reserve(self, label: int) -> None:
         """Take a label known to be in use, from the state file or from the kernel. Raises AllocationError."""
@@ -50,31 +53,19 @@ class LabelPool:
         self._resting.pop(label, None)
 
     def allocate(self, now: float) -> int:
-        """A label nobody has, or has had within the last minute. Raises AllocationError."""
-        label = self._rested(now)
-        if label is None:
-            label = self._never_used()
-        self._used.add(label)
-        return label
-
-    def _rested(self, now: float) -> int | None:
-        oldest = next(iter(self._resting), None)
-        if oldest is None or now - self._resting[oldest] < REST_SECONDS:
-            return None
-        del self._resting[oldest]
-        return oldest
-
-    def _never_used(self) -> int:
-        while self._next in self._used or self._next in self._resting:
-            self._next += 1
-        if self._next > LABEL_LAST:
-            raise AllocationError(f"all labels up to {LABEL_LAST} are in use or rest for {REST_SECONDS:.0f} s")
-        return self._next
+        """The next label that nobody has, or has had within the last minute. Raises AllocationError."""
+        for label in chain(range(self.next_label, LABEL_LAST + 1), range(LABEL_FIRST, self.next_label)):
+            if label not in self._used and now - self._resting.get(label, now - REST_SECONDS) >= REST_SECONDS:
+                self._resting.pop(label, None)
+                self._used.add(label)
+                self.next_label = label + 1 if label < LABEL_LAST else LABEL_FIRST
+                return label
+        raise AllocationError(f"all labels up to {LABEL_LAST} are in use or rest for {REST_SECONDS:.0f} s")
 
     def free(self, label: int, now: float) -> None:
         """Give a label back; it rests from `now` on."""
         self._used.remove(label)
-        self._resting[label] = now
+        self._resting = {**dict(self.resting(now)), label: now}
 
     def used(self) -> list[int]:
         return sorted(self._used)

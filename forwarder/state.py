@@ -11,12 +11,15 @@ working in either case.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 
 import msgspec
 
 from forwarder.attachments import Attachment, AttachmentError, Mode, parse_attachment, rate_text
+from forwarder.labels import INSTANCE_ID_LAST, LABEL_FIRST, LABEL_LAST
+from schema.values import UINT32_MAX
 
 STATE_VERSION = 1
 _FILE_NAME = "state.json"
@@ -69,6 +72,7 @@ class State(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     attachments: list[Record] = []
     instance_ids: dict[str, int] = {}
     resting_labels: list[tuple[int, float]] = []
+    next_label: int = LABEL_FIRST
 
 
 class StateError(Exception):
@@ -120,22 +124,41 @@ class StateFile:
 
 
 def _decode(text: bytes) -> State:
-    """Checked as a whole: a duplicate id or label would be two interfaces in one."""
+    """Checked as a whole, for nothing later on expects it to be wrong. Raises ValueError and what decoding raises."""
     version = msgspec.json.decode(text, type=_Version).version
     if version != STATE_VERSION:
         raise ValueError(f"version {version}, this program writes {STATE_VERSION}")
     state = msgspec.json.decode(text, type=State)
     for record in state.attachments:
         record.attachment()
+        for prefix, number in record.sequence_numbers.items():
+            ipaddress.ip_network(prefix)
+            _in_range("sequence number", number, 0, UINT32_MAX)
+        _in_range("label", record.label, LABEL_FIRST, LABEL_LAST)
+    for number in state.instance_ids.values():
+        _in_range("instance-id", number, 1, INSTANCE_ID_LAST)
+    _in_range("next label", state.next_label, LABEL_FIRST, LABEL_LAST)
+    _once(state)
+    return state
+
+
+def _once(state: State) -> None:
+    """Raises ValueError."""
+    addresses = [(record.vpn, address) for record in state.attachments for address in record.attachment().addresses]
     for what, values in (
         ("attachment id", [record.id for record in state.attachments]),
         ("interface", [record.interface for record in state.attachments]),
         ("label", [record.label for record in state.attachments]),
         ("instance-id", list(state.instance_ids.values())),
+        ("address in one VPN", addresses),
     ):
         if len(set(values)) != len(values):
             raise ValueError(f"the same {what} twice")
-    return state
+
+
+def _in_range(what: str, number: int, first: int, last: int) -> None:
+    if not first <= number <= last:
+        raise ValueError(f"{what} {number} is outside {first}..{last}")
 
 
 class _Version(msgspec.Struct):

@@ -69,7 +69,7 @@ class VifTable:
         """Raises AllocationError when the state holds a label that cannot be."""
         self._address = address
         self._encapsulations = tuple(encapsulations)
-        self._labels = LabelPool(state.resting_labels)
+        self._labels = LabelPool(state.resting_labels, state.next_label)
         self._instance_ids = InstanceIds(state.instance_ids)
         self._vifs: dict[str, ServedVif] = {}
         for record in state.attachments:
@@ -87,6 +87,7 @@ class VifTable:
             attachments=records,
             instance_ids=self._instance_ids.all(),
             resting_labels=self._labels.resting(now),
+            next_label=self._labels.next_label,
         )
 
     def __iter__(self) -> Iterator[ServedVif]:

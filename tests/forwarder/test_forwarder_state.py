@@ -23,6 +23,7 @@ STATE = State(
     attachments=[Record.of(ATTACHMENT, 16, {"10.1.0.1/32": 4})],
     instance_ids={"blue": 1, "red": 2},
     resting_labels=[(17, 1000.5)],
+    next_label=18,
 )
 
 
@@ -68,6 +69,12 @@ RECORD = changed()["attachments"][0]
         (changed(attachments=[RECORD, {**RECORD, "id": "vm2", "interface": "t-b"}]), "the same label twice"),
         (changed(attachments=[{**RECORD, "addresses": ["10.1.0.0/24"]}]), "host addresses"),
         (changed(**{"instance-ids": {"blue": 1, "red": 1}}), "the same instance-id twice"),
+        (changed(attachments=[RECORD, {**RECORD, "id": "vm2", "interface": "t-b", "label": 17}]), "address in one VPN"),
+        (changed(attachments=[{**RECORD, "label": 15}]), "label 15 is outside"),
+        (changed(attachments=[{**RECORD, "sequence-numbers": {"10.1.0.1": -1}}]), "sequence number -1 is outside"),
+        (changed(attachments=[{**RECORD, "sequence-numbers": {"vm": 1}}]), "does not appear to be"),
+        (changed(**{"instance-ids": {"blue": 0}}), "instance-id 0 is outside"),
+        (changed(**{"next-label": 1_048_575}), "next label 1048575 is outside"),
         ([], "Expected `object`"),
     ],
 )

@@ -12,31 +12,28 @@ def test_labels_are_given_in_order_from_the_first_free_one() -> None:
     assert [pool.allocate(0.0) for _ in range(3)] == [16, 17, 18]
 
 
-def test_a_freed_label_rests_a_minute_and_is_then_preferred_to_a_new_one() -> None:
-    pool = LabelPool()
-    first, second = pool.allocate(0.0), pool.allocate(0.0)
+def test_a_freed_label_comes_back_after_all_others_and_not_within_a_minute() -> None:
+    pool = LabelPool(next_label=LABEL_LAST)
+    last, first = pool.allocate(0.0), pool.allocate(0.0)
+    assert (last, first) == (LABEL_LAST, LABEL_FIRST)
     pool.free(first, 100.0)
-    assert pool.allocate(159.9) == 18
-    assert pool.resting(159.9) == [(first, 100.0)]
-    assert pool.allocate(160.0) == first
-    assert pool.used() == [first, second, 18]
+    pool.free(last, 110.0)
+    assert pool.resting(159.9) == [(first, 100.0), (last, 110.0)]
+    assert pool.allocate(1000.0) == LABEL_FIRST + 1, "a route to the freed one may be anywhere still"
+    assert pool.used() == [LABEL_FIRST + 1]
+    around = LabelPool(pool.resting(165.0), next_label=LABEL_LAST)
+    assert around.allocate(165.0) == LABEL_FIRST, "the last one rests, the first one no longer"
+    around.next_label = LABEL_LAST
+    assert around.allocate(170.0) == LABEL_LAST
 
 
-def test_the_label_that_rested_longest_comes_first() -> None:
-    pool = LabelPool()
-    labels = [pool.allocate(0.0) for _ in range(3)]
-    pool.free(labels[2], 1.0)
-    pool.free(labels[0], 2.0)
-    assert [pool.allocate(100.0), pool.allocate(100.0)] == [labels[2], labels[0]]
-
-
-def test_rest_goes_on_over_a_restart() -> None:
+def test_rest_and_turn_go_on_over_a_restart() -> None:
     pool = LabelPool()
     label = pool.allocate(0.0)
     pool.free(label, 100.0)
-    restarted = LabelPool(pool.resting(130.0))
-    assert restarted.allocate(131.0) == label + 1
-    assert restarted.allocate(160.0) == label
+    restarted = LabelPool(pool.resting(130.0), pool.next_label)
+    assert restarted.resting(130.0) == [(label, 100.0)]
+    assert restarted.allocate(1000.0) == label + 1
 
 
 def test_reserved_labels_are_left_out() -> None:
