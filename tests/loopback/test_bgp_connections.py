@@ -14,7 +14,18 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.pki import Pki
-from tests.support.raw_bgp import KEEPALIVE, NOTIFICATION, OPEN, RawPeer, message, open_message
+from tests.support.raw_bgp import (
+    KEEPALIVE,
+    NOTIFICATION,
+    OPEN,
+    RawPeer,
+    attribute,
+    message,
+    mp_reach,
+    open_message,
+    update,
+    vpn_nlri,
+)
 from tests.support.server import HEAD, RunningServer, running
 from tests.support.waiting import eventually_async
 
@@ -183,6 +194,21 @@ async def test_a_second_connection_that_comes_and_goes_in_one_segment_changes_no
     first.close()
     await until_state(server, PASSIVE, "down")
     assert not server.server.hub.core.rib.outs
+
+
+async def test_a_malformed_update_is_logged_whole(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 7606 section 8: an operator has to be able to find out what was wrong with it."""
+    peer = await dial(server, PASSIVE)
+    await blocking(peer.establish, ASN, "192.0.2.11", FAMILIES)
+    nlri = vpn_nlri("64512:7", "10.0.0.1/32", 1000)
+    bad = update(mp_reach((1, 128), "192.0.2.200", nlri) + attribute(0x40, 1, b"\x07") + attribute(0x40, 2, b""))
+    await blocking(peer.send, bad)
+    await eventually_async(lambda: "bgp.update.malformed" in caplog.messages, describe="the line of log")
+    (entry,) = [entry for entry in caplog.records if entry.msg == "bgp.update.malformed"]
+    keys = vars(entry)["event_keys"]
+    assert keys["message"] == bad.hex()
+    assert "ORIGIN" in keys["reason"]
+    assert (await neighbor(server, PASSIVE))["malformed-updates"] == 1
 
 
 async def test_a_silent_neighbor_is_given_up_when_the_hold_time_is_over(server: RunningServer) -> None:
