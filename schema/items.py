@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
 from schema.names import NS_UNICAST
@@ -32,7 +33,10 @@ ENTRY_TAG = f"{{{NS_UNICAST}}}entry"
 _NS = f"{{{NS_UNICAST}}}"
 _SAFI = (1, 128)
 _AF_VERSION = {1: 4, 2: 6}
+_NETWORK: dict[int, type[IPNetwork]] = {4: ipaddress.IPv4Network, 6: ipaddress.IPv6Network}
+_NEXT_HOPS_REMEMBERED = 4096
 _ENCAPSULATIONS = {e.value: e for e in Encapsulation}
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _NEXT_HOP = _NS + "next-hop"
 _TUNNEL = _NS + "tunnel-encapsulation"
 
@@ -135,11 +139,10 @@ def _prefix(nlri: _Members) -> IPNetwork:
     version, text = _version(nlri), _text(nlri, "address")
     network, _, length = text.partition("/")
     address = _parse_address(network, version, "nlri address")
-    if "/" not in text:
-        return ipaddress.ip_network(address)
-    bits = _number(length, "nlri prefix length", 0, address.max_prefixlen)
+    bits = _number(length, "nlri prefix length", 0, address.max_prefixlen) if "/" in text else address.max_prefixlen
     try:
-        return ipaddress.ip_network((address, bits))
+        # From a number: `ipaddress` would write an address out as text and parse that.
+        return _NETWORK[version]((int(address), bits))
     except ValueError:
         raise ItemError(f"nlri address: {text} has host bits set") from None
 
@@ -155,11 +158,7 @@ def _parse_address(text: str, version: int, name: str) -> IPAddress:
 
 
 def _next_hop(hop: _Members, strict: bool) -> NextHop:
-    address = _parse_address(_text(hop, "address"), _version(hop), "next-hop address")
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_multicast or address.is_unspecified or address == ipaddress.IPv4Address("255.255.255.255"):
-        raise ItemError(f"next-hop address: {address} is not a unicast address")
+    address = _unicast(_text(hop, "address"), _version(hop))
     label = _number(_text(hop, "label"), "label", LABEL_MIN, LABEL_MAX)
     listed = hop.get(_NS + "tunnel-encapsulation-list")
     if listed is None:
@@ -168,6 +167,17 @@ def _next_hop(hop: _Members, strict: bool) -> NextHop:
     if strict and not encapsulations:
         raise ItemError("tunnel-encapsulation-list: empty")
     return NextHop(address, label, encapsulations)
+
+
+@lru_cache(_NEXT_HOPS_REMEMBERED)
+def _unicast(text: str, version: int) -> IPAddress:
+    """The address of a next hop. Remembered, because a forwarder has thousands of routes and one address or two."""
+    address = _parse_address(text, version, "next-hop address")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_multicast or address.is_unspecified or address == _BROADCAST:
+        raise ItemError(f"next-hop address: {address} is not a unicast address")
+    return address
 
 
 def _encapsulations(listed: Element, strict: bool) -> Iterator[Encapsulation]:

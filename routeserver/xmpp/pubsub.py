@@ -33,7 +33,7 @@ from routeserver.xmpp.events import (
 )
 from routeserver.xmpp.jid import Jid, ServiceAddresses
 from routeserver.xmpp.stanza import escape_attribute
-from schema.items import ENTRY_TAG, ItemError, read_entry
+from schema.items import ENTRY_TAG, ItemError, RouteItem, read_entry
 from schema.names import NS_DATA, NS_EVENT, NS_IN_SYNC, NS_PUBSUB, NS_PUBSUB_OWNER, item_id_prefix
 from schema.validation import check_entry
 
@@ -219,10 +219,7 @@ def _read_item(item: Element) -> PublishedItem:
     except ItemError as error:
         raise errors.invalid_payload(str(error)) from None
     if item_id is not None:
-        _check_item_id(item_id)
-        named = item_id_prefix(item_id)
-        if named is not None and named != route.prefix:
-            raise errors.invalid_payload(f"the item id names {named}, its entry {route.prefix}")
+        _check_item_id(item_id, route)
     return PublishedItem(item_id, route)
 
 
@@ -230,9 +227,14 @@ def _has_text(text: str | None) -> bool:
     return text is not None and not text.isspace()
 
 
-def _check_item_id(item_id: str) -> None:
+def _check_item_id(item_id: str, route: RouteItem) -> None:
     if len(item_id) > _ID_MAX:
         raise errors.bad_request(f"an item id has at most {_ID_MAX} characters")
+    if item_id.split(":", 2)[-1] == str(route.prefix):
+        return  # nearly always; and if it has the form `RD:prefix` at all, this is what it names
+    named = item_id_prefix(item_id)
+    if named is not None and named != route.prefix:
+        raise errors.invalid_payload(f"the item id names {named}, its entry {route.prefix}")
 
 
 def _read_retract(iq: Iq, retract: Element, others: list[Element], requester: Requester) -> Retract:
