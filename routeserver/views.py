@@ -51,8 +51,8 @@ def routes(core: RouteServer, name: str, prefix: IPNetwork | None = None) -> lis
     vrf = core.rib.vrfs.get(name)
     if vrf is None:
         return None
-    shown = [_route(vrf, key) for key in sorted(vrf.candidates) if key in vrf.entries]
-    return [route for route in shown if prefix is None or route["prefix"] == str(prefix)]
+    shown = (key for key, entry in vrf.entries.items() if prefix is None or entry.path.prefix == prefix)
+    return [_route(vrf, key) for key in sorted(shown)]
 
 
 def _route(vrf: Vrf, key: bytes) -> View:
