@@ -27,7 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = chosen.command
     try:
-        return command(chosen)
+        code = command(chosen)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads has seen enough; the interpreter flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
     except CommandError as error:
         if str(error):
             print(f"routeserver: {error}", file=sys.stderr)

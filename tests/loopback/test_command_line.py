@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import stat
@@ -174,6 +175,20 @@ def test_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         main(words)
     assert leaving.value.code == 2
     assert capsys.readouterr().err.startswith("usage: routeserver")
+
+
+def test_a_reader_that_has_seen_enough(pki: Pki) -> None:
+    """As in `routeserver get routes blue | head`."""
+    file = pki.directory / "piped.toml"
+    file.write_text(HEAD + CONFIG)
+    command = [sys.executable, "-m", "routeserver", "config", "check", "--config", str(file)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=20)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- Configuration and certificates -----------------------------------------------------------------------------------
