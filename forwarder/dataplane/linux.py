@@ -42,10 +42,10 @@ from forwarder.dataplane.plan import (
 from forwarder.dataplane.reading import (
     DeviceIndexes,
     all_links,
-    link_named,
     links_of,
     read_host,
     read_vifs,
+    reason_against_interface,
     underlay_of,
 )
 from forwarder.dataplane.tunnels import Tunnels
@@ -109,7 +109,9 @@ class LinuxDataplane:
         if before is not None and (before.table, before.interface) != (vif.table, vif.interface):
             self.detach(vif.id)
             before = None
-        self._check_interface(vif)
+        reason = reason_against_interface(self._netlink, vif.interface)
+        if reason is not None:
+            raise DataplaneError(f"cannot attach {vif.id}: {reason}")
         try:
             self._settle(vif_facts(vif), lambda: self._read_vif(vif.table, vif.interface))
         except DataplaneError as error:
@@ -131,17 +133,6 @@ class LinuxDataplane:
 
     def vifs(self) -> list[Vif]:
         return vifs_of(self._read_vifs())
-
-    def _check_interface(self, vif: Vif) -> None:
-        """An interface that is not there, or serves somebody else, is not taken."""
-        link = link_named(self._netlink, vif.interface)
-        if link is None:
-            raise DataplaneError(f"cannot attach {vif.id}: there is no interface {vif.interface}")
-        if not link.master:
-            return
-        masters = [other.name for other in all_links(self._netlink) if other.index == link.master]
-        if not masters or not masters[0].startswith("esv-"):
-            raise DataplaneError(f"cannot attach {vif.id}: {vif.interface} belongs to {', '.join(masters)}")
 
     def _drop_remains(self, vif_id: str) -> None:
         """A vif whose interface is gone is attached no longer, but its VRF may be there."""

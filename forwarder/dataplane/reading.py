@@ -40,12 +40,14 @@ from forwarder.dataplane.plan import (
     vrf_name,
 )
 from forwarder.dataplane.shaping import read_rates
+from schema.values import IPAddress
 
 LAST_RESORT_METRIC: Final = 4278198271
 UNREACHABLE_METRIC: Final = 4278198272
 VRF_RULE_PRIORITY: Final = 1000
 """Where the kernel puts its rule for VRFs when the first one is made."""
 
+_ETHERNET_MAC_LENGTH = len("00:00:5e:00:01:01")
 _VRF_NAME = re.compile(r"esv-[0-9]{1,10}")
 _FORMS = {"esg-": (Form.GRE, "gre"), "esr-": (Form.RECEIVE, "ipip"), "esu-": (Form.SEND, "ipip")}
 _ENDPOINTS = {"gre": (rt.IFLA_GRE_LOCAL, rt.IFLA_GRE_REMOTE), "ipip": (rt.IFLA_IPTUN_LOCAL, rt.IFLA_IPTUN_REMOTE)}
@@ -95,6 +97,36 @@ def links_of(netlink: Netlink, table: int, interface: str) -> list[rt.Link]:
     """The two devices of one virtual interface, as far as they exist."""
     found = (link_named(netlink, name) for name in (vrf_name(table), interface))
     return [link for link in found if link is not None]
+
+
+def reason_against_interface(netlink: Netlink, name: str) -> str | None:
+    """Why this interface is no VM's: it is not there, serves somebody else, or is one the host lives on.
+
+    Asked before anything is changed: taking the host's own interface would take the host off the network.
+    """
+    link = link_named(netlink, name)
+    if link is None:
+        return f"there is no interface {name}"
+    if link.master:
+        masters = [other.name for other in all_links(netlink) if other.index == link.master]
+        if masters and masters[0].startswith("esv-"):
+            return None
+        return f"{name} belongs to {', '.join(masters)}"
+    if name[:4] in (*_FORMS, "esv-") or name == SINK:
+        return f"{name} is a device of the forwarder itself"
+    if name == "lo" or len(link.mac) != _ETHERNET_MAC_LENGTH:
+        return f"{name} is no Ethernet interface"
+    held = [str(address) for address in _addresses_of(netlink, link.index) if not address.is_link_local]
+    if held:
+        return f"{name} has the host's address {', '.join(held)}; name the interface that leads to the VM"
+    return None
+
+
+def _addresses_of(netlink: Netlink, wanted: int) -> Iterator[IPAddress]:
+    for body in netlink.dump(rt.RTM_GETADDR, rt.addresses_on(wanted)):
+        index, address, _ = rt.parse_address(body)
+        if index == wanted:
+            yield address
 
 
 # ---------------------------------------------------------------- the host

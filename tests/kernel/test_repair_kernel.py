@@ -246,3 +246,22 @@ def test_a_host_without_an_ipv4_address_says_so(host: Host) -> None:
         bare.detach(A.id)
         bare.close()
     assert refusal.reason == "we have no IPv4 address to tunnel from"
+
+
+@pytest.mark.parametrize(
+    ("interface", "reason"),
+    [
+        ("lo", "lo is no Ethernet interface"),
+        ("eth0", "eth0 has the host's address 192.0.2.1"),
+        ("esg-c0000201", "esg-c0000201 is a device of the forwarder itself"),
+    ],
+)
+def test_an_interface_the_host_lives_on_is_refused_untouched(host: Host, interface: str, reason: str) -> None:
+    space = host.hypervisor.namespace
+    before = space.run("ip", "-o", "link", "show", interface), space.run("ip", "-o", "addr", "show", interface)
+    with pytest.raises(DataplaneError, match=reason):
+        host.plane.attach(replace(C, interface=interface))
+    assert before == (
+        space.run("ip", "-o", "link", "show", interface),
+        space.run("ip", "-o", "addr", "show", interface),
+    )
