@@ -24,7 +24,7 @@ import msgspec
 
 from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import FAMILY_NAMES, Family
-from routeserver.io.tls import TlsFileError, server_context
+from routeserver.io.tls import TlsFileError, check_domain, server_context
 from routeserver.settings import ForwarderSettings, NeighborSettings, Settings, VpnSettings
 from routeserver.xmpp.jid import Jid
 from schema.values import IPAddress, IPNetwork
@@ -207,6 +207,7 @@ def _xmpp(raw: _Xmpp, base: Path) -> XmppConfig:
     listen = _listen("xmpp.listen", raw.listen)
     try:
         context = server_context(base / raw.certificate, base / raw.private_key, base / raw.client_ca)
+        check_domain(base / raw.certificate, domain)
     except TlsFileError as error:
         raise _KeyError(f"xmpp.{error.key}", error.reason) from None
     return XmppConfig(domain, listen, context)

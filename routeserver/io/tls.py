@@ -65,6 +65,19 @@ def _check_pair(certificate: Path, private_key: Path) -> None:
         raise TlsFileError("private-key", f"{private_key} is not the key of {certificate}")
 
 
+def check_domain(certificate: Path, domain: str) -> None:
+    """Raises TlsFileError when clients that connect to `domain` would refuse this certificate: it must name it."""
+    try:
+        extension = _certificates("certificate", certificate)[0].extensions
+        names = extension.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    except (x509.ExtensionNotFound, ValueError):
+        names = []
+    parent = domain.partition(".")[2]
+    if not {domain, f"*.{parent}"} & {name.lower() for name in names}:
+        listed = ", ".join(names) or "no dNSName at all"
+        raise TlsFileError("certificate", f"{certificate} is for {listed}; clients expect xmpp.domain, {domain}")
+
+
 def _certificates(key: str, file: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(_read(key, file))

@@ -197,6 +197,10 @@ MISTAKES = [
         documented_but('"rs.key"', '"rs.pem"'),
         "xmpp.private-key: {dir}/rs.pem is not an unencrypted private key in PEM",
     ),
+    (
+        documented_but('"rs.example.net"', '"rs.example.org"'),
+        "xmpp.certificate: {dir}/rs.pem is for rs.example.net; clients expect xmpp.domain, rs.example.org",
+    ),
     (documented_but('"ca.pem"', '"rs.toml"'), "xmpp.client-ca: {dir}/rs.toml is not a certificate in PEM"),
     (
         documented_but('"127.0.2.11"', '"router1"'),
