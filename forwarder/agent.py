@@ -21,15 +21,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from forwarder.attachments import Attachment
 from forwarder.config import Config
 from forwarder.dataplane.contract import Dataplane, DataplaneError
+from forwarder.departures import Departures
 from forwarder.fib import Fib
 from forwarder.installer import Installer
 from forwarder.log import record
-from forwarder.peers import Peer, is_any_in_sync, is_any_live, running_timers
+from forwarder.peers import Peer, is_any_in_sync, is_any_live, is_closed_by_all, running_timers
 from forwarder.pubsub import (
     BadItem,
     Event,
@@ -40,9 +40,11 @@ from forwarder.pubsub import (
     Request,
     Retract,
     StanzaError,
+    Subscribe,
 )
 from forwarder.stale import StaleTimers
 from forwarder.state import StateError, StateFile
+from forwarder.unclaimed import Unclaimed
 from forwarder.vifs import ServedVif, VifTable
 from forwarder.xmpp import RouteServerClient, server_rank
 
@@ -52,15 +54,6 @@ RETRACT_WAIT = 2.0
 TICK_SECONDS = 5.0
 RETRY_SECONDS = 60.0
 AUDIT_SECONDS = 300.0
-
-
-@dataclass(slots=True)
-class _Leaving:
-    """A detach under way: retracts not answered yet, by (route server, VPN, item id), and its end."""
-
-    retracts: set[tuple[str, str, str]]
-    retracted: asyncio.Future[None]
-    gone: asyncio.Future[None]
 
 
 class Agent:
@@ -82,8 +75,9 @@ class Agent:
             server.name: Peer(RouteServerClient(server, config.identity, self)) for server in config.route_servers
         }
         self.installer = Installer(self.fib, dataplane)
-        self._orphans: dict[str, int] = {}
-        self._leaving: dict[str, _Leaving] = {}
+        self._unclaimed = Unclaimed(dataplane, self.vifs)
+        self._is_saved = True
+        self._departures = Departures()
         self._timers = StaleTimers()
         self._flush_handle: asyncio.Handle | None = None
         self._tick_handle: asyncio.TimerHandle | None = None
@@ -94,13 +88,7 @@ class Agent:
     def start(self) -> None:
         """Open the data plane, attach what the state holds, begin to connect. Raises DataplaneError."""
         self._dataplane.open()
-        known = {vif.attachment.id for vif in self.vifs}
-        in_use = set(self.vifs.labels())
-        for vif in self._dataplane.vifs():
-            if vif.id not in known and vif.label not in in_use:
-                self._orphans[vif.id] = vif.label
-                self.vifs.reserve_label(vif.label)
-                record(logging.WARNING, "vif.unknown", vif=vif.id, label=vif.label, kept="until attached or detached")
+        self._unclaimed.find()
         for served in self.vifs:
             self._restore(served)
         self.fib.restore(self._dataplane.routes())
@@ -111,25 +99,25 @@ class Agent:
             peer.client.start()
 
     def _set_up(self, served: ServedVif) -> None:
-        """Attach what is served already, again or as changed. Raises DataplaneError, then it is served no more."""
+        """Attach what is served already, again or as changed. Raises DataplaneError."""
         if served.problem is None:
             self.fib.put_vif(served.local_vif())
             self.installer.apply_all()
-        try:
-            self._dataplane.attach(served.vif())
-        except DataplaneError as error:
-            served.problem = str(error)
-            self.fib.remove_vif(served.attachment.id)
-            raise
+        self._dataplane.attach(served.vif())
         served.problem = None
         self.fib.put_vif(served.local_vif())
         self._audit_at = 0.0  # whoever repeats an attach may have replaced the interface, and routes with it
 
     def _restore(self, served: ServedVif) -> None:
+        """The same, and if it cannot be it is served no more, until an attach or `_retry` has more luck."""
         try:
             self._set_up(served)
         except DataplaneError as error:
-            record(logging.ERROR, "vif.failed", vif=served.attachment.id, reason=str(error))
+            if served.problem != str(error):
+                record(logging.ERROR, "vif.failed", vif=served.attachment.id, reason=str(error))
+            served.problem = str(error)
+            self.fib.remove_vif(served.attachment.id)
+            self.installer.forget(served.attachment.id)
 
     async def stop(self) -> None:
         """Close the streams and let go of the kernel; forwarding stays."""
@@ -154,17 +142,14 @@ class Agent:
         return served, known is None
 
     async def _settled(self, attachment: Attachment) -> ServedVif | None:
-        """Wait for detaches that are in the way; then what is served under this id and may be changed in place.
-
-        Raises ConflictError before it takes anything away.
-        """
+        """Wait for detaches in the way; then what is served under this id, to change in place. Raises ConflictError."""
         while True:
             ids = [attachment.id, *(vif.attachment.id for vif in self.vifs.in_the_way(attachment))]
-            under_way = [self._leaving[i].gone for i in ids if i in self._leaving]
+            under_way = self._departures.of(ids)
             known = self.vifs.get(attachment.id)
             if under_way:
                 await asyncio.wait(under_way)
-            elif known is not None and _must_move(known, attachment):
+            elif known is not None and known.must_move(attachment):
                 self.vifs.check(attachment)  # what is refused changes nothing, so before, and again after
                 await self.detach(attachment.id)
             else:
@@ -172,15 +157,23 @@ class Agent:
 
     def _add(self, attachment: Attachment) -> ServedVif:
         now = time.time()
-        served = self.vifs.add(attachment, now, self._orphans.pop(attachment.id, None))
+        held = self._unclaimed.routes(attachment.id)
+        label = self._unclaimed.claim(attachment.id)
+        served = self.vifs.add(attachment, now, label)
         try:
             self._dataplane.attach(served.vif())
             self._save()
         except (DataplaneError, StateError):
             self.vifs.remove(served, now)
-            self._dataplane.detach(attachment.id)
+            if label is None:
+                self._dataplane.detach(attachment.id)
+            else:
+                self._unclaimed.put_back(attachment.id, label)
             raise
         self.fib.put_vif(served.local_vif())
+        self.fib.restore(held)
+        if is_any_in_sync(self.peers, attachment.vpn):
+            self.fib.release(attachment.vpn)
         return served
 
     def _change(self, served: ServedVif, attachment: Attachment) -> ServedVif:
@@ -200,31 +193,32 @@ class Agent:
 
     async def detach(self, attachment_id: str) -> bool:
         """Retract, wait for the answer, take it away; False if there was none. Raises DataplaneError, StateError."""
-        if attachment_id in self._leaving:
-            await asyncio.wait((self._leaving[attachment_id].gone,))
+        if under_way := self._departures.of([attachment_id]):
+            await asyncio.wait(under_way)
             return True
         served = self.vifs.get(attachment_id)
         if served is None:
             self._dataplane.detach(attachment_id)
-            return self._orphans.pop(attachment_id, None) is not None
-        loop = asyncio.get_running_loop()
-        leaving = self._leaving[attachment_id] = _Leaving(set(), loop.create_future(), loop.create_future())
+            if not self._is_saved:  # an earlier detach got as far as that
+                self._save()
+            return self._unclaimed.forget(attachment_id, time.time())
+        departure = self._departures.begin(attachment_id)
         try:
-            await self._retract(served, leaving)
+            departure.retracts = self._retract(served)
+            await departure.answered(RETRACT_WAIT)
             self._take_away(served)
         finally:
-            del self._leaving[attachment_id]
-            leaving.gone.set_result(None)
+            self._departures.end(attachment_id)
         record(logging.INFO, "vif.detached", vif=attachment_id, vpn=served.attachment.vpn, label=served.label)
         return True
 
-    async def _retract(self, served: ServedVif, leaving: _Leaving) -> None:
-        keys = [self.vifs.item_key(served, prefix) for prefix in served.prefixes]
-        leaving.retracts = {(p.name, *key) for p in self.peers.values() for key in keys if key in p.conversation.said}
+    def _retract(self, served: ServedVif) -> set[tuple[str, str, str]]:
+        """Retract all its items; (route server, VPN, item id) of each."""
+        keys = {self.vifs.item_key(served, prefix) for prefix in served.prefixes}
+        retracts = {(p.name, *key) for p in self.peers.values() for key in p.conversation.said.keys() & keys}
         served.is_leaving = True
         self._publish()
-        if leaving.retracts:
-            await asyncio.wait((leaving.retracted,), timeout=RETRACT_WAIT)
+        return retracts
 
     def _take_away(self, served: ServedVif) -> None:
         """Routes of others that lead to it go first, then the interface itself, then our record of it."""
@@ -236,9 +230,18 @@ class Agent:
         self.vifs.remove(served, time.time())
         self._save()
 
+    def _save_if_possible(self) -> None:
+        """What is to be said now is worth more than the same number after a restart."""
+        try:
+            self._save()
+        except StateError as error:
+            record(logging.ERROR, "state.unwritable", reason=str(error))
+
     def _save(self) -> None:
         self.revision += 1
+        self._is_saved = False
         self._state_file.save(self.vifs.state(time.time()))
+        self._is_saved = True
 
     # --- Towards the route servers --------------------------------------------------------------------------------
 
@@ -247,27 +250,22 @@ class Agent:
         wanted = self.vifs.wanted()
         self.fib.keep_vpns(wanted.vpns)
         for peer in self.peers.values():
-            self._send(peer, peer.conversation.difference(wanted))
-
-    def _send(self, peer: Peer, requests: list[Request]) -> None:
-        for request in requests:
-            peer.client.send(request)
+            peer.send(peer.conversation.difference(wanted))
 
     def _number(self, vpn: str) -> None:
         """Number the new addresses of a VPN now if its picture is complete, else after a bounded wait."""
-        if not self.vifs.undecided(vpn):
-            return
         if is_any_in_sync(self.peers, vpn):
             self._decide(vpn)
-        elif is_any_live(self.peers):
+        elif is_any_live(self.peers) and self.vifs.undecided(vpn):
             asyncio.get_running_loop().call_later(SYNC_WAIT, self._guarded, lambda: self._decide(vpn))
+
+    def _number_all(self) -> None:
+        for vpn in self.vifs.vpns():
+            self._number(vpn)
 
     def _decide(self, vpn: str) -> None:
         if is_any_live(self.peers) and self.vifs.decide(vpn, self.fib.highest_sequence_number):
-            try:
-                self._save()
-            except StateError as error:  # being reachable now is worth more than the same number after a restart
-                record(logging.ERROR, "state.unwritable", reason=str(error))
+            self._save_if_possible()
             self._publish()
 
     # --- What the connections report (xmpp.Listener) --------------------------------------------------------------
@@ -296,16 +294,13 @@ class Agent:
                 client.drop("internal error")
 
     def _session_started(self, peer: Peer) -> None:
-        self._send(peer, peer.conversation.start(self.vifs.wanted()))
-        for vpn in self.vifs.vpns():
-            self._number(vpn)
+        peer.send(peer.conversation.start(self.vifs.wanted()))
+        self._number_all()
 
     def _session_lost(self, peer: Peer) -> None:
         peer.conversation.stop()
         self.fib.session_lost(peer.name)
-        for leaving in self._leaving.values():
-            leaving.retracts = {key for key in leaving.retracts if key[0] != peer.name}
-            _finish_if_empty(leaving)
+        self._departures.session_lost(peer.name)
         self._schedule_flush()
 
     def _events(self, peer: Peer, events: list[Event]) -> None:
@@ -331,6 +326,7 @@ class Agent:
                 self.fib.node_gone(peer.name, vpn)
                 if not subscribed:
                     peer.conversation.subscription_ended(vpn)
+                    self._closed(peer, vpn)
 
     def _in_sync(self, peer: Peer, vpn: str) -> None:
         if peer.conversation.marker(vpn):
@@ -348,10 +344,18 @@ class Agent:
                 item_id=getattr(request, "item_id", None),
                 reason=str(error),
             )
-        if isinstance(request, Retract):
-            for leaving in self._leaving.values():
-                leaving.retracts.discard((peer.name, request.vpn, request.item_id))
-                _finish_if_empty(leaving)
+        if isinstance(request, Subscribe):
+            self._closed(peer, request.vpn)
+        elif isinstance(request, Retract):
+            self._departures.answered((peer.name, request.vpn, request.item_id))
+
+    def _closed(self, peer: Peer, vpn: str) -> None:
+        """If this route server serves us nothing of a VPN, it does not do so with what it offered once either."""
+        if peer.conversation.is_closed(vpn):
+            self.fib.node_gone(peer.name, vpn)
+            if is_closed_by_all(self.peers, vpn):
+                self.fib.release(vpn)
+            self._schedule_flush()
 
     # --- Towards the data plane -----------------------------------------------------------------------------------
 
@@ -377,20 +381,20 @@ class Agent:
             self.fib.in_sync(server, vpn)
         if now >= self._retry_at:
             self._retry_at = now + RETRY_SECONDS
-            self.fib.retry_refused()
+            self._retry()
         if now >= self._audit_at:
             self._audit_at = now + AUDIT_SECONDS
-            if not self._orphans:  # what nobody claims is left alone, and an audit would clear it away
-                self.installer.audit([vif.vif() for vif in self.vifs if vif.problem is None])
+            self.installer.audit([vif.vif() for vif in self.vifs if vif.problem is None], self._unclaimed)
         self._schedule_flush()
 
-
-def _must_move(known: ServedVif, attachment: Attachment) -> bool:
-    """A label names one interface in one VPN: another of either is another attachment, with another label."""
-    before = known.attachment
-    return known.is_leaving or (before.vpn, before.interface) != (attachment.vpn, attachment.interface)
-
-
-def _finish_if_empty(leaving: _Leaving) -> None:
-    if not leaving.retracts and not leaving.retracted.done():
-        leaving.retracted.set_result(None)
+    def _retry(self) -> None:
+        """What could not be done when it was to be done: routes, interfaces that were not there, the state file."""
+        self.fib.retry_refused()
+        failed = [vif for vif in self.vifs if vif.problem is not None and not vif.is_leaving]
+        for served in failed:
+            self._restore(served)
+        if not all(served.problem for served in failed):
+            self._publish()
+            self._number_all()
+        if not self._is_saved:
+            self._save_if_possible()

@@ -31,6 +31,10 @@ _HARMLESS: dict[type[Request], tuple[str, ...]] = {
 }
 
 
+_CLOSED = ("item-not-found", "forbidden", "not-allowed", "gone")
+"""Refusals of a subscribe that say: there is nothing of this VPN for you here. Others may be for the moment only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Items by (VPN, item id), and the instance-id of every VPN with an interface here."""
@@ -152,6 +156,16 @@ class Conversation:
         if (subscription := self.subscriptions.get(vpn)) is not None:
             subscription.answered, subscription.in_sync = True, False
             subscription.error = StanzaError("gone", "the route server ended the subscription")
+
+    def is_serving(self, vpn: str) -> bool:
+        """We are subscribed, or may be once the answer is there: the marker is still to come, or has come."""
+        subscription = self.subscriptions.get(vpn)
+        return subscription is not None and subscription.error is None
+
+    def is_closed(self, vpn: str) -> bool:
+        """This route server has said that it serves us nothing of the VPN."""
+        subscription = self.subscriptions.get(vpn)
+        return subscription is not None and subscription.error is not None and subscription.error.condition in _CLOSED
 
     def is_in_sync(self, vpn: str) -> bool:
         subscription = self.subscriptions.get(vpn)

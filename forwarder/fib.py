@@ -9,7 +9,8 @@ Which entry counts (draft section 6):
   * entries of a lost session are stale: they stay, and count only where no live route server offers the prefix;
   * among route servers, the highest local-preference, then the highest sequence-number, then the lowest address.
 Next hops we cannot use (no encapsulation in common, another address family than our tunnels, a label of ours that leads
-nowhere) are left out first; an entry left with none does not count at all.
+nowhere or to an interface without an address of the prefix's family) are left out first; an entry left with none does
+not count at all.
 
 A next hop that is this host itself is a local interface, reached without a tunnel: that is how the draft's rule works
 that a local address serves the network only, until a route server offers it back (section 5).  An interface's own
@@ -176,6 +177,10 @@ class Fib:
     def in_sync(self, server: str, vpn: str) -> None:
         """The end of a dump: sweep what the server has not sent again, and what the kernel held from before."""
         self._drop_where(server, vpn, stale_only=True)
+        self.release(vpn)
+
+    def release(self, vpn: str) -> None:
+        """What was restored stands no longer by itself: somebody has given a complete picture, or nobody will."""
         for vif_id in [vif_id for vif_id in self._restored if self._vifs[vif_id].vpn == vpn]:
             for prefix in self._restored.pop(vif_id):
                 self._dirty[vpn, prefix] = None
@@ -225,7 +230,7 @@ class Fib:
             entry, known = offers.by_id[key], latest.get(key[0])
             if known is None or entry.order > known.order:
                 latest[key[0]] = entry
-        usable = [Selected(s, e, hops) for s, e in latest.items() if (hops := self._usable(e.item.next_hops))]
+        usable = [Selected(s, e, hops) for s, e in latest.items() if (hops := self._usable(e.item))]
         return max(usable, key=self._preference, default=None)
 
     def _preference(self, candidate: Selected) -> tuple[bool, int, int, int]:
@@ -237,13 +242,16 @@ class Fib:
             -self._rank[candidate.server],
         )
 
-    def _usable(self, next_hops: Iterable[NextHop]) -> Hops:
-        return _ordered(hop for next_hop in next_hops if (hop := self._hop(next_hop)) is not None)
+    def _usable(self, item: RouteItem) -> Hops:
+        hops = (self._hop(next_hop, item.prefix.version) for next_hop in item.next_hops)
+        return _ordered(hop for hop in hops if hop is not None)
 
-    def _hop(self, next_hop: NextHop) -> Hop | None:
+    def _hop(self, next_hop: NextHop, version: int) -> Hop | None:
+        """`version` is the prefix's: only an interface with an address of that family has a way to send it."""
         if next_hop.address in self._addresses:
             vif = self._by_label.get(next_hop.label)
-            return None if vif is None else LocalHop(vif.id)
+            reached = vif is not None and any(address.version == version for address in vif.addresses)
+            return LocalHop(vif.id) if vif is not None and reached else None
         if next_hop.address.version != self._version:
             return None
         for encapsulation in self._encapsulations:
@@ -312,7 +320,7 @@ class Fib:
     def counts(self, server: str) -> tuple[int, int]:
         """How many entries a route server offers, and how many of them have no usable next hop."""
         items = [e.item for o in self._offers.values() for key, e in o.by_id.items() if key[0] == server]
-        return len(items), sum(not self._usable(item.next_hops) for item in items)
+        return len(items), sum(not self._usable(item) for item in items)
 
     def highest_sequence_number(self, vpn: str, prefix: IPNetwork) -> int | None:
         """The highest sequence-number another forwarder's entry for this prefix has; None without one."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from forwarder.dataplane.contract import Dataplane, DataplaneError, RouteKey, Vif
 from forwarder.fib import Fib
 from forwarder.log import record
+from forwarder.unclaimed import Unclaimed
 
 CHANGES_PER_TURN = 2000
 """Installing this many takes the kernel some 20 ms: as long as the loop should be away from its streams."""
@@ -48,10 +49,11 @@ class Installer:
         """The interface is gone, and with it what was refused for its VRF."""
         self.refusals = {key: reason for key, reason in self.refusals.items() if key.vif_id != vif_id}
 
-    def audit(self, vifs: Sequence[Vif]) -> None:
+    def audit(self, vifs: Sequence[Vif], unclaimed: Unclaimed) -> None:
         """Have the kernel compared with everything wanted, and say what had to be repaired."""
         try:
-            repairs = self._dataplane.audit(vifs, self._fib.routes())
+            kept = unclaimed.routes()
+            repairs = self._dataplane.audit([*vifs, *unclaimed.vifs()], [*self._fib.routes(), *kept])
         except DataplaneError as error:
             record(logging.ERROR, "dataplane.audit.failed", reason=str(error))
             return

@@ -3,8 +3,8 @@
 A label leads packets from the network to one virtual interface (draft section 5), so a number that was given back
 must not lead to another interface while some forwarder may still send with it.  It rests for a minute, and as nobody
 knows how long a forwarder that lost its route servers keeps a route, labels are given in turn: one comes back when all
-others were given since.  They run from 16 (0-15 are reserved, RFC 3032 section 2.1) to 1048574, where the kernel's table
-ends.  A virtual interface's routing table is numbered after its label, so one allocation serves both and two can never
+others were given since.  They run from 16 (0-15 are reserved, RFC 3032 section 2.1) to 1048574, the end of the kernel's
+table.  A virtual interface's routing table is numbered after its label, so one allocation serves both and two can never
 disagree.
 
 An instance-id distinguishes the VPNs of this forwarder in the route distinguishers that route servers build (draft
@@ -38,7 +38,7 @@ class LabelPool:
     """Labels in use and labels at rest. They are given in turn, and from the first one again only after the last."""
 
     def __init__(self, resting: Iterable[tuple[int, float]] = (), next_label: int = LABEL_FIRST) -> None:
-        """`resting` is (label, time it was freed) as `resting()` gave it before a restart, and `next_label` likewise."""
+        """`resting` is (label, time it was freed); both are what `resting()` and `next_label` were before a restart."""
         self._resting = dict(sorted(resting, key=lambda pair: (pair[1], pair[0])))  # oldest first
         self._used: set[int] = set()
         self.next_label = next_label

@@ -5,10 +5,11 @@ A `Peer` is the connection, the conversation and the counters of one; the functi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from forwarder.conversation import Conversation
+from forwarder.pubsub import Request
 from forwarder.stale import MARKERLESS_SECONDS, STALE_SECONDS, Pair
 from forwarder.xmpp import RouteServerClient
 
@@ -25,6 +26,10 @@ class Peer:
     def name(self) -> str:
         return self.client.server.name
 
+    def send(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self.client.send(request)
+
 
 def is_any_live(peers: Mapping[str, Peer]) -> bool:
     return any(peer.conversation.is_live for peer in peers.values())
@@ -35,8 +40,13 @@ def is_any_in_sync(peers: Mapping[str, Peer], vpn: str) -> bool:
     return any(peer.conversation.is_in_sync(vpn) for peer in peers.values())
 
 
+def is_closed_by_all(peers: Mapping[str, Peer], vpn: str) -> bool:
+    """No route server will ever give a picture of this VPN."""
+    return all(peer.conversation.is_closed(vpn) for peer in peers.values())
+
+
 def running_timers(peers: Mapping[str, Peer], stale: Collection[Pair]) -> dict[Pair, float]:
-    """Sessions that owe a marker, and lost ones with stale entries that another session stands in for."""
+    """Sessions that owe a marker, and stale entries of a server that serves the VPN no longer while another does."""
     running = {
         (peer.name, vpn): MARKERLESS_SECONDS
         for peer in peers.values()
@@ -44,6 +54,6 @@ def running_timers(peers: Mapping[str, Peer], stale: Collection[Pair]) -> dict[P
         if subscription.is_active and not subscription.in_sync
     }
     for server, vpn in stale:
-        if not peers[server].conversation.is_live and is_any_in_sync(peers, vpn):
+        if not peers[server].conversation.is_serving(vpn) and is_any_in_sync(peers, vpn):
             running[server, vpn] = STALE_SECONDS
     return running

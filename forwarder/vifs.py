@@ -52,6 +52,11 @@ class ServedVif:
     def is_publishable(self) -> bool:
         return not self.is_leaving and self.problem is None
 
+    def must_move(self, attachment: Attachment) -> bool:
+        """A label names one interface in one VPN: another of either is another attachment, with another label."""
+        before = self.attachment
+        return self.is_leaving or (before.vpn, before.interface) != (attachment.vpn, attachment.interface)
+
     def vif(self) -> Vif:
         """For the data plane."""
         a = self.attachment
@@ -102,6 +107,9 @@ class VifTable:
     def reserve_label(self, label: int) -> None:
         """A label the kernel uses for something we do not know of. Raises AllocationError."""
         self._labels.reserve(label)
+
+    def free_label(self, label: int, now: float) -> None:
+        self._labels.free(label, now)
 
     def labels(self) -> list[int]:
         return self._labels.used()

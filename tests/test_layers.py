@@ -28,6 +28,7 @@ RIM = (
     "routeserver.pki",
     "forwarder.__main__",
     "forwarder.agent",
+    "forwarder.departures",
     "forwarder.installer",
     "forwarder.peers",
     "forwarder.api",
@@ -36,6 +37,7 @@ RIM = (
     "forwarder.dataplane",
     "forwarder.log",
     "forwarder.state",
+    "forwarder.unclaimed",
     "forwarder.xmpp",
 )
 """A name stands for the module, for all below it, and for those that go on after an underscore."""

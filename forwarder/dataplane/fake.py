@@ -36,6 +36,10 @@ class FakeDataplane:
         """The next call of `verb` raises DataplaneError; the next put of `apply` is refused. Calls queue up."""
         self._failures[verb].append(reason)
 
+    def forget_failures(self) -> None:
+        """What was asked for with `fail_next` and has not happened yet does not."""
+        self._failures.clear()
+
     def open(self) -> None:
         self._fail("open")
 

@@ -135,16 +135,17 @@ class Model:
             said = [f for k, f in self.facts.items() if k[:2] == (server, vif.vpn) and f.item.prefix == prefix]
             if said:
                 latest = max(said, key=lambda fact: fact.order)
-                usable = frozenset(h for hop in latest.item.next_hops if (h := self._hop(hop)) is not None)
+                usable = frozenset(h for hop in latest.item.next_hops if (h := self._hop(hop, prefix)) is not None)
                 item = latest.item
                 key = (not latest.stale, item.local_preference, item.sequence_number, -rank)
                 candidates.append((bool(usable), key, usable))
         best = max((c for c in candidates if c[0]), key=lambda c: c[1], default=None)
         return frozenset() if best is None else best[2] - {LocalHop(vif.id)}
 
-    def _hop(self, hop: NextHop) -> Hop | None:
+    def _hop(self, hop: NextHop, prefix: IPNetwork) -> Hop | None:
         if hop.address == OWN:
-            return next((LocalHop(vif.id) for vif in self.vifs.values() if vif.label == hop.label), None)
+            able = (vif for vif in self.vifs.values() if any(a.version == prefix.version for a in vif.addresses))
+            return next((LocalHop(vif.id) for vif in able if vif.label == hop.label), None)
         chosen = [encapsulation for encapsulation in PREFERENCE if encapsulation in hop.encapsulations]
         return RemoteHop(hop.address, hop.label, chosen[0]) if chosen else None
 

@@ -24,6 +24,7 @@ from forwarder.conversation import Wanted
 from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route
 from forwarder.dataplane.fake import FakeDataplane
 from forwarder.peers import running_timers
+from forwarder.pubsub import StanzaError
 from forwarder.stale import MARKERLESS_SECONDS, STALE_SECONDS
 from schema.values import Encapsulation
 from tests.support.forwarder import write_config
@@ -235,6 +236,48 @@ async def test_without_its_state_it_leaves_the_kernel_alone_and_takes_over_by_id
         assert {held.id for held in dataplane.vifs()} == {"vm1", "vm2"}
 
 
+async def test_a_detached_label_nobody_knew_of_rests_like_any_other(config: Config) -> None:
+    dataplane = FakeDataplane()
+    async with run(config, dataplane) as f:
+        await f.call("PUT", "/vifs/vm1", VM1)
+    (config.state / "state.json").unlink()
+    async with run(config, dataplane) as f:
+        await f.call("DELETE", "/vifs/vm1")
+        _, labels = await f.call("GET", "/labels")
+        assert [(item["label"], item["state"]) for item in labels["items"]] == [(16, "resting")]
+
+
+async def test_what_is_taken_over_by_id_keeps_its_routes_until_a_picture_comes(config: Config) -> None:
+    dataplane = FakeDataplane()
+    async with run(config, dataplane) as f:
+        await f.call("PUT", "/vifs/vm1", VM1)
+    route = Route("vm1", ip_network("10.1.0.0/24"), (RemoteHop(ip_address("192.0.2.9"), 99, Encapsulation.UDP),))
+    dataplane.apply([route])
+    (config.state / "state.json").unlink()
+    async with run(config, dataplane) as f:
+        dataplane.fail_next("attach", "not now")
+        assert (await f.call("PUT", "/vifs/vm1", VM1))[0] == 500
+        assert dataplane.routes() == [route], "refused, it is what it was"
+        assert (await f.call("PUT", "/vifs/vm1", VM1))[1]["label"] == 16
+        (shown,) = (await f.call("GET", "/routes"))[1]["items"]
+        assert (shown["prefix"], shown["stale"]) == ("10.1.0.0/24", True)
+        f.agent.fib.in_sync(next(iter(f.agent.peers)), "blue")
+        f.agent.installer.apply_all()
+        assert dataplane.routes() == [], "nobody offers it"
+
+
+async def test_what_could_not_be_saved_is_saved_by_the_next_detach(config: Config) -> None:
+    async with run(config) as f:
+        await f.call("PUT", "/vifs/vm1", VM1)
+        blocked = config.state / "state.tmp"
+        blocked.mkdir()
+        assert (await f.call("DELETE", "/vifs/vm1"))[0] == 500
+        blocked.rmdir()
+        assert await f.call("DELETE", "/vifs/vm1") == (200, {"id": "vm1", "was-attached": False})
+    async with run(config) as f:
+        assert (await f.call("GET", "/vifs"))[1]["items"] == [], "it does not come back"
+
+
 async def test_a_data_plane_that_cannot_be_opened_ends_the_start(config: Config) -> None:
     dataplane = FakeDataplane()
     dataplane.fail_next("open", "the kernel has no MPLS; run modprobe mpls_router")
@@ -274,5 +317,7 @@ async def test_stale_time_runs_where_another_session_stands_in_or_a_marker_is_ow
     assert running_timers(agent.peers, stale) == {(second, "blue"): MARKERLESS_SECONDS}
     agent.peers[second].conversation.marker("blue")
     assert running_timers(agent.peers, stale) == {(first, "blue"): STALE_SECONDS}
-    agent.peers[first].conversation.start(Wanted({}, {"blue": 1}))
+    again = agent.peers[first].conversation.start(Wanted({}, {"blue": 1}))[0]
     assert running_timers(agent.peers, stale) == {}, "it is back and will say itself"
+    agent.peers[first].conversation.answered(again, StanzaError("resource-constraint"))
+    assert running_timers(agent.peers, stale) == {(first, "blue"): STALE_SECONDS}, "it is back and will not"

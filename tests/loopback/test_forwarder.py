@@ -157,6 +157,20 @@ async def test_routes_outlive_all_route_servers_and_reconnecting_resyncs(own_pki
                 assert one.state("vm1") == "published"
 
 
+async def test_a_vpn_the_route_server_no_longer_has_takes_its_routes_along(own_pki: Pki) -> None:
+    async with running(own_pki, VPNS) as server:
+        address = server.address("xmpp")
+        head = HEAD.replace('["127.0.0.1:0"]', f'["{address[0]}:{address[1]}"]', 1)
+        async with forwarder(own_pki, H1, A1, address) as one, forwarder(own_pki, H2, A2, address) as two:
+            await one.attach("vm1", "10.1.0.1/32")
+            await two.attach("vm2", "10.1.0.2/32")
+            await one.until(lambda: one.routes(), "vm2 is reachable")
+            await server.server.stop()
+            async with running(own_pki, VPNS.replace('"blue"', '"green"'), head):
+                await one.until(lambda: one.state("vm1") == "refused", "the VPN is not there any more")
+                await one.until(lambda: one.routes() == {}, "nor are its routes")
+
+
 async def test_with_two_route_servers_one_may_go(own_pki: Pki) -> None:
     async with (
         running(own_pki, VPNS) as first,

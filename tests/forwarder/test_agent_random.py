@@ -1,0 +1,304 @@
+"""The whole agent under whatever happens, in any order: the data plane ends up with what follows from the inputs.
+
+Attachments come, change, move and go; route servers come, go, forget, contradict each other and lie; the data plane
+refuses at times and is tampered with; the forwarder restarts with its state file, without, or with half of one.  Now
+and then everything is left alone for ten minutes.  Then a model that knows the present inputs only - who is attached, which
+route servers are there, what is in their tables - says what must be attached, routed and published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address, ip_network
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from forwarder import agent as agent_module
+from forwarder.agent import Agent
+from forwarder.attachments import Attachment
+from forwarder.config import Config, Identity, RouteServerConfig
+from forwarder.dataplane.contract import DataplaneError, Hop, LocalHop, RemoteHop, RouteKey
+from forwarder.dataplane.fake import FakeDataplane
+from forwarder.pubsub import BadItem, ItemOffered, ItemRetracted, NodeGone
+from forwarder.vifs import ConflictError
+from schema.items import RouteItem
+from schema.values import Encapsulation, IPNetwork, NextHop
+from tests.support.route_server_model import Clock, MemoryClient, ModelServer, VirtualTimeLoop
+
+HERE = IPv4Address("192.0.2.1")
+VPNS = ("blue", "red", "green")
+IDS = ("vm1", "vm2", "vm3", "vm4")
+INTERFACES = ("t-1", "t-2", "t-3", "t-4", "t-5")
+ADDRESSES = [ip_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "fd00::1", "fd00::2")]
+PREFIXES = [ip_network(address) for address in ADDRESSES] + [ip_network("10.0.0.0/24"), ip_network("10.9.0.0/16")]
+SERVERS = tuple(RouteServerConfig(f"192.0.2.10{number}", 5222, "rs.example.net") for number in (1, 2, 3))
+LONG = 700.0
+"""Longer than stale entries live, refusals rest and audits take to come, in any sequence."""
+STEPS = 40
+
+
+class World:
+    def __init__(self, random: Random, directory: Path) -> None:
+        self.random = random
+        self.config = Config(
+            Identity("host1.example.net", None, False),  # type: ignore[arg-type]
+            (HERE,),
+            (Encapsulation.UDP, Encapsulation.GRE),
+            directory / "state",
+            directory / "api",
+            SERVERS,
+            "fake",
+            (ip_network("192.0.2.0/24"),),
+        )
+        self.servers = {config.name: ModelServer(config.name, random, set(VPNS)) for config in SERVERS}
+        MemoryClient.servers = self.servers
+        self.plane = FakeDataplane()
+        self.attached: dict[str, Attachment] = {}
+        self.orphans: set[str] = set()
+        self.to_detach: set[str] = set()
+        self.is_crowded = False
+        self.agent = self.start()
+
+    def start(self) -> Agent:
+        agent = Agent(self.config, self.plane)
+        agent.start()
+        return agent
+
+    # --- What happens ---------------------------------------------------------------------------------------------
+
+    async def step(self) -> None:
+        happenings = {
+            self.attach: 8, self.detach: 4, self.crowd: 2, self.item: 12, self.server: 6, self.lie: 2,
+            self.refuse: 3, self.tamper: 2, self.restart: 2, self.wait: 4,
+        }  # fmt: skip
+        (happening,) = self.random.choices(list(happenings), list(happenings.values()))
+        await happening()
+
+    async def attach(self, attachment_id: str = "") -> None:
+        wish = self.wish(attachment_id or self.random.choice(IDS))
+        before = self.attached.get(wish.id)
+        try:
+            await self.agent.attach(wish)
+        except ConflictError:
+            if self.is_crowded and self.agent.vifs.get(wish.id) is None:
+                self.attached.pop(wish.id, None)  # somebody else was faster while it moved
+            return
+        except DataplaneError:
+            moved = before is not None and (before.vpn, before.interface) != (wish.vpn, wish.interface)
+            if moved or wish.id in self.to_detach:
+                self.attached.pop(wish.id, None)
+            if moved and (left := self.agent.vifs.get(wish.id)) is not None and left.is_leaving:
+                self.to_detach.add(wish.id)
+            if self.agent.vifs.get(wish.id) is None:
+                self.to_detach.discard(wish.id)
+            if wish.id not in {vif.id for vif in self.plane.vifs()}:
+                self.orphans.discard(wish.id)  # taking it over, to another interface, got as far as that
+            return
+        self.attached[wish.id] = wish
+        self.orphans.discard(wish.id)
+        self.to_detach.discard(wish.id)
+
+    def wish(self, attachment_id: str) -> Attachment:
+        before = self.attached.get(attachment_id)
+        if before is not None and self.random.random() < 0.5:
+            return replace(before, rate=self.random.choice((None, 8000)), addresses=self.some_addresses())
+        interface = self.random.choice(INTERFACES)
+        return Attachment(attachment_id, self.random.choice(VPNS), interface, self.some_addresses())
+
+    def some_addresses(self) -> tuple[Any, ...]:
+        return tuple(self.random.sample(ADDRESSES, self.random.choice((1, 1, 2))))
+
+    async def detach(self, attachment_id: str = "") -> None:
+        chosen = attachment_id or self.random.choice(IDS)
+        try:
+            await self.agent.detach(chosen)
+        except DataplaneError:
+            self.attached.pop(chosen, None)
+            self.to_detach.add(chosen)
+            return
+        self.attached.pop(chosen, None)
+        self.orphans.discard(chosen)
+        self.to_detach.discard(chosen)
+
+    async def crowd(self) -> None:
+        """Several at once."""
+        calls: list[Coroutine[Any, Any, None]] = [
+            self.random.choice((self.attach, self.detach))(attachment_id)
+            for attachment_id in self.random.sample(IDS, 3)
+        ]
+        self.is_crowded = True
+        await asyncio.gather(*calls)
+        self.is_crowded = False
+
+    async def item(self) -> None:
+        vpn, number = self.random.choice(VPNS), self.random.randrange(6)
+        for server in self.random.sample(list(self.servers.values()), self.random.choice((1, 2, 3))):
+            if vpn not in server.vpns or not server.is_up:
+                continue
+            if self.random.random() < 0.3:
+                server.remove(vpn, f"item-{number}")
+            else:
+                server.put(vpn, f"item-{number}", self.an_item())
+
+    def an_item(self) -> RouteItem:
+        prefix = self.random.choice(PREFIXES)
+        hops = tuple(self.next_hop() for _ in range(self.random.choice((1, 1, 2))))
+        return RouteItem(prefix, hops, self.random.randrange(3), self.random.choice((100, 100, 200)))
+
+    def next_hop(self) -> NextHop:
+        address = self.random.choice(("192.0.2.2", "192.0.2.3", "2001:db8::1", str(HERE)))
+        encapsulations = self.random.choice(
+            [(Encapsulation.UDP,), (Encapsulation.GRE,), (Encapsulation.GRE, Encapsulation.UDP), (Encapsulation.VXLAN,)]
+        )
+        return NextHop(ip_address(address), self.random.randrange(16, 22), encapsulations)
+
+    async def server(self) -> None:
+        server = self.random.choice(list(self.servers.values()))
+        if not server.is_up:
+            server.vpns = set(self.random.sample(VPNS, self.random.choice((2, 3, 3, 3))))
+            for vpn in set(server.tables) - server.vpns:
+                del server.tables[vpn]
+            server.mine = {key for key in server.mine if key[0] in server.vpns}
+            server.start()
+            return
+        match self.random.randrange(4):
+            case 0:
+                server.stop(forgets=False)
+            case 1:
+                server.stop(forgets=True)
+            case 2:
+                server.cut()
+                server.start()
+            case 3:
+                server.delete_vpn(self.random.choice(VPNS))
+
+    async def lie(self) -> None:
+        """What makes no sense, and what concerns nobody here."""
+        server, vpn = self.random.choice(list(self.servers.values())), self.random.choice((*VPNS, "nobody's"))
+        if vpn in server.vpns and f"item-{0}" in server.tables.get(vpn, {}):
+            server.remove(vpn, "item-0")
+        server.say(BadItem(vpn, "item-0", "junk"), ItemRetracted(vpn, "never heard of"), BadItem("x", "y", "z"))
+        if vpn == "nobody's":
+            server.say(ItemOffered(vpn, "item-9", self.an_item()), NodeGone(vpn, subscribed=True))
+
+    async def refuse(self) -> None:
+        verb = self.random.choice(("attach", "detach", "apply", "apply", "audit"))
+        self.plane.fail_next(verb, "the kernel is tired")  # type: ignore[arg-type]
+
+    async def tamper(self) -> None:
+        routes = self.plane.routes()
+        if routes:
+            route = self.random.choice(routes)
+            self.plane.apply([RouteKey(route.vif_id, route.prefix)])
+
+    async def restart(self) -> None:
+        await self.agent.stop()
+        state = self.config.state / "state.json"
+        kind = self.random.choice(("kept", "kept", "lost", "torn"))
+        if kind != "kept" and state.exists():
+            self.orphans = {vif.id for vif in self.plane.vifs()}
+            self.attached.clear()
+            self.to_detach.clear()
+            if kind == "lost":
+                state.unlink()
+            else:
+                state.write_bytes(state.read_bytes()[:-9])
+        self.agent = self.start()
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self.random.choice((0.0, 0.1, 1.0, 2.5, 30.0, 65.0)))
+
+    async def leave_alone(self) -> None:
+        self.plane.forget_failures()
+        for attachment_id in list(self.to_detach):
+            await self.detach(attachment_id)
+        await asyncio.sleep(LONG)
+
+    # --- What must follow -----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        held = {vif.id: vif for vif in self.plane.vifs()}
+        assert set(held) == set(self.attached) | self.orphans
+        for wish in self.attached.values():
+            vif = held[wish.id]
+            assert (vif.interface, vif.addresses, vif.rate) == (wish.interface, wish.addresses, wish.rate)
+        labels = {held[wish.id].label: wish.id for wish in self.attached.values()}
+        routes = {(route.vif_id, route.prefix): frozenset(route.hops) for route in self.plane.routes()}
+        for wish in self.attached.values():
+            live = [server for server in self.servers.values() if server.is_up and wish.vpn in server.vpns]
+            if live:
+                found = {prefix: hops for (vif_id, prefix), hops in routes.items() if vif_id == wish.id}
+                assert found == self.routes_of(wish, live, labels), (wish, [s.name for s in live])
+        for server in self.servers.values():
+            if server.is_up:
+                assert self.published(server) == self.to_publish(server, labels)
+
+    def routes_of(
+        self, wish: Attachment, live: Iterable[ModelServer], labels: dict[int, str]
+    ) -> dict[IPNetwork, frozenset[Hop]]:
+        best: dict[IPNetwork, tuple[tuple[int, int, int], set[Hop]]] = {}
+        for rank, server in enumerate(live):
+            latest = {item.prefix: item for item in server.tables.get(wish.vpn, {}).values()}
+            for prefix, item in latest.items():
+                hops = {hop for each in item.next_hops if (hop := self.hop(each, prefix.version, labels)) is not None}
+                merit = (item.local_preference, item.sequence_number, -rank)
+                if hops and (prefix not in best or merit > best[prefix][0]):
+                    best[prefix] = merit, hops
+        own = {ip_network(address) for address in wish.addresses}
+        found = {
+            prefix: frozenset(hops - {LocalHop(wish.id)}) for prefix, (_, hops) in best.items() if prefix not in own
+        }
+        return {prefix: hops for prefix, hops in found.items() if hops}
+
+    def published(self, server: ModelServer) -> Counter[tuple[str, IPNetwork, int]]:
+        items = ((vpn, server.tables[vpn][item_id]) for vpn, item_id in server.mine)
+        return Counter((vpn, item.prefix, item.next_hops[0].label) for vpn, item in items)
+
+    def to_publish(self, server: ModelServer, labels: dict[int, str]) -> Counter[tuple[str, IPNetwork, int]]:
+        wanted = ((wish, label) for label, vif_id in labels.items() if (wish := self.attached[vif_id]))
+        return Counter(
+            (wish.vpn, ip_network(address), label)
+            for wish, label in wanted
+            if wish.vpn in server.vpns
+            for address in wish.addresses
+        )
+
+    def hop(self, next_hop: NextHop, version: int, labels: dict[int, str]) -> Hop | None:
+        if next_hop.address == HERE:
+            vif_id = labels.get(next_hop.label, "")
+            reached = vif_id and any(address.version == version for address in self.attached[vif_id].addresses)
+            return LocalHop(vif_id) if reached else None
+        for encapsulation in (Encapsulation.UDP, Encapsulation.GRE):
+            if encapsulation in next_hop.encapsulations and next_hop.address.version == 4:
+                return RemoteHop(next_hop.address, next_hop.label, encapsulation)
+        return None
+
+
+async def live_through(seed: int, directory: Path) -> None:
+    world = World(Random(seed), directory)
+    for _ in range(4):
+        for _ in range(STEPS // 4):
+            await world.step()
+        await world.leave_alone()
+        world.check()
+    await world.agent.stop()
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whatever_happens_the_data_plane_ends_up_right(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    loop = VirtualTimeLoop()
+    monkeypatch.setattr(agent_module, "RouteServerClient", MemoryClient)
+    monkeypatch.setattr(agent_module, "time", Clock(loop))
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(live_through(seed, tmp_path))
+    assert not [entry.getMessage() for entry in caplog.records if "internal-error" in entry.getMessage()]
