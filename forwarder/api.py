@@ -31,10 +31,13 @@ from forwarder.state import StateError
 from forwarder.vifs import ConflictError
 
 _PREFIX = "/api/v1"
+_VIF = _PREFIX + "/vifs/{id:[^/]+}"
+"""Every character an id may have: aiohttp's own idea of a segment leaves braces out."""
 _SOCKET_UMASK = 0o177
 _STATUS: dict[type[Exception], tuple[int, str]] = {
     AttachmentError: (400, "The attachment is not well-formed"),
     msgspec.MsgspecError: (400, "The request body is not an attachment"),
+    UnicodeDecodeError: (400, "The request body is not an attachment"),
     ConflictError: (409, "Another attachment is in the way"),
     AllocationError: (507, "Nothing left to give out"),
     DataplaneError: (500, "The data plane refused"),
@@ -65,9 +68,9 @@ class Api:
         application = web.Application(middlewares=[_problems])
         application.add_routes(
             [
-                web.put(_PREFIX + "/vifs/{id}", self._attach),
-                web.delete(_PREFIX + "/vifs/{id}", self._detach),
-                web.get(_PREFIX + "/vifs/{id}", self._vif),
+                web.put(_VIF, self._attach),
+                web.delete(_VIF, self._detach),
+                web.get(_VIF, self._vif),
                 web.get(_PREFIX + "/vifs", self._vifs),
                 web.get(_PREFIX + "/routes", self._routes),
                 web.get(_PREFIX + "/labels", self._labels),
@@ -148,19 +151,25 @@ def _problem(status: int, title: str, detail: str) -> web.Response:
 def _listening_socket(path: Path) -> socket.socket:
     """A socket of our own at `path`; one left by a forwarder that is gone is replaced."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(_SOCKET_UMASK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_socket():
             _refuse_if_answered(path)
             path.unlink()
-        listening.bind(str(path))
+        _bind(listening, path)
     except OSError as error:
         listening.close()
         raise ApiError(f"{path}: {error.strerror or error}") from None
+    return listening
+
+
+def _bind(listening: socket.socket, path: Path) -> None:
+    """Nobody else's from the first moment on. Only the socket: a directory needs its own permissions."""
+    umask = os.umask(_SOCKET_UMASK)
+    try:
+        listening.bind(str(path))
     finally:
         os.umask(umask)
-    return listening
 
 
 def _refuse_if_answered(path: Path) -> None:

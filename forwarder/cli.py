@@ -135,7 +135,9 @@ def _request(path: str, method: str, target: str, body: dict[str, Any] | None = 
     try:
         connection.request(method, target, None if body is None else json.dumps(body))
         response = connection.getresponse()
-        answer: dict[str, Any] = json.loads(response.read())
+        answer = json.loads(response.read())
+        if not isinstance(answer, dict):
+            raise ValueError("no JSON object")
     except OSError as error:
         reason = error.strerror or str(error)
         raise CommandError(

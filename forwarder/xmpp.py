@@ -21,6 +21,7 @@ import logging
 import os
 import random
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -58,6 +59,14 @@ class Listener(Protocol):
     def events(self, client: RouteServerClient, events: list[Event]) -> None: ...
 
     def answered(self, client: RouteServerClient, request: Request, error: StanzaError | None) -> None: ...
+
+
+def next_delay(before: float, lasted: float) -> float:
+    """Seconds to wait after a stream that lasted so long, `before` having been waited for it.
+
+    One that was ended soon, however far it got, is no sign that the next will not be.
+    """
+    return BACKOFF_FIRST if lasted >= BACKOFF_LAST else min(max(before * 2, BACKOFF_FIRST), BACKOFF_LAST)
 
 
 class RouteServerClient:
@@ -104,10 +113,11 @@ class RouteServerClient:
     # --- One stream after another ---------------------------------------------------------------------------------
 
     async def _keep_connected(self) -> None:
-        delay = BACKOFF_FIRST
+        delay = 0.0
         while True:
+            began = time.monotonic()
             reason, was_connected = await self._one_stream()
-            delay = BACKOFF_FIRST if was_connected else min(delay * 2, BACKOFF_LAST)
+            delay = next_delay(delay, time.monotonic() - began)
             if not self._is_closing and (was_connected or reason != self.last_error):
                 record(logging.WARNING, "route-server.unreachable", route_server=self.server.name, reason=reason)
             self.last_error = reason

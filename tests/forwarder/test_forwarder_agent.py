@@ -9,13 +9,15 @@ import json
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientSession, UnixConnector
+from yarl import URL
 
 from forwarder.agent import Agent
 from forwarder.api import Api, ApiError
@@ -37,7 +39,8 @@ NOBODY = ("127.0.0.1", 1)
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return load(write_config(Pki.create(tmp_path), "host1.example.net", "192.0.2.1", [NOBODY]))
+    made = load(write_config(Pki.create(tmp_path), "host1.example.net", "192.0.2.1", [NOBODY]))
+    return replace(made, api=tmp_path / "run" / "f.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,21 @@ async def test_what_cannot_be_attached_is_refused_with_the_reason(
         assert set(problem) == {"type", "title", "status", "detail"}
         assert [held.id for held in f.dataplane.vifs()] == ["vm1"]
         assert [item["id"] for item in (await f.call("GET", "/vifs"))[1]["items"]] == ["vm1"]
+
+
+@pytest.mark.parametrize("vif_id", ["vm{1}", "a%25b", "..", "a+b#c?d", "~!$&'()*,;=:@"])
+async def test_any_id_that_may_be_given_can_be_used_in_a_path(config: Config, vif_id: str) -> None:
+    async with run(config) as f:
+        path = f"/vifs/{quote(vif_id, safe='')}"
+        for method, status in (("PUT", 201), ("GET", 200), ("DELETE", 200)):
+            url = URL(f"http://localhost/api/v1{path}", encoded=True)
+            async with f.session.request(method, url, data=json.dumps(VM1)) as response:
+                assert (response.status, (await response.json())["id"]) == (status, vif_id)
+
+
+async def test_a_body_that_is_no_text_is_refused_as_a_problem_too(config: Config) -> None:
+    async with run(config) as f, f.session.put("http://localhost/api/v1/vifs/x", data=b'{"vpn":"\xff"}') as response:
+        assert (response.status, response.content_type) == (400, "application/problem+json")
 
 
 async def test_what_is_not_there_is_a_problem_document_too(config: Config) -> None:
@@ -288,6 +306,7 @@ async def test_a_data_plane_that_cannot_be_opened_ends_the_start(config: Config)
 async def test_the_socket_is_its_owners_and_one_forwarder_has_it(config: Config) -> None:
     async with run(config) as f:
         assert stat.S_IMODE(config.api.stat().st_mode) == 0o600
+        assert stat.S_IMODE(config.api.parent.stat().st_mode) & 0o700 == 0o700
         with pytest.raises(ApiError, match="another forwarder answers there"):
             await Api(f.agent, config.api).start()
     assert not config.api.exists()
