@@ -152,6 +152,8 @@ def _config(file: _File, base: Path) -> Config:
         addresses = _list("forwarder.address", _local_address, raw.address)
     if file.dataplane.backend not in BACKENDS:
         raise _KeyError("dataplane.backend", f"{file.dataplane.backend!r} is neither linux nor fake")
+    if file.dataplane.backend == "linux" and addresses[0].version == 6:
+        raise _KeyError("forwarder.address", f"{addresses[0]}: tunnels run over IPv4 only yet, name that address first")
     if not file.route_servers:
         raise _KeyError("route-servers", "at least one is needed")
     servers = [_route_server(f"route-servers[{index}]", table) for index, table in enumerate(file.route_servers)]

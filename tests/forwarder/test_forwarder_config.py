@@ -66,6 +66,12 @@ def test_the_documented_file(directory: Path) -> None:
     assert (config.backend, config.peers) == ("fake", (ip_network("192.0.2.0/24"),))
 
 
+def test_tunnels_begin_at_an_ipv4_address(directory: Path) -> None:
+    text = TEXT.replace('"192.0.2.1"', '["2001:db8::1", "192.0.2.1"]', 1).replace('"fake"', '"linux"')
+    with pytest.raises(ConfigError, match=r"forwarder\.address: 2001:db8::1: tunnels run over IPv4 only yet"):
+        load(written(directory, text))
+
+
 def test_several_addresses_and_route_servers(directory: Path) -> None:
     more = TEXT.replace('address = "192.0.2.1"', 'address = ["192.0.2.1", "2001:db8::1"]', 1)
     more = more.replace(
