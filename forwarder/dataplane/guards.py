@@ -179,7 +179,7 @@ class Guards:
 def _nft(script: str) -> None:
     done = _run(["nft", "-f", "-"], script)
     if done.returncode:
-        raise GuardError(f"nft: {done.stderr.strip()}")
+        raise GuardError(f"nft: {' '.join(done.stderr.split())}")
 
 
 def _run(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ it changes nothing.  Paths are file paths, because an interface name may hold a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 import subprocess
@@ -48,7 +49,8 @@ def write_sysctl(path: str, value: str) -> None:
 
 
 def missing_features(netlink: Netlink) -> list[str]:
-    subprocess.run(["modprobe", "-q", "-a", *_MODULES], capture_output=True, check=False)
+    with contextlib.suppress(FileNotFoundError):  # without modprobe, what is loaded has to do
+        subprocess.run(["modprobe", "-q", "-a", *_MODULES], capture_output=True, check=False)
     return [
         f"the kernel has no {feature}: load the module {module} (CONFIG_{option}; Debian's linux-image-amd64 has it)"
         for feature, module, option in _lacking(netlink)
@@ -81,10 +83,15 @@ def _lacking(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
 
 
 def _accepted(netlink: Netlink, make: Message, undo: Message) -> bool:
-    """Whether the kernel knows what is asked; other errors are no sign of a missing feature."""
+    """Whether the kernel knows what is asked; other errors are no sign of a missing feature.
+
+    Raises NetlinkError if we may not ask.
+    """
     try:
         netlink.ask(make)
     except NetlinkError as error:
+        if error.code == errno.EPERM:
+            raise NetlinkError(error.code, "run it as root") from None
         return error.code != errno.EOPNOTSUPP
     netlink.ask(undo)
     return True

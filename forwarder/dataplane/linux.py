@@ -16,7 +16,9 @@ rest of the host we change only what `plan.host_facts` lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -30,6 +32,7 @@ from forwarder.dataplane.netlink_socket import Netlink
 from forwarder.dataplane.plan import (
     Fact,
     Guarded,
+    Port,
     Source,
     VrfDevice,
     describe,
@@ -38,10 +41,12 @@ from forwarder.dataplane.plan import (
     plan,
     vif_facts,
     vifs_of,
+    vrf_name,
 )
 from forwarder.dataplane.reading import (
     DeviceIndexes,
     all_links,
+    link_named,
     links_of,
     read_host,
     read_vifs,
@@ -53,6 +58,15 @@ from schema.values import IPAddress, IPNetwork
 
 _PASSES: Final = 3
 """How often the kernel is compared and put right before we say that it will not stay so."""
+
+
+@contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """Whatever fails within is a DataplaneError that says what was to be done."""
+    try:
+        yield
+    except (DataplaneError, *STEP_ERRORS) as error:
+        raise DataplaneError(f"cannot {what}: {error}") from error
 
 
 class LinuxDataplane:
@@ -71,12 +85,13 @@ class LinuxDataplane:
         self._netlink = Netlink()
         try:
             self._set_host_up()
-            self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
+            with _doing("set the host up"):
+                self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
+            self._vifs = {vif.id: vif for vif in self.vifs()}
+            self._learned.adopt(self.routes())
         except DataplaneError:
             self._netlink.close()
             raise
-        self._vifs = {vif.id: vif for vif in self.vifs()}
-        self._learned.adopt(self.routes())
 
     def _set_host_up(self) -> None:
         """What must be there before facts can be read and made."""
@@ -109,36 +124,49 @@ class LinuxDataplane:
         if before is not None and (before.table, before.interface) != (vif.table, vif.interface):
             self.detach(vif.id)
             before = None
-        reason = reason_against_interface(self._netlink, vif.interface)
-        if reason is not None:
-            raise DataplaneError(f"cannot attach {vif.id}: {reason}")
-        try:
-            self._settle(vif_facts(vif), lambda: self._read_vif(vif.table, vif.interface))
-        except DataplaneError as error:
+        with _doing(f"attach {vif.id}"):
+            reason = reason_against_interface(self._netlink, vif.interface)
+            if reason is not None:
+                raise DataplaneError(reason)
             if before is None:
-                self._settle([], lambda: self._read_vif(vif.table, vif.interface))
-            raise DataplaneError(f"cannot attach {vif.id}: {error}") from error
+                self._attach_new(vif)
+            else:
+                self._settle(vif_facts(vif), lambda: self._read_vif(vif.table, vif.interface))
         self._vifs[vif.id] = vif
         self._tunnels.devices_changed()
 
-    def detach(self, vif_id: str) -> None:
-        vif = self._vifs.pop(vif_id, None)
-        if vif is not None:
+    def _attach_new(self, vif: Vif) -> None:
+        """From nothing, because routes in a VRF that was there may be another tenant's; and if it fails, to nothing."""
+        if link_named(self._netlink, vrf_name(vif.table)) is not None:
+            self._drop_vrfs(lambda vrf: vrf.table == vif.table)
+        try:
+            self._settle(vif_facts(vif), lambda: self._read_vif(vif.table, vif.interface))
+        except (DataplaneError, *STEP_ERRORS):
             self._settle([], lambda: self._read_vif(vif.table, vif.interface))
-        else:
-            self._drop_remains(vif_id)
+            raise
+
+    def detach(self, vif_id: str) -> None:
+        vif = self._vifs.get(vif_id)
+        with _doing(f"detach {vif_id}"):
+            if vif is not None:
+                self._settle([], lambda: self._read_vif(vif.table, vif.interface))
+            else:
+                self._drop_vrfs(lambda vrf: vrf.vif_id == vif_id)
+        self._vifs.pop(vif_id, None)
         self._learned.forget_vif(vif_id)
         self._tunnels.devices_changed()
         self._tunnels.release()
 
     def vifs(self) -> list[Vif]:
-        return vifs_of(self._read_vifs())
+        with _doing("read the kernel"):
+            return vifs_of(self._read_vifs())
 
-    def _drop_remains(self, vif_id: str) -> None:
-        """A vif whose interface is gone is attached no longer, but its VRF may be there."""
-        for fact in self._read_vifs():
-            if isinstance(fact, VrfDevice) and fact.vif_id == vif_id:
-                self._settle([], lambda table=fact.table: self._read_vif(table, ""))  # type: ignore[misc]
+    def _drop_vrfs(self, unwanted: Callable[[VrfDevice], bool]) -> None:
+        """VRFs of no vif of ours, each with what is left of one: a vif that lacks something is none (`vifs_of`)."""
+        facts = self._read_vifs()
+        ports = {fact.table: fact.interface for fact in facts if isinstance(fact, Port)}
+        for table in [fact.table for fact in facts if isinstance(fact, VrfDevice) and unwanted(fact)]:
+            self._settle([], partial(self._read_vif, table, ports.get(table, "")))
 
     # -- routes
 
@@ -162,17 +190,23 @@ class LinuxDataplane:
         return refusals
 
     def routes(self) -> list[Route]:
-        return self._learned.read(self._vifs)
+        with _doing("read the kernel"):
+            return self._learned.read(self._vifs)
 
     # -- audit
 
     def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
-        self._vifs = {}
+        wanted: dict[str, Vif] = {}
         for vif in vifs:
-            reason = reason_against_vif(vif, self._vifs.values())
+            reason = reason_against_vif(vif, wanted.values())
             if reason is not None:
                 raise DataplaneError(f"cannot serve {vif.id}: {reason}")
-            self._vifs[vif.id] = vif
+            wanted[vif.id] = vif
+        self._vifs = wanted
+        with _doing("compare the kernel with what is wanted"):
+            return self._audit(routes)
+
+    def _audit(self, routes: Sequence[Route]) -> list[str]:
         told = ["packet filter rules: were not as installed"] if self._guards.repair() else []
         routes = [route for route in routes if self._admits(route, told)]
         for _ in range(_PASSES):

@@ -49,6 +49,7 @@ VRF_RULE_PRIORITY: Final = 1000
 
 _ETHERNET_MAC_LENGTH = len("00:00:5e:00:01:01")
 _VRF_NAME = re.compile(r"esv-[0-9]{1,10}")
+_TUNNEL_NAME = re.compile(r"es[gru]-[0-9a-f]{8}")
 _FORMS = {"esg-": (Form.GRE, "gre"), "esr-": (Form.RECEIVE, "ipip"), "esu-": (Form.SEND, "ipip")}
 _ENDPOINTS = {"gre": (rt.IFLA_GRE_LOCAL, rt.IFLA_GRE_REMOTE), "ipip": (rt.IFLA_IPTUN_LOCAL, rt.IFLA_IPTUN_REMOTE)}
 
@@ -157,7 +158,7 @@ def read_host(netlink: Netlink, fou: Fou, wanted: Collection[Fact], links: Seque
     facts += [port for port in fou.ports() if port.port == MPLS_IN_UDP_PORT]
     multipoint = {}
     for link in links:
-        if link.name[:4] in _FORMS:
+        if _TUNNEL_NAME.fullmatch(link.name):
             facts.append(_tunnel(link))
             if link.name.startswith("esg-"):
                 multipoint[link.index] = link.name

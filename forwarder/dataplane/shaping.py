@@ -100,4 +100,4 @@ def _tc(lines: list[str], may_fail: bool = False) -> None:
     except FileNotFoundError:
         raise ShapingError("there is no tc program: install the package iproute2") from None
     if done.returncode and not may_fail:
-        raise ShapingError(f"tc: {done.stderr.strip()}")
+        raise ShapingError(f"tc: {' '.join(done.stderr.split())}")

@@ -2,8 +2,8 @@
 
 Attachments come, change, move and go; route servers come, go, forget, contradict each other and lie; the data plane
 refuses at times and is tampered with; the forwarder restarts with its state file, without, or with half of one.  Now
-and then everything is left alone for ten minutes.  Then a model that knows the present inputs only - who is attached, which
-route servers are there, what is in their tables - says what must be attached, routed and published.
+and then everything is left alone for ten minutes.  Then a model that knows the present inputs only - who is attached,
+which route servers are there, what is in their tables - says what must be attached, routed and published.
 """
 
 from __future__ import annotations

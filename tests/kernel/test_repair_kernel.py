@@ -106,6 +106,7 @@ TAMPERING = {
         "ip link del esv-1001": "VRF 1001 of vm-a: was missing",
         "ip link set esv-1002 down": "VRF 1002 of vm-b: was not as wanted",
         "ip link add esv-5000 type vrf table 5000": "VRF 5000 of : was not wanted",
+        "ip link add esu-c0000209 type dummy": "tunnel device esu-c0000209 (UDP, to one): was not wanted",
     },
     "tunnel devices that are gone": {
         "ip link del esg-c0000201": "tunnel device esg-c0000201 (GRE, to and from all): was missing",
@@ -172,6 +173,47 @@ def test_a_vif_whose_interface_is_gone_can_be_detached(serving: Host) -> None:
     assert "esv-1003" not in space.run("ip", "-br", "link")
     again.close()
     space.run("ip", "link", "add", "t-c", "address", "00:00:5e:00:01:01", "type", "dummy")
+
+
+def test_a_vif_that_lacks_something_is_detached_whole_after_a_restart(serving: Host) -> None:
+    """Its interface must not stay up without its VRF: the tenant would speak into the host's own table."""
+    space = serving.hypervisor.namespace
+    space.run("ip", "-f", "mpls", "route", "del", "16")
+    again = serving.hypervisor.dataplane()
+    again.open()
+    assert {vif.id for vif in again.vifs()} == {"vm-b", "vm-c"}
+    again.detach("vm-a")
+    again.close()
+    assert "DOWN" in space.run("ip", "-br", "link", "show", "t-a")
+    assert "t-a" not in space.run("nft", "list", "ruleset")
+
+
+def test_routes_left_in_a_vrf_are_not_the_next_tenants(serving: Host) -> None:
+    """A forwarder without its state gives the first label again, while a VRF of before lacks its interface."""
+    space = serving.hypervisor.namespace
+    space.run("ip", "link", "set", "t-a", "nomaster")
+    again = serving.hypervisor.dataplane()
+    again.open()
+    again.attach(replace(A, id="vm-new", mac=None, addresses=B.addresses))
+    assert "proto 201" not in space.run("ip", "route", "show", "table", "1001")
+    assert "proto 201" not in space.run("ip", "-6", "route", "show", "table", "1001")
+    again.detach("vm-new")
+    again.close()
+
+
+def test_a_detach_that_failed_half_way_is_completed_by_the_next(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.plane.audit([], [])
+    before = host.state()
+    host.plane.attach(B)
+    with monkeypatch.context() as without_programs:
+        without_programs.setenv("PATH", "/nonexistent")
+        with pytest.raises(DataplaneError, match=r"cannot detach vm-b: .*there is no (tc|nft) program"):
+            host.plane.detach(B.id)
+        with pytest.raises(DataplaneError, match=r"cannot compare .*there is no nft program"):
+            host.plane.audit([B], [])
+    host.plane.detach(B.id)
+    host.plane.audit([], [])
+    assert host.state() == before
 
 
 def test_the_kernels_own_words_are_in_a_refusal(serving: Host) -> None:
