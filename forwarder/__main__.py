@@ -17,6 +17,8 @@ from forwarder import cli
 from forwarder.attachments import Mode
 
 if TYPE_CHECKING:
+    from forwarder.agent import Agent
+    from forwarder.api import Api
     from forwarder.config import Config
     from forwarder.dataplane.contract import Dataplane
 
@@ -105,7 +107,7 @@ async def _serve(config: Config) -> int:
         agent = Agent(config, _dataplane(config))
         api = Api(agent, config.api)
         await api.start()
-        agent.start()
+        await start_agent(agent, api)
     except (ApiError, DataplaneError, AllocationError, StateError) as error:
         raise cli.CommandError(str(error), cli.EXIT_ERROR) from None
     record(logging.INFO, "forwarder.ready", jid=config.identity.jid, api=str(config.api), vifs=len(agent.vifs))
@@ -114,6 +116,19 @@ async def _serve(config: Config) -> int:
     await api.stop()
     await agent.stop()
     return cli.EXIT_OK
+
+
+async def start_agent(agent: Agent, api: Api) -> None:
+    """Start the agent; if it cannot, the socket goes too, for hooks take it as the sign that somebody answers."""
+    from forwarder.dataplane.contract import DataplaneError
+    from forwarder.labels import AllocationError
+    from forwarder.state import StateError
+
+    try:
+        agent.start()
+    except (DataplaneError, AllocationError, StateError):
+        await api.stop()
+        raise
 
 
 def _dataplane(config: Config) -> Dataplane:

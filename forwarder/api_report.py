@@ -47,6 +47,9 @@ def _vif_state(agent: Agent, vif: ServedVif) -> tuple[str, str | None]:
     live = [peer for peer in agent.peers.values() if peer.conversation.is_live]
     if not live:
         return "unpublished", "no route server is connected"
+    refusals = [_refused_subscription(peer, vif) for peer in live]
+    if all(refusals):
+        return "refused", refusals[0]
     if any(prefix not in vif.sequence_numbers for prefix in vif.prefixes):
         return "waiting", "for the in-sync marker of the VPN"
     said = [(peer, _said(agent, peer, vif)) for peer in live]
@@ -56,6 +59,11 @@ def _vif_state(agent: Agent, vif: ServedVif) -> tuple[str, str | None]:
                 return "refused", f"{peer.name}: {publish.error}"
     answered = all(publish is not None and publish.answered for _, publishes in said for publish in publishes)
     return ("published" if answered else "publishing"), None
+
+
+def _refused_subscription(peer: Peer, vif: ServedVif) -> str | None:
+    subscription = peer.conversation.subscriptions.get(vif.attachment.vpn)
+    return f"{peer.name}: {subscription.error}" if subscription is not None and subscription.error else None
 
 
 def _said(agent: Agent, peer: Peer, vif: ServedVif) -> list[Said | None]:

@@ -19,6 +19,7 @@ import pytest
 from aiohttp import ClientSession, UnixConnector
 from yarl import URL
 
+from forwarder.__main__ import start_agent
 from forwarder.agent import Agent
 from forwarder.api import Api, ApiError
 from forwarder.config import Config, load
@@ -301,6 +302,18 @@ async def test_a_data_plane_that_cannot_be_opened_ends_the_start(config: Config)
     dataplane.fail_next("open", "the kernel has no MPLS; run modprobe mpls_router")
     with pytest.raises(DataplaneError, match="modprobe"):
         Agent(config, dataplane).start()
+
+
+async def test_a_start_that_fails_leaves_no_socket_behind(config: Config) -> None:
+    dataplane = FakeDataplane()
+    dataplane.fail_next("open", "the kernel has no MPLS; run modprobe mpls_router")
+    agent = Agent(config, dataplane)
+    api = Api(agent, config.api)
+    await api.start()
+    assert config.api.is_socket()
+    with pytest.raises(DataplaneError, match="modprobe"):
+        await start_agent(agent, api)
+    assert not config.api.exists()
 
 
 async def test_the_socket_is_its_owners_and_one_forwarder_has_it(config: Config) -> None:
