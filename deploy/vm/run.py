@@ -166,6 +166,8 @@ def fetch_kernel(package: str, shelf: Path) -> Kernel:
     """Download and unpack; the tree takes its final name only when it is whole."""
     say(f"fetching {package}")
     shelf.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:  # package lists may be missing, or older than what the archive still has
+        subprocess.run(["apt-get", "-q", "update"], stdout=sys.stderr, check=False)
     with tempfile.TemporaryDirectory(dir=shelf, prefix=".") as scratch:
         depends = output_of("apt-cache", "depends", "--important", package)
         real = [line.split()[-1] for line in depends.splitlines() if "Depends: linux-image-" in line]
