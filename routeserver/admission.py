@@ -55,6 +55,7 @@ def check_item(vrf: Vrf, item: PublishedItem, own_addresses: Iterable[IPAddress]
         raise forbidden(f"prefix {route.prefix} is outside what VPN {vrf.name} allows")
     for hop in route.next_hops:
         if own_addresses is not None and hop.address not in own_addresses:
-            raise forbidden(f"next hop {hop.address} of {route.prefix} is not an address of this publisher")
+            whose = "not the session's, not in the certificate, not registered for this forwarder"
+            raise forbidden(f"next hop {hop.address} of {route.prefix} is not this publisher's: {whose}")
         if not set(hop.encapsulations) - {Encapsulation.VXLAN}:
             raise invalid_payload(f"next hop {hop.address} of {route.prefix} offers no tunnel an IP route can use")

@@ -20,12 +20,15 @@ from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import DEFAULT_LOCAL_PREF, Family
 from routeserver.bgp.nlri import key_prefix
 from schema.items import RouteItem
-from schema.values import LABEL_MIN, IPNetwork, NextHop
+from schema.values import LABEL_MIN, Encapsulation, IPNetwork, NextHop
 
 ItemName: TypeAlias = tuple[str, str]
 """(item id, node) of a published path."""
 NO_ITEM: ItemName = ("", "")
 """The same for a path from BGP."""
+
+
+_NO_MPLS_TUNNEL = ((), (Encapsulation.VXLAN,))
 
 
 class SourceKind(enum.IntEnum):
@@ -86,8 +89,10 @@ class Path:
 
 
 def is_usable(path: Path) -> bool:
-    """Whether a forwarder could use the path: a real label and a tunnel we know (RFC 3032 s2.1, RFC 9012 s6)."""
-    return path.published is not None or (path.label >= LABEL_MIN and bool(path.attributes.encapsulations))
+    """Whether a forwarder could use the path: a real label and a tunnel for it (RFC 3032 s2.1, RFC 9012 s6)."""
+    if path.published is not None:
+        return True
+    return path.label >= LABEL_MIN and path.attributes.encapsulations not in _NO_MPLS_TUNNEL
 
 
 def local_preference(path: Path) -> int:

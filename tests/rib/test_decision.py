@@ -14,6 +14,7 @@ from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, PathAttributes
 from routeserver.bgp.iana import Family, Origin
 from routeserver.rib.decision import STEPS, best_of, neighbor_as, why_not_best
 from routeserver.rib.path import Path, Published, Source, SourceKind
+from schema.values import Encapsulation
 from tests.support.routes import attributes, bgp_path, ebgp, ibgp, item, key, local, published_path
 
 _STICKY = bytes((6, 0, 1, 0, 0, 0, 0, 0))
@@ -99,6 +100,7 @@ def test_every_step_has_its_row() -> None:
         pytest.param({"extra": (_STICKY,), "seq": 0}, {"seq": 7}, id="sticky beats any number"),
         pytest.param({"next_hop": "198.51.100.200"}, {"next_hop": "2001:db8::1"}, id="an IPv4 next hop is lower"),
         pytest.param({}, {"extra": (_UNKNOWN_TUNNEL,)}, id="only an unknown tunnel is unusable"),
+        pytest.param({}, {"encapsulations": (Encapsulation.VXLAN,)}, id="VXLAN carries no label"),
         pytest.param({}, {"label": 15}, id="label 15 is reserved"),
         pytest.param({"label": 16}, {"label": 15}, id="label 16 is not"),
     ],
