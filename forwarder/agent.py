@@ -62,7 +62,6 @@ class Agent:
     def __init__(self, config: Config, dataplane: Dataplane) -> None:
         """Reads the state file. Raises StateError, AllocationError."""
         self.config = config
-        self.started_at = time.time()
         self.revision = 0
         self._dataplane = dataplane
         self._state_file = StateFile(config.state)

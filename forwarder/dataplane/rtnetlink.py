@@ -39,7 +39,6 @@ OWN: Final = 202
 """Route protocol of what the forwarder needs for itself: defaults, own addresses, labels."""
 
 AF_INET, AF_INET6, AF_MPLS = 2, 10, 28
-AF_BRIDGE = 7
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -138,10 +137,6 @@ def new_link(name: str, kind: str, *data: bytes) -> Message:
 def set_link(index: int, *changes: bytes, up: bool | None = None) -> Message:
     flags, mask = (IFF_UP if up else 0, IFF_UP) if up is not None else (0, 0)
     return Message(RTM_SETLINK, 0, _LINK.pack(0, 0, index, flags, mask) + b"".join(changes))
-
-
-def delete_link(index: int) -> Message:
-    return Message(RTM_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0))
 
 
 def delete_link_named(name: str) -> Message:

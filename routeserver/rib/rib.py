@@ -1,6 +1,7 @@
 """The RIB as a whole: one VPN table, the VRFs that import from it, the Adj-RIBs-Out that export it.
 
-Every path comes through `update` and goes through `withdraw`, whoever gave it.  The table answers with the change of
+Every path comes through `update`, or `announce` for all that one UPDATE brings, and goes through `withdraw`, whoever
+gave it.  The table answers with the change of
 the best path; the change is handed to the VRFs importing a route target of the old or the new path and noted at
 every Adj-RIB-Out.  RT memberships travel the same way, with one difference: for them every path counts, not only
 the best (RFC 4684 section 3.2), so each update also adjusts the interest of the neighbors that gave one.
