@@ -5,16 +5,82 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
-from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.bgp.iana import VPN_FAMILIES, Family, Role
 from schema.values import IPAddress, IPNetwork
+
+
+class OnExcess(enum.Enum):
+    """What a neighbor that sends too many prefixes meets (RFC 4271 section 6.7)."""
+
+    WARN = "warn"
+    CEASE = "cease"
+    """The session ends and stays down until the neighbor's configuration changes."""
+    RESTART = "restart"
+    """The session ends and is taken up again after `PrefixLimit.restart_after`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLimit:
+    """How many prefixes of one family a neighbor may send; at `warn_at` percent of them there is a line of log."""
+
+    limit: int
+    warn_at: int = 75
+    on_excess: OnExcess = OnExcess.CEASE
+    restart_after: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class GracefulRestart:
+    """Graceful restart with one neighbor (RFC 4724, RFC 8538, RFC 9494).
+
+    The neighbor's routes always outlive its restart, if it asks for that. With `restarting` it is asked to do the
+    same for ours. `stale_time` bounds how long routes of a neighbor that has come back wait to be confirmed.
+    `long_lived` is how long the neighbor's routes are kept, least preferred, beyond its restart time; 0 is never.
+    """
+
+    restarting: bool = False
+    restart_time: int = 120
+    stale_time: float = 360.0
+    long_lived: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """What a route must be to meet the rule, and what becomes of it then.
+
+    None asks for nothing. A route meets `route_targets` and `communities` by any of them, `prefixes` by lying in one.
+    """
+
+    families: frozenset[Family] | None = None
+    route_targets: frozenset[bytes] | None = None
+    prefixes: tuple[IPNetwork, ...] | None = None
+    communities: frozenset[int] | None = None
+    accept: bool = True
+    local_pref: int | None = None
+    med: int | None = None
+    add_communities: tuple[int, ...] = ()
+    remove_communities: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules in order: the first one met decides, a route that meets none is accepted as it is."""
+
+    name: str
+    rules: tuple[PolicyRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NeighborSettings:
-    """One configured BGP neighbor. `port` and `local_address` say where to dial, and from where."""
+    """One configured BGP neighbor. `port` and `local_address` say where to dial, and from where.
+
+    `ttl_security` is the greatest number of hops to the neighbor, None to take packets from any distance (RFC 5082).
+    `graceful_restart` is None when the capability is not even announced. ADD-PATH is for the VPN families.
+    """
 
     address: IPAddress
     peer_as: int
@@ -24,6 +90,30 @@ class NeighborSettings:
     port: int = 179
     local_address: IPAddress | None = None
     hold_time: int = 90
+    auth_password: bytes | None = field(default=None, repr=False)
+    ttl_security: int | None = None
+    max_prefixes: PrefixLimit | None = None
+    graceful_restart: GracefulRestart | None = GracefulRestart()
+    add_path_receive: bool = False
+    add_path_send: bool = False
+    role: Role | None = None
+    """What we are to the neighbor."""
+    role_strict: bool = False
+    import_policy: Policy | None = None
+    export_policy: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborRange:
+    """Neighbors that are not named: whoever dials from `prefix`, at most `limit` of them at a time."""
+
+    prefix: IPNetwork
+    limit: int
+    template: NeighborSettings
+
+    def neighbor(self, address: IPAddress) -> NeighborSettings:
+        """The settings of the neighbor at this address."""
+        return replace(self.template, address=address, passive=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +153,10 @@ class Settings:
     """How long after a new RT membership routes may still be arriving; BGP marks no end for that."""
     rtc_wait: float = 60.0
     """The bound on waiting for a neighbor's RT-Constraint End-of-RIB (RFC 4684 section 6)."""
+    selection_deferral: float = 360.0
+    """The bound on waiting for End-of-RIB after a restart neighbors were asked to bridge (RFC 4724 section 4.1)."""
     next_hop_check: bool = True
     neighbors: tuple[NeighborSettings, ...] = ()
+    neighbor_ranges: tuple[NeighborRange, ...] = ()
     vpns: tuple[VpnSettings, ...] = ()
     forwarders: tuple[ForwarderSettings, ...] = ()

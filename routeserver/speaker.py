@@ -36,11 +36,12 @@ class Speaker:
             del self.speaking[neighbor.session]
         self.speaking[session] = neighbor
         neighbor.session, neighbor.established_at = session, now
-        neighbor.source.peer_id, neighbor.promises_end_of_rib = event.peer_id, event.end_of_rib
+        terms = event.negotiated
+        neighbor.source.peer_id, neighbor.promises_end_of_rib = terms.peer_id, terms.restart is not None
         receiver = Receiver(neighbor.source, self._settings.local_as, self._settings.router_id, session.local_address)
-        neighbor.adj_out = out = AdjRibOut(receiver, event.families, session)
+        neighbor.adj_out = out = AdjRibOut(receiver, terms.families, session)
         self._rib.outs[out] = None
-        if Family.RTC in event.families:
+        if Family.RTC in terms.families:
             out.open(Family.RTC, self._rib.table)
         else:
             self._open_vpn(neighbor)

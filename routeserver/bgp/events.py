@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import TypeAlias
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
+from routeserver.bgp.negotiation import Negotiated
 
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """The session is up. `families` are those both sides announced (RFC 4760 section 8).
+    """The session is up, on these terms."""
 
-    `end_of_rib` tells whether the peer said that End-of-RIB will follow its initial routes (RFC 4724 section 2).
-    """
-
-    peer_as: int
-    peer_id: IPv4Address
-    families: frozenset[Family]
-    four_octet_as: bool
-    hold_time: int
-    end_of_rib: bool = False
+    negotiated: Negotiated
 
 
 @dataclass(frozen=True, slots=True)
 class RoutesReceived:
-    """One attribute set and the (key, label) pairs it announces; RT memberships have label 0."""
+    """One attribute set and the (key, label) pairs it announces; RT memberships have label 0.
+
+    In a family with path identifiers (`Negotiated.paths_in`) each key begins with the four octets of its own.
+    """
 
     family: Family
     attributes: PathAttributes
@@ -36,7 +31,10 @@ class RoutesReceived:
 
 @dataclass(frozen=True, slots=True)
 class RoutesWithdrawn:
-    """Keys withdrawn, by the peer's word or because the UPDATE was malformed (RFC 7606 section 2)."""
+    """Keys withdrawn, by the peer's word or because the UPDATE was malformed (RFC 7606 section 2).
+
+    Path identifiers stand before them as in `RoutesReceived`.
+    """
 
     family: Family
     keys: list[bytes]
@@ -73,10 +71,28 @@ class RefreshRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshBegins:
+    """RFC 7313: the peer sends all routes of the family again; what does not come until `RefreshEnds` is gone."""
+
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshEnds:
+    """RFC 7313."""
+
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
 class SessionClosed:
-    """The session is over; nothing follows. `reason` says who ended it and why, in words."""
+    """The session is over; nothing follows. `reason` says who ended it and why, in words.
+
+    `notification` is the (code, subcode) that ended it, sent or received; None when the connection was lost.
+    """
 
     reason: str
+    notification: tuple[int, int] | None = None
 
 
 BgpEvent: TypeAlias = (
@@ -87,5 +103,7 @@ BgpEvent: TypeAlias = (
     | UpdateMalformed
     | EndOfRib
     | RefreshRequested
+    | RefreshBegins
+    | RefreshEnds
     | SessionClosed
 )

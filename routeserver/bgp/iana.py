@@ -67,5 +67,15 @@ class Origin(enum.IntEnum):
     INCOMPLETE = 2
 
 
+class Role(enum.IntEnum):
+    """What a speaker is to its external neighbor (RFC 9234 section 4.1)."""
+
+    PROVIDER = 0
+    RS = 1
+    RS_CLIENT = 2
+    CUSTOMER = 3
+    PEER = 4
+
+
 AS_TRANS = 23456
 DEFAULT_LOCAL_PREF = 100

@@ -34,6 +34,7 @@ from routeserver.bgp.messages import (
     encode_route_refresh,
     shutdown_communication,
 )
+from routeserver.bgp.negotiation import Negotiated, negotiate
 from routeserver.bgp.packing import UpdateEncoder, end_of_rib
 from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import MessageReader, MessageType
@@ -72,6 +73,7 @@ class BgpSession:
         self.writable = True
         """Set by whoever writes: False while the transport asks for a pause."""
         self.peer_open: Open | None = None
+        self.negotiated: Negotiated | None = None
         self.families: frozenset[Family] = frozenset()
         self.hold_time = 0
         self.messages_in = dict.fromkeys(_NAMES.values(), 0)
@@ -82,7 +84,6 @@ class BgpSession:
         self._hold_deadline: float | None = now + OPEN_HOLD_TIME
         self._keepalive_due: float | None = None
         self._open = Open.of(local_as, neighbor.hold_time, router_id, neighbor.families)
-        self._up: list[BgpEvent] = []
         self._codec(four_octet_as=True)
         self._actions: dict[Action, _Act] = {
             Action.ACCEPT_OPEN: self._accept_open,
@@ -199,13 +200,9 @@ class BgpSession:
         received = decode_open(message)
         check_open(received, self._open, self.neighbor.peer_as)
         self.peer_open = received
-        self.hold_time = min(received.hold_time, self._open.hold_time)
-        self.families = frozenset(f for f in self.neighbor.families if received.capabilities.carries(f))
-        four_octet_as = received.capabilities.four_octet_as is not None
-        self._codec(four_octet_as)
-        ends = received.capabilities.end_of_rib
-        peer = received.peer_as, received.identifier
-        self._up = [Established(*peer, self.families, four_octet_as, self.hold_time, ends)]
+        self.negotiated = terms = negotiate(self._open, received)
+        self.hold_time, self.families = terms.hold_time, terms.families
+        self._codec(terms.four_octet_as)
         return []
 
     def _codec(self, four_octet_as: bool) -> None:
@@ -234,7 +231,8 @@ class BgpSession:
         return []
 
     def _announce(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
-        return self._up
+        assert self.negotiated is not None
+        return [Established(self.negotiated)]
 
     def _deliver_routes(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         return self._decoder.decode(message)
@@ -248,15 +246,17 @@ class BgpSession:
         return []
 
     def _end(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
+        notification = None
         if error is not _NONE:
-            self.last_error = f"sent {error}"
+            self.last_error, notification = f"sent {error}", (error.code, error.subcode)
         elif message:
-            self.last_error = f"received {decode_notification(message)}"
+            received = decode_notification(message)
+            self.last_error, notification = f"received {received}", (received.code, received.subcode)
         else:
             self.last_error = "connection closed by the peer"
         self.closing = True
         self._hold_deadline = self._keepalive_due = None
-        return [SessionClosed(self.last_error)]
+        return [SessionClosed(self.last_error, notification)]
 
     def _can_send(self, family: Family) -> bool:
         """False once the session is over. Raises ValueError for a family the peer did not agree to."""

@@ -130,8 +130,9 @@ class Neighbor:
         match event:
             case Established():
                 self._failures = 0
-                families = ",".join(sorted(family.label for family in event.families))
-                record(logging.INFO, "bgp.session.up", peer=peer, peer_as=event.peer_as, afi_safi=families)
+                families = ",".join(sorted(family.label for family in event.negotiated.families))
+                peer_as = event.negotiated.peer_as
+                record(logging.INFO, "bgp.session.up", peer=peer, peer_as=peer_as, afi_safi=families)
             case SessionClosed():
                 record(logging.INFO, "bgp.session.down", peer=peer, reason=event.reason)
             case UpdateMalformed():

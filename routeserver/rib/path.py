@@ -25,7 +25,7 @@ from schema.values import LABEL_MIN, Encapsulation, IPNetwork, NextHop
 ItemName: TypeAlias = tuple[str, str]
 """(item id, node) of a published path."""
 NO_ITEM: ItemName = ("", "")
-"""The same for a path from BGP."""
+"""The same for a path from BGP, where a neighbor gives one path to an NLRI unless it does ADD-PATH."""
 
 
 _NO_MPLS_TUNNEL = ((), (Encapsulation.VXLAN,))
@@ -77,11 +77,15 @@ class Path:
     attributes: PathAttributes
     published: Published | None = None
     stale: bool = False
+    path_id: int = 0
+    """The path identifier the neighbor gave it, 0 when it gives none (RFC 7911 section 3)."""
 
     @property
     def item(self) -> ItemName:
         """What tells two paths of one source for one NLRI apart."""
-        return (self.published.item_id, self.published.node) if self.published else NO_ITEM
+        if self.published:
+            return self.published.item_id, self.published.node
+        return (str(self.path_id), "") if self.path_id else NO_ITEM
 
     @property
     def prefix(self) -> IPNetwork:

@@ -21,6 +21,7 @@ from routeserver.bgp.events import (
 from routeserver.bgp.fsm import State
 from routeserver.bgp.iana import Family
 from routeserver.bgp.messages import KEEPALIVE, Notification, Open
+from routeserver.bgp.negotiation import Negotiated
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP
 from routeserver.bgp.session import OPEN_HOLD_TIME, BgpSession
 from routeserver.bgp.wire import MessageType, frame
@@ -50,8 +51,15 @@ def last_notification(sent: bytes) -> tuple[int, int, str]:
 @pytest.mark.parametrize(("left_as", "right_as"), [(64512, 64512), (64512, 64513), (4200000000, 23), (1, 4200000000)])
 def test_two_sessions_establish(left_as: int, right_as: int, chunk: int | None) -> None:
     wire, left, right = wired(left_as, right_as, chunk=chunk)
-    assert wire.left.events == [Established(right_as, IPv4Address(RIGHT), frozenset(ALL), True, 90, True)]
-    assert wire.right.events == [Established(left_as, IPv4Address(LEFT), frozenset(ALL), True, 90, True)]
+    for end, peer_as, peer_id in ((wire.left, right_as, RIGHT), (wire.right, left_as, LEFT)):
+        (up,) = end.events
+        assert isinstance(up, Established)
+        terms = up.negotiated
+        assert (terms.peer_as, terms.peer_id, terms.hold_time) == (peer_as, IPv4Address(peer_id), 90)
+        assert terms.families == frozenset(ALL)
+        assert terms.four_octet_as
+        assert terms.can_refresh
+        assert terms.restart is not None
     assert (left.state, right.state) == (State.ESTABLISHED, State.ESTABLISHED)
     assert left.messages_out == {"open": 1, "update": 0, "notification": 0, "keepalive": 1, "route_refresh": 0}
     assert left.messages_in == left.messages_out
@@ -80,7 +88,7 @@ def test_a_2_octet_peer() -> None:
     connected = session(64512, 64513)
     old = Open(64513, 90, IPv4Address(RIGHT), Capabilities(frozenset({(1, 128)})))
     (up,) = connected.receive_data(old.encode() + KEEPALIVE, 0.0)
-    assert up == Established(64513, IPv4Address(RIGHT), frozenset({Family.VPNV4}), False, 90)
+    assert up == Established(Negotiated(64513, IPv4Address(RIGHT), 90, frozenset({Family.VPNV4}), False))
     connected.data_to_send()
     path = ((AS_SEQUENCE, (64512, 4200000000)),)
     connected.send_routes(Family.VPNV4, PathAttributes(ip_address(LEFT), as_path=path), [(ROUTE_KEY, 16)])
@@ -192,7 +200,7 @@ def test_a_silent_peer_is_given_up_after_the_hold_time() -> None:
         assert connected.data_to_send() == KEEPALIVE
     assert connected.handle_timer(8.9) == []
     (closed,) = connected.handle_timer(9.0)
-    assert closed == SessionClosed("sent NOTIFICATION 4/0 (hold timer expired): nothing for 9 s")
+    assert closed == SessionClosed("sent NOTIFICATION 4/0 (hold timer expired): nothing for 9 s", (4, 0))
     assert last_notification(connected.data_to_send()) == (4, 0, "")
     assert (connected.closing, connected.next_timer(), connected.last_error) == (True, None, closed.reason)
 
@@ -212,7 +220,7 @@ def test_a_peer_that_never_opens_is_given_up() -> None:
     connected = session(now=1000.0)
     assert connected.next_timer() == 1000.0 + OPEN_HOLD_TIME
     (closed,) = connected.handle_timer(1000.0 + OPEN_HOLD_TIME)
-    assert closed == SessionClosed("sent NOTIFICATION 4/0 (hold timer expired): no OPEN came in time")
+    assert closed == SessionClosed("sent NOTIFICATION 4/0 (hold timer expired): no OPEN came in time", (4, 0))
 
 
 def test_a_peer_that_never_confirms_is_given_up() -> None:
@@ -321,7 +329,7 @@ def test_a_lost_connection_ends_the_session_without_a_word(state: State) -> None
 def test_a_notification_ends_the_session_and_is_not_answered(state: State) -> None:
     connected = in_state(state)
     (closed,) = connected.receive_data(Notification(6, 2, b"\5later").encode() + KEEPALIVE, 0.0)
-    assert closed == SessionClosed("received NOTIFICATION 6/2 (administrative shutdown): 'later'")
+    assert closed == SessionClosed("received NOTIFICATION 6/2 (administrative shutdown): 'later'", (6, 2))
     assert (connected.data_to_send(), connected.closing) == (b"", True)
     assert connected.messages_in["notification"] == 1
 
@@ -350,8 +358,8 @@ def test_both_ends_see_the_end() -> None:
     wire, left, right = wired()
     wire.tell(wire.left, left.close(6, 2, reason="bye"))
     wire.pump()
-    assert wire.left.events[-1] == SessionClosed("sent NOTIFICATION 6/2 (administrative shutdown): bye")
-    assert wire.right.events[-1] == SessionClosed("received NOTIFICATION 6/2 (administrative shutdown): 'bye'")
+    assert wire.left.events[-1] == SessionClosed("sent NOTIFICATION 6/2 (administrative shutdown): bye", (6, 2))
+    assert wire.right.events[-1] == SessionClosed("received NOTIFICATION 6/2 (administrative shutdown): 'bye'", (6, 2))
     assert (left.closing, right.closing) == (True, True)
 
 
