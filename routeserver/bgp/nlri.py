@@ -3,7 +3,8 @@
 A route's key is its raw NLRI octets with the label cut out: `bits | RD(8) | prefix`, where `bits` still counts
 the 24 label bits, exactly as on the wire.  Nothing is parsed into an object until a person, a VRF or an item
 asks.  Trailing bits are masked before a key is made (RFC 4760 section 5), so equal prefixes have equal keys.
-An RT-Constraint key is its whole NLRI (RFC 4684 section 4).
+An RT-Constraint key is its whole NLRI (RFC 4684 section 4).  In a family with path identifiers the four octets of the
+identifier stand before all that, in the key as on the wire (RFC 7911 section 3).
 
 The list parsers and packers are the hot path of the BGP codec: per route one tuple and no object.
 """
@@ -110,17 +111,21 @@ class NlriError(ValueError):
     """A list of NLRI that cannot be parsed, so that its routes cannot even be named (RFC 7606 section 5.3)."""
 
 
+PATH_ID = 4
+"""Octets of a path identifier (RFC 7911 section 3)."""
 BITS_MAX = {Family.VPNV4: LABEL_AND_RD_BITS + 32, Family.VPNV6: LABEL_AND_RD_BITS + 128, Family.RTC: 96}
 WITHDRAWN_LABEL = b"\x80\x00\x00"
 """What stands for the label in a withdrawal (RFC 8277 section 2.4)."""
 
 
-def parse_routes(family: Family, data: bytes) -> list[tuple[bytes, int]]:
+def parse_routes(family: Family, data: bytes, path_ids: bool = False) -> list[tuple[bytes, int]]:
     """(key, label) of each NLRI in an MP_REACH_NLRI; memberships have label 0.
 
     One label per route, because nobody announces the multiple labels capability (RFC 8277 section 2.2).
     Raises NlriError for an impossible prefix length or an NLRI that runs past the end.
     """
+    if path_ids:
+        return _parse_with_ids(family, data)
     if family is Family.RTC:
         return [(key, 0) for key in _parse_memberships(data)]
     bits_max = BITS_MAX[family]
@@ -140,11 +145,23 @@ def parse_routes(family: Family, data: bytes) -> list[tuple[bytes, int]]:
     return routes
 
 
-def parse_keys(family: Family, data: bytes) -> list[bytes]:
+def parse_keys(family: Family, data: bytes, path_ids: bool = False) -> list[bytes]:
     """The key of each NLRI in an MP_UNREACH_NLRI, whatever stands for its label. Raises NlriError."""
-    if family is Family.RTC:
-        return _parse_memberships(data)
-    return [key for key, _ in parse_routes(family, data)]
+    return [key for key, _ in parse_routes(family, data, path_ids)]
+
+
+def _parse_with_ids(family: Family, data: bytes) -> list[tuple[bytes, int]]:
+    routes = []
+    start = 0
+    while start < len(data):
+        at = start + PATH_ID
+        if at >= len(data):
+            raise NlriError("a path identifier without its NLRI")
+        stop = at + (data[at] + 15 >> 3)
+        [(key, label)] = parse_routes(family, data[at:stop])
+        routes.append((data[start:at] + key, label))
+        start = stop
+    return routes
 
 
 def _parse_memberships(data: bytes) -> list[bytes]:
@@ -171,15 +188,18 @@ def _nlri_error(bits: int, overruns: bool) -> NlriError:
     return NlriError(f"NLRI of {bits} bits {'overruns the attribute' if overruns else 'is impossible'}")
 
 
-def pack_routes(family: Family, routes: Iterable[tuple[bytes, int]]) -> list[bytes]:
+def pack_routes(family: Family, routes: Iterable[tuple[bytes, int]], path_ids: bool = False) -> list[bytes]:
     """NLRI octets of (key, label) pairs, with the bottom-of-stack bit (RFC 8277 section 2.2)."""
     if family is Family.RTC:
         return [key for key, _ in routes]
+    if path_ids:
+        return [key[:5] + (label << 4 | 1).to_bytes(3, "big") + key[5:] for key, label in routes]
     return [key[:1] + (label << 4 | 1).to_bytes(3, "big") + key[1:] for key, label in routes]
 
 
-def pack_keys(family: Family, keys: Iterable[bytes]) -> list[bytes]:
+def pack_keys(family: Family, keys: Iterable[bytes], path_ids: bool = False) -> list[bytes]:
     """NLRI octets of withdrawn keys."""
     if family is Family.RTC:
         return list(keys)
-    return [key[:1] + WITHDRAWN_LABEL + key[1:] for key in keys]
+    at = PATH_ID + 1 if path_ids else 1
+    return [key[:at] + WITHDRAWN_LABEL + key[at:] for key in keys]

@@ -5,6 +5,9 @@ follow in ascending order.  Encoded attributes are kept per `PathAttributes` obj
 again and again, and comparing identities is all that asks for.  A reflected set is not encoded at all but spliced: the
 octets it came as, with ORIGINATOR_ID and CLUSTER_LIST put in their place.
 
+Messages are of 4096 octets at most, also for a peer that takes longer ones: a longer one is sent only where the
+attributes leave no room in a short one (RFC 8654 section 4).
+
 A route that cannot be sent is answered by its withdrawal: attributes that leave no room for one NLRI (RFC 4271
 section 9.2), or a next hop this peer cannot take (RFC 8950 section 5).  An earlier version of it must not stay with
 the peer.
@@ -26,15 +29,17 @@ from routeserver.bgp.attribute_codec import (
 )
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
-from routeserver.bgp.nlri import pack_keys, pack_routes
+from routeserver.bgp.nlri import PATH_ID, pack_keys, pack_routes
 from routeserver.bgp.update import MP_REACH_NLRI, MP_UNREACH_NLRI
 from routeserver.bgp.wire import HEADER_LENGTH, MARKER, MESSAGE_MAX, MessageType, frame
 from schema.values import IPAddress
 
-BODY_MAX = MESSAGE_MAX - HEADER_LENGTH - 4
-"""Octets for the attributes: the two length fields of IPv4 unicast stay empty."""
-NLRI_MAX = 1 + 3 + 8 + 16
-"""The longest NLRI there is: a VPNv6 host route."""
+FRAME_LENGTH = HEADER_LENGTH + 4
+"""What is not attributes: the header, and the two length fields of IPv4 unicast, which stay empty."""
+MP_HEADER_LENGTH = 4
+BODY_MAX = MESSAGE_MAX - FRAME_LENGTH
+NLRI_MAX = PATH_ID + 1 + 3 + 8 + 16
+"""The longest NLRI there is: a VPNv6 host route with its path identifier."""
 CACHE_MAX = 8192
 _ZERO_RD = bytes(8)
 _FRAME = struct.Struct(">16sHBHHBBH")
@@ -42,10 +47,23 @@ _FRAME = struct.Struct(">16sHBHHBBH")
 
 
 class UpdateEncoder:
-    """The UPDATEs to one neighbor."""
+    """The UPDATEs to one neighbor.
 
-    def __init__(self, context: AttributeContext) -> None:
+    NLRI of the families in `paths_out` go out with path identifiers; those in `ipv6_next_hops` may have next hops of
+    the other IP version; `message_max` is the longest message the neighbor takes, in octets.
+    """
+
+    def __init__(
+        self,
+        context: AttributeContext,
+        paths_out: frozenset[Family] = frozenset(),
+        ipv6_next_hops: frozenset[Family] = frozenset(),
+        message_max: int = MESSAGE_MAX,
+    ) -> None:
         self._context = context
+        self._paths_out = paths_out
+        self._ipv6_next_hops = ipv6_next_hops
+        self._message_max = message_max
         # By identity; the object is kept beside its octets, so that its identity cannot be given to another meanwhile.
         self._cache: dict[int, tuple[PathAttributes, bytes]] = {}
         self._heads: dict[tuple[Family, int], tuple[IPAddress, bytes]] = {}
@@ -64,18 +82,20 @@ class UpdateEncoder:
             yield from self._instead(family, list(routes))
             return
         others = self._encoded(attributes)
-        room = BODY_MAX - len(others) - len(head) - 4
+        room = BODY_MAX - len(others) - len(head) - MP_HEADER_LENGTH
         if room < NLRI_MAX:
+            room += self._message_max - MESSAGE_MAX
             routes = list(routes)
             yield from self._instead(family, [route for route in routes if _size(family, route[0]) > room])
             routes = [route for route in routes if _size(family, route[0]) <= room]
-        for nlri in _batches(pack_routes(family, routes), room):
+        for nlri in _batches(pack_routes(family, routes, family in self._paths_out), room):
             yield _update(MP_REACH_NLRI, head + nlri, others)
 
     def withdrawals(self, family: Family, keys: Iterable[bytes]) -> Iterator[bytes]:
         """UPDATEs that withdraw these keys."""
         head = struct.pack(">HB", family.afi, family.safi)
-        for nlri in _batches(pack_keys(family, keys), BODY_MAX - len(head) - 4):
+        nlris = pack_keys(family, keys, family in self._paths_out)
+        for nlri in _batches(nlris, BODY_MAX - len(head) - MP_HEADER_LENGTH):
             yield _update(MP_UNREACH_NLRI, head + nlri)
 
     def _instead(self, family: Family, routes: list[tuple[bytes, int]]) -> Iterator[bytes]:
@@ -86,7 +106,7 @@ class UpdateEncoder:
         """MP_REACH_NLRI up to its NLRI; None when the family cannot carry the next hop."""
         known = self._heads.get((family, id(next_hop)))
         if known is None:
-            octets = encode_next_hop(family, next_hop)
+            octets = encode_next_hop(family, next_hop, family in self._ipv6_next_hops)
             if octets is None:
                 return None
             if len(self._heads) >= CACHE_MAX:
@@ -120,16 +140,16 @@ def end_of_rib(family: Family) -> bytes:
     return frame(MessageType.UPDATE, b"\0\0" + len(marker).to_bytes(2, "big") + marker)
 
 
-def encode_next_hop(family: Family, next_hop: IPAddress) -> bytes | None:
+def encode_next_hop(family: Family, next_hop: IPAddress, extended: bool = False) -> bytes | None:
     """The next hop as MP_REACH_NLRI of this family carries it, None where it cannot.
 
-    VPNv4 takes IPv4 only (RFC 8950 is not negotiated); VPNv6 takes IPv4 as an IPv4-mapped address (RFC 4659 section
-    3.2.1.2); RT-Constraint takes both plain (RFC 4684 section 4).
+    VPNv4 takes IPv6 only where extended next hops were negotiated (RFC 8950 section 3); VPNv6 takes IPv4 as an
+    IPv4-mapped address (RFC 4659 section 3.2.1.2); RT-Constraint takes both plain (RFC 4684 section 4).
     """
     if family is Family.RTC:
         return next_hop.packed
     if family is Family.VPNV4:
-        return _ZERO_RD + next_hop.packed if isinstance(next_hop, IPv4Address) else None
+        return _ZERO_RD + next_hop.packed if extended or isinstance(next_hop, IPv4Address) else None
     if isinstance(next_hop, IPv4Address):
         next_hop = IPv6Address(0xFFFF << 32 | int(next_hop))
     return _ZERO_RD + next_hop.packed
@@ -148,12 +168,12 @@ def _batches(pieces: list[bytes], room: int) -> Iterator[bytes]:
 
 
 def _size(family: Family, key: bytes) -> int:
-    """Octets of the NLRI of a key."""
+    """Octets of the NLRI of a key, which lacks the label."""
     return len(key) if family is Family.RTC else len(key) + 3
 
 
 def _update(kind: int, value: bytes, others: bytes = b"") -> bytes:
     """An UPDATE that begins with an MP attribute. Made in one piece: many hold a single route."""
-    size = len(value) + 4 + len(others)
-    head = (MARKER, HEADER_LENGTH + 4 + size, MessageType.UPDATE, 0, size, OPTIONAL | EXTENDED, kind, len(value))
+    size = len(value) + MP_HEADER_LENGTH + len(others)
+    head = (MARKER, FRAME_LENGTH + size, MessageType.UPDATE, 0, size, OPTIONAL | EXTENDED, kind, len(value))
     return _FRAME.pack(*head) + value + others

@@ -37,7 +37,7 @@ from routeserver.bgp.messages import (
 from routeserver.bgp.negotiation import Negotiated, negotiate
 from routeserver.bgp.packing import UpdateEncoder, end_of_rib
 from routeserver.bgp.update import UpdateDecoder
-from routeserver.bgp.wire import MessageReader, MessageType
+from routeserver.bgp.wire import EXTENDED_MESSAGE_MAX, MESSAGE_MAX, MessageReader, MessageType
 from routeserver.settings import NeighborSettings
 from schema.values import IPAddress
 
@@ -84,7 +84,7 @@ class BgpSession:
         self._hold_deadline: float | None = now + OPEN_HOLD_TIME
         self._keepalive_due: float | None = None
         self._open = Open.of(local_as, neighbor.hold_time, router_id, neighbor.families)
-        self._codec(four_octet_as=True)
+        self._codec()
         self._actions: dict[Action, _Act] = {
             Action.ACCEPT_OPEN: self._accept_open,
             Action.START_TIMERS: self._start_timers,
@@ -202,14 +202,21 @@ class BgpSession:
         self.peer_open = received
         self.negotiated = terms = negotiate(self._open, received)
         self.hold_time, self.families = terms.hold_time, terms.families
-        self._codec(terms.four_octet_as)
+        self._codec()
         return []
 
-    def _codec(self, four_octet_as: bool) -> None:
-        peer_as = self.neighbor.peer_as
-        context = AttributeContext(peer_as, peer_as != self.local_as, four_octet_as, self.local_address.is_loopback)
-        self._decoder = UpdateDecoder(context, self.families)
-        self._encoder = UpdateEncoder(context)
+    def _codec(self) -> None:
+        """Decoder and encoder on the terms negotiated; before that, ones nothing is read or written by."""
+        peer_as, terms = self.neighbor.peer_as, self.negotiated
+        is_external, on_loopback = peer_as != self.local_as, self.local_address.is_loopback
+        if terms is None:
+            context = AttributeContext(peer_as, is_external, True, on_loopback)
+            self._decoder, self._encoder = UpdateDecoder(context, frozenset()), UpdateEncoder(context)
+            return
+        context = AttributeContext(peer_as, is_external, terms.four_octet_as, on_loopback)
+        self._decoder = UpdateDecoder(context, terms.families, terms.paths_in, terms.ipv6_next_hops)
+        message_max = EXTENDED_MESSAGE_MAX if terms.extended_messages else MESSAGE_MAX
+        self._encoder = UpdateEncoder(context, terms.paths_out, terms.ipv6_next_hops, message_max)
 
     def _start_timers(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         if self.hold_time == 0:

@@ -51,7 +51,9 @@ MP_REACH_NLRI = 14
 MP_UNREACH_NLRI = 15
 _MP_NAMES = {MP_REACH_NLRI: "MP_REACH_NLRI", MP_UNREACH_NLRI: "MP_UNREACH_NLRI"}
 NEXT_HOP_LENGTHS = {Family.VPNV4: (12,), Family.VPNV6: (24, 48), Family.RTC: (4, 16)}
-"""RFC 4364 section 4.3.2, RFC 4659 section 3.2.1, RFC 4684 section 4; RFC 8950 is not negotiated."""
+"""RFC 4364 section 4.3.2, RFC 4659 section 3.2.1, RFC 4684 section 4."""
+EXTENDED_NEXT_HOP_LENGTHS = {Family.VPNV4: (24, 48)}
+"""Legal as well where extended next hops were negotiated (RFC 8950 section 3)."""
 NO_WITHDRAWN = HEADER_LENGTH + 4
 """Where attributes begin when the withdrawn routes field is empty."""
 CACHE_MAX = 8192
@@ -75,11 +77,27 @@ _NO_ROUTES = _Routes(None, False)
 
 
 class UpdateDecoder:
-    """The UPDATEs of one session. `families` are those both sides announced."""
+    """The UPDATEs of one session.
 
-    def __init__(self, context: AttributeContext, families: frozenset[Family]) -> None:
+    `families` are those both sides announced, `paths_in` those of them whose NLRI come with path identifiers,
+    `ipv6_next_hops` those that may have next hops of the other IP version.
+    """
+
+    def __init__(
+        self,
+        context: AttributeContext,
+        families: frozenset[Family],
+        paths_in: frozenset[Family] = frozenset(),
+        ipv6_next_hops: frozenset[Family] = frozenset(),
+    ) -> None:
         self._context = context
         self._families = {struct.pack(">HB", family.afi, family.safi): family for family in families}
+        self._paths_in = paths_in
+        self._next_hop_lengths = NEXT_HOP_LENGTHS | {
+            family: NEXT_HOP_LENGTHS[family] + lengths
+            for family, lengths in EXTENDED_NEXT_HOP_LENGTHS.items()
+            if family in ipv6_next_hops
+        }
         self.disabled: set[Family] = set()
         """Families whose routes are ignored since one of their attributes could not be parsed."""
         self.malformed: dict[str, int] = {}
@@ -141,16 +159,16 @@ class UpdateDecoder:
         if kind == MP_UNREACH_NLRI:
             if len(value) < 3:
                 raise ValueError(f"{len(value)} octets are too short")
-            withdrawn = parse_keys(family, value[3:]) if family is not None else None
+            withdrawn = parse_keys(family, value[3:], family in self._paths_in) if family is not None else None
             return _Routes(family, len(value) > 3, withdrawn=withdrawn)
         if len(value) < 5 or len(value) < 5 + value[3]:
             raise ValueError(f"{len(value)} octets are too short")
         length = value[3]
         if family is None:
             return _Routes(None, len(value) > 5 + length)
-        if length not in NEXT_HOP_LENGTHS[family]:
+        if length not in self._next_hop_lengths[family]:
             raise ValueError(f"a next hop of {length} octets")
-        nlri = parse_routes(family, value[5 + length :])
+        nlri = parse_routes(family, value[5 + length :], family in self._paths_in)
         return _Routes(family, bool(nlri), value[4 : 4 + length], nlri)
 
     def _attributes(

@@ -17,6 +17,8 @@ from routeserver.bgp.errors import ErrorCode, Header, NotificationError
 MARKER = b"\xff" * 16
 HEADER_LENGTH = 19
 MESSAGE_MAX = 4096
+EXTENDED_MESSAGE_MAX = 65535
+"""With extended messages, OPEN and KEEPALIVE excepted (RFC 8654 section 3)."""
 
 
 class MessageType(enum.IntEnum):
