@@ -46,14 +46,28 @@ class RouteSender(Protocol):
 
     def send_end_of_rib(self, family: Family) -> None: ...
 
+    def send_refresh_begin(self, family: Family) -> None: ...
+
+    def send_refresh_end(self, family: Family) -> None: ...
+
 
 class AdjRibOut:
-    """One session's outbound side. `interest` is None when RT-Constraint was not negotiated."""
+    """One session's outbound side. `interest` is None when RT-Constraint was not negotiated.
 
-    def __init__(self, receiver: Receiver, families: Iterable[Family], sender: RouteSender) -> None:
+    In the families of `paths_out` the neighbor is told of every path it may have (RFC 7911).
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        families: Iterable[Family],
+        sender: RouteSender,
+        paths_out: frozenset[Family] = frozenset(),
+    ) -> None:
         self.sender = sender
         self.receiver = receiver
         self.families = frozenset(families)
+        self.paths_out = paths_out
         self.interest = RtFilter() if Family.RTC in self.families else None
         self.sent: dict[Family, dict[bytes, _Sent]] = {}
         self._pending: dict[Family, dict[bytes, None]] = {}

@@ -21,6 +21,7 @@ from routeserver.bgp.iana import DEFAULT_LOCAL_PREF, Family
 from routeserver.bgp.nlri import RtMembership
 from routeserver.rib.decision import best_of
 from routeserver.rib.path import Path, Source, SourceKind, local_preference
+from routeserver.settings import Policy
 from schema.values import IPAddress
 
 NO_EXPORT = 0xFFFFFF01
@@ -33,12 +34,19 @@ _ENCAPSULATION = b"\x03\x0c"
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """A neighbor as the export rules see it. `local_address` is our end of the session."""
+    """A neighbor as the export rules see it. `local_address` is our end of the session.
+
+    `ipv6_next_hops` says whether it takes those for VPNv4 (RFC 8950), `long_lived` whether it announced long-lived
+    graceful restart (RFC 9494).
+    """
 
     source: Source
     local_as: int
     router_id: IPv4Address
     local_address: IPAddress
+    ipv6_next_hops: bool = False
+    long_lived: bool = False
+    policy: Policy | None = None
 
     @property
     def is_external(self) -> bool:

@@ -26,6 +26,8 @@ ItemName: TypeAlias = tuple[str, str]
 """(item id, node) of a published path."""
 NO_ITEM: ItemName = ("", "")
 """The same for a path from BGP, where a neighbor gives one path to an NLRI unless it does ADD-PATH."""
+LLGR_STALE = 0xFFFF0006
+"""The community of a route that is kept long after its neighbor was lost (RFC 9494 section 3.2)."""
 
 
 _NO_MPLS_TUNNEL = ((), (Encapsulation.VXLAN,))
@@ -44,13 +46,14 @@ class Source:
     """Who gives paths: one per forwarder (bare JID) and per BGP neighbor, kept over sessions.
 
     `peer_id` is the BGP identifier, the route server's own for local sources; `is_client` says whether an iBGP
-    neighbor is a route-reflector client.
+    neighbor is a route-reflector client, `long_lived` whether long-lived graceful restart was announced to it.
     """
 
     name: str
     kind: SourceKind
     peer_id: IPv4Address
     is_client: bool = False
+    long_lived: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,12 @@ class Peer:
         self.log.append(("end-of-rib", family, ()))
         self.ended.append(family)
 
+    def send_refresh_begin(self, family: Family) -> None:
+        self.log.append(("refresh-begins", family, ()))
+
+    def send_refresh_end(self, family: Family) -> None:
+        self.log.append(("refresh-ends", family, ()))
+
     def keys(self, family: Family = Family.VPNV4) -> set[bytes]:
         return set(self.held.get(family, ()))
 
