@@ -12,7 +12,7 @@ The first subscriber of a VRF originates a membership for each of its import tar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
@@ -51,9 +51,11 @@ class Rib:
             self._membership_changed(path.key)
         elif change is not None:
             self._spread(change)
+        else:
+            self._touch_all_paths(path.family, (path.key,))
 
     def announce(
-        self, source: Source, family: Family, attributes: PathAttributes, nlri: Iterable[tuple[bytes, int]]
+        self, source: Source, family: Family, attributes: PathAttributes, nlri: Sequence[tuple[bytes, int]]
     ) -> None:
         """Add or replace a source's path to each (key, label), all with one attribute set."""
         if family is Family.RTC:
@@ -72,6 +74,8 @@ class Rib:
                     out.touch_all(family, keys)
         for change in changes:
             self._spread(change)
+        if len(first) + len(changes) < len(nlri):
+            self._touch_all_paths(family, [key for key, _ in nlri])
 
     def withdraw(self, source: Source, family: Family, key: bytes, item: ItemName = NO_ITEM) -> None:
         """Remove a path; one that is not there is no error."""
@@ -80,6 +84,8 @@ class Rib:
             self._membership_changed(key)
         elif change is not None:
             self._spread(change)
+        else:
+            self._touch_all_paths(family, (key,))
 
     def drop_source(self, source: Source, family: Family) -> None:
         """Remove everything a source gave in one family."""
@@ -98,6 +104,12 @@ class Rib:
                 vrf.change(family, key, old, new)
         for out in self.outs:
             out.touch(family, key)
+
+    def _touch_all_paths(self, family: Family, keys: Sequence[bytes]) -> None:
+        """Paths changed that are not the best: of concern to the neighbors that are told of all (RFC 7911)."""
+        for out in self.outs:
+            if family in out.paths_out:
+                out.touch_all(family, keys)
 
     def _membership_changed(self, key: bytes) -> None:
         self.revision += 1

@@ -5,8 +5,9 @@ path names its source, and losing a neighbor walks the table once.  Everything t
 `update` or `withdraw`, and both answer with the `Change` of the best path, or None when the best stayed as it
 was; who cares about a change is not the table's business.  `announce` is `update` for what comes in one UPDATE.
 
-`by_rt` indexes the keys whose best path carries a route target, so that a new importer or a new interest of a
-peer visits only the routes it concerns (RFC 4684 section 6).
+`by_rt` indexes the keys a path of which carries a route target, so that a new importer or a new interest of a peer
+visits only the routes it may concern (RFC 4684 section 6); whether it is the best path that carries it, who visits
+has to see.
 """
 
 from __future__ import annotations
@@ -47,11 +48,9 @@ class VpnTable:
 
     def update(self, path: Path) -> Change | None:
         """Add a path, or replace the one with the same source, item and NLRI."""
-        destinations = self.destinations[path.family]
-        paths = destinations.get(path.key)
+        paths = self.destinations[path.family].get(path.key)
         if paths is None:
-            destinations[path.key] = (path,)
-            return self._changed(path.family, path.key, None, path)
+            return self._settle(path.family, path.key, (), (path,))
         return self._replace(paths, path)
 
     def announce(
@@ -84,7 +83,7 @@ class VpnTable:
         others = tuple(p for p in paths if p.source is not source or p.item != item)
         if len(others) == len(paths):
             return None
-        return self._settle(family, key, paths[0], others)
+        return self._settle(family, key, paths, others)
 
     def given_by(self, source: Source, family: Family) -> list[tuple[bytes, ItemName]]:
         """(key, item) of every path a source gave in one family."""
@@ -98,29 +97,25 @@ class VpnTable:
     def _replace(self, paths: tuple[Path, ...], path: Path) -> Change | None:
         source, item = path.source, path.item
         others = tuple([p for p in paths if p.source is not source or p.item != item])
-        return self._settle(path.family, path.key, paths[0], (*others, path))
+        return self._settle(path.family, path.key, paths, (*others, path))
 
-    def _settle(self, family: Family, key: bytes, old: Path, paths: tuple[Path, ...]) -> Change | None:
-        if not paths:
+    def _settle(self, family: Family, key: bytes, before: tuple[Path, ...], paths: tuple[Path, ...]) -> Change | None:
+        """Put `paths` where `before` was, of which one of both is not empty."""
+        new = best_of(paths) if paths else None
+        if new is None:
             del self.destinations[family][key]
-            return self._changed(family, key, old, None)
-        new = paths[0] if len(paths) == 1 else best_of(paths)
-        if len(paths) > 1:
-            paths = (new, *(p for p in paths if p is not new))
-        self.destinations[family][key] = paths
-        return None if new is old else self._changed(family, key, old, new)
-
-    def _changed(self, family: Family, key: bytes, old: Path | None, new: Path | None) -> Change:
+        else:
+            self.destinations[family][key] = (new, *(p for p in paths if p is not new)) if len(paths) > 1 else paths
         index = self.by_rt.get(family)
         if index is not None:
-            before = old.attributes.route_targets if old else frozenset()
-            after = new.attributes.route_targets if new else frozenset()
-            if before is not after:
-                self._reindex(index, key, before, after)
-        return Change(family, key, old, new)
+            self._reindex(index, key, _route_targets(before), _route_targets(paths))
+        old = before[0] if before else None
+        return None if new is old else Change(family, key, old, new)
 
     @staticmethod
     def _reindex(index: dict[bytes, set[bytes]], key: bytes, before: frozenset[bytes], after: frozenset[bytes]) -> None:
+        if before is after:
+            return
         for rt in before - after:
             keys = index[rt]
             keys.discard(key)
@@ -128,3 +123,12 @@ class VpnTable:
                 del index[rt]
         for rt in after - before:
             index.setdefault(rt, set()).add(key)
+
+
+def _route_targets(paths: tuple[Path, ...]) -> frozenset[bytes]:
+    """All that the paths carry. Paths to one NLRI mostly carry the same, and then that very set."""
+    rts: frozenset[bytes] = frozenset()
+    for path in paths:
+        if not path.attributes.route_targets <= rts:
+            rts = rts | path.attributes.route_targets if rts else path.attributes.route_targets
+    return rts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,8 @@ def _paths(draw: st.DrawFn) -> Path:
     if source is _SOURCES[0]:
         route = item(prefix, lp=draw(st.sampled_from([100, 200])))
         return published_path(source, draw(st.sampled_from(["blue", "red"])), draw(st.sampled_from("ab")), route, rd)
-    return bgp_path(source, rd, prefix, draw(st.sampled_from(_ATTRIBUTES)), draw(st.sampled_from([3, 16, 17])))
+    path = bgp_path(source, rd, prefix, draw(st.sampled_from(_ATTRIBUTES)), draw(st.sampled_from([3, 16, 17])))
+    return replace(path, path_id=draw(st.sampled_from([0, 1, 2])) if source is _SOURCES[1] else 0)
 
 
 _Identity = tuple[Source, ItemName]
@@ -67,12 +69,11 @@ def _check(table: VpnTable, model: _Model) -> None:
             assert set(held) == set(paths.values())
             assert len(held) == len(paths)
     for family, index in table.by_rt.items():
-        targets = {key_: best.attributes.route_targets for key_ in table.destinations[family]
-                   if (best := table.best(family, key_)) is not None}  # fmt: skip
         wanted_index: dict[bytes, set[bytes]] = {}
-        for key_, route_targets in targets.items():
-            for target in route_targets:
-                wanted_index.setdefault(target, set()).add(key_)
+        for (of, key_), paths in model.paths.items():
+            for target in [target for path in paths.values() for target in path.attributes.route_targets]:
+                if of is family:
+                    wanted_index.setdefault(target, set()).add(key_)
         assert index == wanted_index
 
 
@@ -132,17 +133,19 @@ def test_withdrawing_what_is_not_there_is_no_error() -> None:
     assert table.withdraw(local(), Family.VPNV4, key("1:1", "10.0.0.0/8")) is None
 
 
-def test_the_index_follows_the_best_path_only() -> None:
-    """A peer's interest concerns what could be sent to it, which is the best path."""
+def test_the_index_names_what_any_path_carries() -> None:
+    """A peer's interest concerns what could be sent to it, which is every path where ADD-PATH is spoken."""
     table = VpnTable()
     route = key("1:1", "10.0.0.0/8")
     good = bgp_path(ibgp("127.0.2.1"), "1:1", "10.0.0.0/8", attributes(("64512:1",), local_pref=200))
-    poor = bgp_path(ibgp("127.0.2.2"), "1:1", "10.0.0.0/8", attributes(("64512:2",), local_pref=100))
-    table.update(poor)
+    poor = bgp_path(ibgp("127.0.2.2"), "1:1", "10.0.0.0/8", attributes(("64512:2", "64512:1"), local_pref=100))
     table.update(good)
-    assert table.by_rt[Family.VPNV4] == {rt("64512:1"): {route}}
+    assert table.update(poor) is None, "the best path stays"
+    assert table.by_rt[Family.VPNV4] == {rt("64512:1"): {route}, rt("64512:2"): {route}}
     table.withdraw(good.source, Family.VPNV4, route)
-    assert table.by_rt[Family.VPNV4] == {rt("64512:2"): {route}}
+    assert table.by_rt[Family.VPNV4] == {rt("64512:1"): {route}, rt("64512:2"): {route}}
+    table.withdraw(poor.source, Family.VPNV4, route)
+    assert table.by_rt[Family.VPNV4] == {}
 
 
 def test_one_item_id_in_two_nodes_is_two_paths() -> None:
