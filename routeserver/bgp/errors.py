@@ -44,6 +44,7 @@ class OpenFault(enum.IntEnum):
     PARAMETER = 4
     HOLD_TIME = 6
     CAPABILITY = 7
+    ROLE = 11
 
 
 class UpdateFault(enum.IntEnum):
@@ -70,6 +71,10 @@ class Cease(enum.IntEnum):
     OUT_OF_RESOURCES = 8
     HARD_RESET = 9
     BFD_DOWN = 10
+
+
+class RefreshFault(enum.IntEnum):
+    BAD_LENGTH = 1
 
 
 NOTIFICATION_NAMES = {

@@ -67,6 +67,21 @@ class Origin(enum.IntEnum):
     INCOMPLETE = 2
 
 
+class Capability(enum.IntEnum):
+    """Capability codes (RFC 5492 section 6) we give a meaning to."""
+
+    MULTIPROTOCOL = 1
+    ROUTE_REFRESH = 2
+    EXTENDED_NEXT_HOP = 5
+    EXTENDED_MESSAGE = 6
+    ROLE = 9
+    GRACEFUL_RESTART = 64
+    FOUR_OCTET_AS = 65
+    ADD_PATH = 69
+    ENHANCED_ROUTE_REFRESH = 70
+    LONG_LIVED_GRACEFUL_RESTART = 71
+
+
 class Role(enum.IntEnum):
     """What a speaker is to its external neighbor (RFC 9234 section 4.1)."""
 

@@ -7,10 +7,11 @@ everything after reads `Negotiated` and never a capability.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from routeserver.bgp.capabilities import AddPath, Capabilities, Pair, pair_of
 from routeserver.bgp.iana import Family, Role
 from routeserver.bgp.messages import Open
 
@@ -68,13 +69,51 @@ class Negotiated:
 
 def negotiate(sent: Open, received: Open) -> Negotiated:
     """The terms; the OPEN received is one that `check_open` found acceptable."""
-    theirs = received.capabilities
+    ours, theirs = sent.capabilities, received.capabilities
+    families = frozenset(f for f in Family if ours.carries(f) and theirs.carries(f))
+    is_external = received.peer_as != sent.peer_as
     return Negotiated(
         peer_as=received.peer_as,
         peer_id=received.identifier,
         hold_time=min(received.hold_time, sent.hold_time),
-        families=frozenset(f for f in Family if sent.capabilities.carries(f) and theirs.carries(f)),
-        four_octet_as=theirs.four_octet_as is not None,
+        families=families,
+        four_octet_as=ours.four_octet_as is not None and theirs.four_octet_as is not None,
         can_refresh=theirs.route_refresh,
-        restart=PeerRestart(False, 0, {}, False) if theirs.end_of_rib else None,
+        enhanced_refresh=ours.enhanced_refresh and theirs.enhanced_refresh,
+        extended_messages=ours.extended_messages and theirs.extended_messages,
+        ipv6_next_hops=_among(families, ours.ipv6_next_hops & theirs.ipv6_next_hops),
+        paths_in=_among(families, _doing(ours, AddPath.RECEIVE) & _doing(theirs, AddPath.SEND)),
+        paths_out=_among(families, _doing(ours, AddPath.SEND) & _doing(theirs, AddPath.RECEIVE)),
+        restart=_restart(ours, theirs, families),
+        long_lived=_long_lived(ours, theirs, families),
+        peer_role=_role(theirs) if is_external else None,
     )
+
+
+def _among(families: frozenset[Family], pairs: Set[Pair]) -> frozenset[Family]:
+    return frozenset(family for family in families if pair_of(family) in pairs)
+
+
+def _doing(capabilities: Capabilities, what: AddPath) -> frozenset[Pair]:
+    return frozenset(pair for pair, mode in capabilities.add_path.items() if mode & what)
+
+
+def _restart(ours: Capabilities, theirs: Capabilities, families: frozenset[Family]) -> PeerRestart | None:
+    if ours.restart is None or theirs.restart is None:
+        return None
+    said = theirs.restart
+    preserved = {family: said.families[pair_of(family)] for family in families if pair_of(family) in said.families}
+    notification = ours.restart.survives_notification and said.survives_notification
+    return PeerRestart(said.restarted, said.restart_time, preserved, notification)
+
+
+def _long_lived(ours: Capabilities, theirs: Capabilities, families: frozenset[Family]) -> dict[Family, LongLived]:
+    """The families both sides named; decoding has dropped what came without graceful restart (RFC 9494 section 4.1)."""
+    both = _among(families, ours.long_lived.keys() & theirs.long_lived.keys())
+    return {family: LongLived(*theirs.long_lived[pair_of(family)]) for family in both}
+
+
+def _role(theirs: Capabilities) -> Role | None:
+    """One nobody has defined says nothing, unless a role of ours made `check_open` refuse it."""
+    known = theirs.roles & frozenset(Role)
+    return Role(min(known)) if known else None

@@ -19,14 +19,23 @@ from ipaddress import IPv4Address
 
 from routeserver.bgp.attribute_codec import AttributeContext
 from routeserver.bgp.attributes import PathAttributes
+from routeserver.bgp.capabilities import announced
 from routeserver.bgp.errors import ErrorCode, NotificationError
-from routeserver.bgp.events import BgpEvent, Established, RefreshRequested, SessionClosed
+from routeserver.bgp.events import (
+    BgpEvent,
+    Established,
+    RefreshBegins,
+    RefreshEnds,
+    RefreshRequested,
+    SessionClosed,
+)
 from routeserver.bgp.fsm import MESSAGE_EVENTS, Action, FsmEvent, State, step_for
 from routeserver.bgp.iana import Family
 from routeserver.bgp.messages import (
     KEEPALIVE,
     Notification,
     Open,
+    RefreshKind,
     check_open,
     decode_notification,
     decode_open,
@@ -46,6 +55,11 @@ OPEN_HOLD_TIME = 240.0
 _NONE = NotificationError(0, 0)
 # The clock, the message (b"" for none) and the NOTIFICATION to be sent (_NONE for none).
 _Act = Callable[[float, bytes, NotificationError], list[BgpEvent]]
+_REFRESHES: dict[RefreshKind, type[RefreshRequested] | type[RefreshBegins] | type[RefreshEnds]] = {
+    RefreshKind.REQUEST: RefreshRequested,
+    RefreshKind.BEGIN: RefreshBegins,
+    RefreshKind.END: RefreshEnds,
+}
 _NAMES = {kind: kind.name.lower() for kind in MessageType}
 _RECEIVED = {int(kind): (_NAMES[kind], event) for kind, event in MESSAGE_EVENTS.items()}
 
@@ -83,7 +97,7 @@ class BgpSession:
         self._reader = MessageReader()
         self._hold_deadline: float | None = now + OPEN_HOLD_TIME
         self._keepalive_due: float | None = None
-        self._open = Open.of(local_as, neighbor.hold_time, router_id, neighbor.families)
+        self._open = Open.of(local_as, neighbor.hold_time, router_id, announced(neighbor, local_as, restarted=False))
         self._codec()
         self._actions: dict[Action, _Act] = {
             Action.ACCEPT_OPEN: self._accept_open,
@@ -198,7 +212,8 @@ class BgpSession:
 
     def _accept_open(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         received = decode_open(message)
-        check_open(received, self._open, self.neighbor.peer_as)
+        check_open(received, self._open, self.neighbor)
+        self._reader.accept_extended()  # we announce it, and it is for what a speaker takes (RFC 8654 section 4)
         self.peer_open = received
         self.negotiated = terms = negotiate(self._open, received)
         self.hold_time, self.families = terms.hold_time, terms.families
@@ -245,8 +260,11 @@ class BgpSession:
         return self._decoder.decode(message)
 
     def _deliver_refresh(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
-        family = decode_route_refresh(message)
-        return [RefreshRequested(family)] if family in self.families and family is not None else []
+        assert self.negotiated is not None
+        family, kind = decode_route_refresh(message, self.negotiated.enhanced_refresh) or (None, RefreshKind.REQUEST)
+        if family is None or family not in self.families:
+            return []
+        return [_REFRESHES[kind](family)]
 
     def _notify(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         self._send(MessageType.NOTIFICATION, Notification(error.code, error.subcode, error.data).encode())

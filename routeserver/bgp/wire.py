@@ -5,12 +5,13 @@ checks of RFC 4271 section 6.1.  Cost is linear in the octets received, whether 
 thousand messages at once: a chunk is walked by offset, and only the tail of an unfinished message is kept, joined
 with what follows once enough of it is there.
 
-Messages above 4096 octets are refused: we do not announce the extended message capability (RFC 8654).
+Messages above 4096 octets are refused until `accept_extended` says that both OPENs are there (RFC 8654).
 """
 
 from __future__ import annotations
 
 import enum
+from typing import TypeAlias
 
 from routeserver.bgp.errors import ErrorCode, Header, NotificationError
 
@@ -29,16 +30,20 @@ class MessageType(enum.IntEnum):
     ROUTE_REFRESH = 5
 
 
-# Least and greatest length of each type. ROUTE-REFRESH is longer than 23 only with ORF, which we do not announce.
+# Least and greatest length of each type. What else a ROUTE-REFRESH must be, and which fault it is if not, depends on
+# the terms of the session (RFC 7313 section 5), so its decoder judges that.
 LENGTHS = {
     MessageType.OPEN: (29, MESSAGE_MAX),
     MessageType.UPDATE: (23, MESSAGE_MAX),
     MessageType.NOTIFICATION: (21, MESSAGE_MAX),
     MessageType.KEEPALIVE: (19, 19),
-    MessageType.ROUTE_REFRESH: (23, 23),
+    MessageType.ROUTE_REFRESH: (HEADER_LENGTH, MESSAGE_MAX),
 }
+_EXTENDED = (MessageType.UPDATE, MessageType.NOTIFICATION, MessageType.ROUTE_REFRESH)
 # By type octet and without an enum in the way: this is asked for every message.
-_LENGTHS = {kind.value: bounds for kind, bounds in LENGTHS.items()}
+_Lengths: TypeAlias = dict[int, tuple[int, int]]
+_PLAIN_LENGTHS: _Lengths = {kind.value: bounds for kind, bounds in LENGTHS.items()}
+_EXTENDED_LENGTHS = _PLAIN_LENGTHS | {kind.value: (LENGTHS[kind][0], EXTENDED_MESSAGE_MAX) for kind in _EXTENDED}
 
 
 def frame(kind: MessageType, body: bytes = b"") -> bytes:
@@ -54,6 +59,11 @@ class MessageReader:
         self._offset = 0
         self._tail = bytearray()
         self._needed = HEADER_LENGTH
+        self._lengths = _PLAIN_LENGTHS
+
+    def accept_extended(self) -> None:
+        """From the next message on take UPDATE, NOTIFICATION and ROUTE-REFRESH of up to 65535 octets (RFC 8654)."""
+        self._lengths = _EXTENDED_LENGTHS
 
     def feed(self, data: bytes) -> None:
         """Add received octets. All messages of the former chunk must have been taken."""
@@ -77,9 +87,9 @@ class MessageReader:
             self._keep(start, HEADER_LENGTH)
             return None
         length = chunk[start + 16] << 8 | chunk[start + 17]
-        bounds = _LENGTHS.get(chunk[start + 18])
+        bounds = self._lengths.get(chunk[start + 18])
         if not chunk.startswith(MARKER, start) or bounds is None or not bounds[0] <= length <= bounds[1]:
-            raise _header_error(chunk[start : start + HEADER_LENGTH])
+            raise _header_error(chunk[start : start + HEADER_LENGTH], self._lengths)
         end = start + length
         if end > len(chunk):
             self._keep(start, length)
@@ -94,12 +104,13 @@ class MessageReader:
         self._needed = needed
 
 
-def _header_error(header: bytes) -> NotificationError:
+def _header_error(header: bytes, lengths: _Lengths) -> NotificationError:
     """Which of the three checks failed first (RFC 4271 section 6.1)."""
     if header[:16] != MARKER:
         return NotificationError(ErrorCode.HEADER, Header.NOT_SYNCHRONIZED, b"", "marker is not all ones")
     length, kind = int.from_bytes(header[16:18], "big"), header[18]
-    low, high = _LENGTHS.get(kind, (HEADER_LENGTH, MESSAGE_MAX))
+    # The limit of a type nobody knows is that of UPDATE.
+    low, high = lengths.get(kind, (HEADER_LENGTH, lengths[MessageType.UPDATE][1]))
     if not low <= length <= high:
         reason = f"a message of type {kind} cannot be {length} octets long"
         return NotificationError(ErrorCode.HEADER, Header.BAD_LENGTH, header[16:18], reason)

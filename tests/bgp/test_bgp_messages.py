@@ -7,13 +7,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from routeserver.bgp.capabilities import Capabilities, decode_capabilities
+from routeserver.bgp.capabilities import Capabilities, GracefulRestartCapability, decode_capabilities
 from routeserver.bgp.errors import NOTIFICATION_NAMES, NotificationError
 from routeserver.bgp.iana import Family
 from routeserver.bgp.messages import (
     KEEPALIVE,
     Notification,
     Open,
+    RefreshKind,
     decode_notification,
     decode_open,
     decode_route_refresh,
@@ -21,16 +22,18 @@ from routeserver.bgp.messages import (
     shutdown_communication,
 )
 from routeserver.bgp.wire import MESSAGE_MAX, MessageReader, MessageType, frame
+from tests.support.bgp_pair import open_of
 
 MARKER = "ff" * 16
 ID = IPv4Address("192.0.2.1")
-VPNS = frozenset({(1, 128), (2, 128)})
+VPNV4 = frozenset({(1, 128)})
 
 OPENS = [
     pytest.param(
-        MARKER + "003d" + "01" + "04" + "fc00" + "005a" + "c0000201" + "20"
-        "021e" + "010400010080" + "010400010084" + "010400020080" + "0200" + "40020000" + "41040000fc00",
-        Open.of(64512, 90, ID, (Family.VPNV4, Family.VPNV6, Family.RTC)),
+        MARKER + "0049" + "01" + "04" + "fc00" + "005a" + "c0000201" + "2c" + "022a"
+        "010400010080" + "010400010084" + "010400020080" + "0200" + "0506000100800002" + "0600" + "40024000"
+        "41040000fc00" + "4600",
+        open_of(64512),
         id="all-families",
     ),
     pytest.param(
@@ -47,7 +50,7 @@ OPENS = [
         + "0200"
         + "40020000"
         + "4104fa56ea00",
-        Open.of(4200000000, 0, ID, (Family.VPNV4,)),
+        Open.of(4200000000, 0, ID, Capabilities(VPNV4, True, 4200000000, GracefulRestartCapability())),
         id="4-octet-as",
     ),
     pytest.param(
@@ -77,7 +80,7 @@ def test_open(octets: str, value: Open) -> None:
 
 @pytest.mark.parametrize(("local_as", "field"), [(1, 1), (65535, 65535), (65536, 23456), (4294967295, 23456)])
 def test_the_2_octet_field_of_an_as(local_as: int, field: int) -> None:
-    sent = Open.of(local_as, 90, ID, (Family.VPNV4,))
+    sent = Open.of(local_as, 90, ID, Capabilities(VPNV4, four_octet_as=local_as))
     assert (sent.my_as, sent.peer_as) == (field, local_as)
 
 
@@ -90,12 +93,7 @@ def test_notification(octets: str, value: Notification) -> None:
 @pytest.mark.parametrize(("octets", "family"), REFRESHES)
 def test_route_refresh(octets: str, family: Family) -> None:
     assert encode_route_refresh(family).hex() == octets
-    assert decode_route_refresh(bytes.fromhex(octets)) is family
-
-
-def test_route_refresh_for_other_families_and_with_the_reserved_octet_set() -> None:
-    assert decode_route_refresh(frame(MessageType.ROUTE_REFRESH, bytes.fromhex("00010001"))) is None
-    assert decode_route_refresh(frame(MessageType.ROUTE_REFRESH, bytes.fromhex("00010280"))) is Family.VPNV4
+    assert decode_route_refresh(bytes.fromhex(octets), False) == (family, RefreshKind.REQUEST)
 
 
 # -- the stream
@@ -143,8 +141,6 @@ def test_the_longest_message() -> None:
         pytest.param(MARKER + "001602", 2, "0016", id="update-short"),
         pytest.param(MARKER + "001403", 2, "0014", id="notification-short"),
         pytest.param(MARKER + "001404", 2, "0014", id="keepalive-long"),
-        pytest.param(MARKER + "001605", 2, "0016", id="refresh-short"),
-        pytest.param(MARKER + "001805", 2, "0018", id="refresh-long"),
         pytest.param(MARKER + "001209", 2, "0012", id="length-before-type"),
         pytest.param(MARKER + "001300", 3, "00", id="type-0"),
         pytest.param(MARKER + "001306", 3, "06", id="type-6"),
@@ -239,7 +235,9 @@ def test_the_capability_counts_rather_than_the_field() -> None:
 )
 def test_capabilities_in_any_order(parts: tuple[str, ...]) -> None:
     value = bytes.fromhex("".join(parts))
-    assert decode_capabilities([value]) == Capabilities(frozenset({(1, 128)}), True, 64512, True)
+    assert decode_capabilities([value]) == Capabilities(
+        frozenset({(1, 128)}), True, 64512, GracefulRestartCapability(), enhanced_refresh=True
+    )
 
 
 # -- NOTIFICATION, in words
@@ -252,7 +250,10 @@ def test_capabilities_in_any_order(parts: tuple[str, ...]) -> None:
         (Notification(6, 2, b"\x00"), "NOTIFICATION 6/2 (administrative shutdown)"),
         (Notification(6, 2, b"\x07" + "größe".encode()), "NOTIFICATION 6/2 (administrative shutdown): 'größe'"),
         (Notification(6, 4, b"\x02hi and more"), "NOTIFICATION 6/4 (administrative reset): 'hi'"),
-        (Notification(6, 2, b"\xffshort"), "NOTIFICATION 6/2 (administrative shutdown): 'short'"),
+        (
+            Notification(6, 2, b"\xffshort"),
+            "NOTIFICATION 6/2 (administrative shutdown): malformed communication ff73686f7274",
+        ),
         (
             Notification(6, 2, b"\x02\xc3\x28"),
             "NOTIFICATION 6/2 (administrative shutdown): undecodable communication c328",

@@ -25,8 +25,8 @@ from routeserver.bgp.negotiation import Negotiated
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP
 from routeserver.bgp.session import OPEN_HOLD_TIME, BgpSession
 from routeserver.bgp.wire import MessageType, frame
-from tests.support.bgp_pair import ALL, LEFT, RIGHT, established, peer_open, session, wired
-from tests.support.updates import INTERNAL, ROUTE_KEY, attribute, base, mp_reach, mp_unreach, update
+from tests.support.bgp_pair import ALL, LEFT, RIGHT, established, open_of, peer_open, session, wired
+from tests.support.updates import INTERNAL, ROUTE_KEY, attribute, base, decoder, mp_reach, mp_unreach, update
 
 VPNS = (Family.VPNV4, Family.VPNV6)
 UPDATE = update(mp_reach(), *base(INTERNAL))
@@ -67,7 +67,8 @@ def test_two_sessions_establish(left_as: int, right_as: int, chunk: int | None) 
 
 def test_the_open_that_is_queued_at_once() -> None:
     connected = session(4200000000, 64512, 30, VPNS)
-    expected = Open(23456, 30, IPv4Address(LEFT), Capabilities(frozenset({(1, 128), (2, 128)}), True, 4200000000, True))
+    expected = open_of(4200000000, 30, VPNS, LEFT)
+    assert expected.my_as == 23456
     assert connected.data_to_send() == expected.encode()
     assert connected.data_to_send() == b""
     assert (connected.state, connected.closing, connected.writable) == (State.OPEN_SENT, False, True)
@@ -154,11 +155,14 @@ def test_a_family_nobody_agreed_to_cannot_be_sent() -> None:
 
 
 def test_what_cannot_be_sent_is_withdrawn_and_counted() -> None:
-    wire, left, _ = wired()
-    left.send_routes(Family.VPNV4, PathAttributes(ip_address("2001:db8::1"), local_pref=100), [(ROUTE_KEY, 16)])
-    wire.pump()
-    assert wire.right.of(RoutesWithdrawn) == [RoutesWithdrawn(Family.VPNV4, [ROUTE_KEY])]
-    assert left.unsendable == 1
+    connected = session()
+    plain = Open(64512, 90, IPv4Address(RIGHT), Capabilities(frozenset({(1, 128)}), four_octet_as=64512))
+    connected.receive_data(plain.encode() + KEEPALIVE, 0.0)
+    connected.data_to_send()
+    connected.send_routes(Family.VPNV4, PathAttributes(ip_address("2001:db8::1"), local_pref=100), [(ROUTE_KEY, 16)])
+    (withdrawn,) = decoder(INTERNAL).decode(connected.data_to_send())
+    assert withdrawn == RoutesWithdrawn(Family.VPNV4, [ROUTE_KEY])
+    assert connected.unsendable == 1
 
 
 def test_faults_that_do_not_end_the_session_are_events_and_counted() -> None:
@@ -265,7 +269,7 @@ OS, OC, UP = State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED
     ("state", "octets", "notification"),
     [
         pytest.param(UP, b"\0" * 19, (1, 1, ""), id="not-synchronized"),
-        pytest.param(OC, b"\xff" * 16 + b"\xff\xff\2", (1, 2, "ffff"), id="bad-length"),
+        pytest.param(OS, b"\xff" * 16 + b"\xff\xff\2", (1, 2, "ffff"), id="bad-length"),
         pytest.param(OS, b"\xff" * 16 + b"\0\x13\7", (1, 3, "07"), id="bad-type"),
         pytest.param(OS, raw_open("04fc00005ac00002020402020101"), (2, 0, ""), id="open-malformed"),
         pytest.param(OS, raw_open("03fc00005ac000020200"), (2, 1, "0004"), id="version"),

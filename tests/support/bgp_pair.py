@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, ip_address
 
+from routeserver.bgp.capabilities import announced
 from routeserver.bgp.iana import Family
 from routeserver.bgp.messages import KEEPALIVE, Open
 from routeserver.bgp.session import BgpSession
@@ -46,7 +47,13 @@ def peer_open(
     peer_as: int = 64512, hold_time: int = 90, families: tuple[Family, ...] = ALL, identifier: str = RIGHT
 ) -> bytes:
     """The OPEN a peer of `session()` would send."""
-    return Open.of(peer_as, hold_time, IPv4Address(identifier), families).encode()
+    return open_of(peer_as, hold_time, families, identifier).encode()
+
+
+def open_of(local_as: int, hold_time: int = 90, families: tuple[Family, ...] = ALL, identifier: str = LEFT) -> Open:
+    """The OPEN a speaker of ours sends to an internal neighbor of which nothing else is configured."""
+    neighbor = NeighborSettings(ip_address(RIGHT), local_as, families=families)
+    return Open.of(local_as, hold_time, IPv4Address(identifier), announced(neighbor, local_as, restarted=False))
 
 
 def established(

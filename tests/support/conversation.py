@@ -321,7 +321,7 @@ class Neighbor:
     def promise_nothing(self) -> None:
         """Say in the OPEN, not sent yet, that no End-of-RIB need follow."""
         ours = decode_open(self.far.data_to_send())
-        self._open = replace(ours, capabilities=replace(ours.capabilities, end_of_rib=False)).encode()
+        self._open = replace(ours, capabilities=replace(ours.capabilities, restart=None)).encode()
 
     def carry(self) -> bool:
         now = self._conversation.now
