@@ -89,8 +89,8 @@ class Rib:
 
     def drop_source(self, source: Source, family: Family) -> None:
         """Remove everything a source gave in one family."""
-        for key, item in self.table.given_by(source, family):
-            self.withdraw(source, family, key, item)
+        for path in self.table.given_by(source, family):
+            self.withdraw(source, family, path.key, path.item)
 
     def _spread(self, change: Change) -> None:
         self.revision += 1

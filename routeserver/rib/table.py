@@ -1,9 +1,10 @@
 """The VPN table: Loc-RIB over all RDs, and the RT memberships beside it.
 
 Per family a dictionary from NLRI key to the tuple of its paths, best first.  There is no separate Adj-RIB-In: a
-path names its source, and losing a neighbor walks the table once.  Everything that comes or goes passes
-`update` or `withdraw`, and both answer with the `Change` of the best path, or None when the best stayed as it
-was; who cares about a change is not the table's business.  `announce` is `update` for what comes in one UPDATE.
+path names its source, and losing a neighbor walks the table once; only how many paths a source has is counted,
+because limits ask for that with every UPDATE.  Everything that comes or goes passes `update` or `withdraw`, and both
+answer with the `Change` of the best path, or None when the best stayed as it was; who cares about a change is not the
+table's business.  `announce` is `update` for what comes in one UPDATE.
 
 `by_rt` indexes the keys a path of which carries a route target, so that a new importer or a new interest of a peer
 visits only the routes it may concern (RFC 4684 section 6); whether it is the best path that carries it, who visits
@@ -12,6 +13,7 @@ has to see.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -37,6 +39,7 @@ class VpnTable:
     def __init__(self) -> None:
         self.destinations: dict[Family, dict[bytes, tuple[Path, ...]]] = {family: {} for family in Family}
         self.by_rt: dict[Family, dict[bytes, set[bytes]]] = {family: {} for family in VPN_FAMILIES}
+        self._counts: Counter[tuple[Source, Family]] = Counter()
 
     def paths(self, family: Family, key: bytes) -> tuple[Path, ...]:
         """The paths of an NLRI, best first."""
@@ -50,6 +53,7 @@ class VpnTable:
         """Add a path, or replace the one with the same source, item and NLRI."""
         paths = self.destinations[path.family].get(path.key)
         if paths is None:
+            self._counts[path.source, path.family] += 1
             return self._settle(path.family, path.key, (), (path,))
         return self._replace(paths, path)
 
@@ -72,6 +76,7 @@ class VpnTable:
                 first.append(path)
             elif (change := self._replace(paths, path)) is not None:
                 changes.append(change)
+        self._counts[source, family] += len(first)
         if first and (index := self.by_rt.get(family)) is not None:
             for rt in attributes.route_targets:
                 index.setdefault(rt, set()).update([path.key for path in first])
@@ -83,20 +88,27 @@ class VpnTable:
         others = tuple(p for p in paths if p.source is not source or p.item != item)
         if len(others) == len(paths):
             return None
+        self._counts[source, family] -= 1
         return self._settle(family, key, paths, others)
 
-    def given_by(self, source: Source, family: Family) -> list[tuple[bytes, ItemName]]:
-        """(key, item) of every path a source gave in one family."""
-        destinations = self.destinations[family]
-        return [(key, p.item) for key, paths in destinations.items() for p in paths if p.source is source]
+    def given_by(self, source: Source, family: Family) -> list[Path]:
+        """Every path a source gave in one family. Walks the family."""
+        return [path for paths in self.destinations[family].values() for path in paths if path.source is source]
 
     def count_of(self, source: Source, family: Family) -> int:
-        """How many paths a source gave in one family. Walks the family: for people, not for the hot path."""
-        return sum(1 for paths in self.destinations[family].values() for p in paths if p.source is source)
+        """How many paths a source gave in one family."""
+        return self._counts[source, family]
+
+    def forget(self, source: Source) -> None:
+        """A source that has no path left will give none any more."""
+        for family in Family:
+            self._counts.pop((source, family), None)
 
     def _replace(self, paths: tuple[Path, ...], path: Path) -> Change | None:
         source, item = path.source, path.item
         others = tuple([p for p in paths if p.source is not source or p.item != item])
+        if len(others) == len(paths):
+            self._counts[source, path.family] += 1
         return self._settle(path.family, path.key, paths, (*others, path))
 
     def _settle(self, family: Family, key: bytes, before: tuple[Path, ...], paths: tuple[Path, ...]) -> Change | None:

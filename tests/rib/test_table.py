@@ -96,7 +96,7 @@ def test_the_table_agrees_with_the_model_after_every_step(steps: list[tuple[Path
     for source in _SOURCES:
         for family in Family:
             given_paths = {(k, i) for (of, k), ps in model.paths.items() if of is family for s, i in ps if s is source}
-            listed = table.given_by(source, family)
+            listed = [(path.key, path.item) for path in table.given_by(source, family)]
             assert set(listed) == given_paths
             assert len(listed) == table.count_of(source, family) == len(given_paths)
 
