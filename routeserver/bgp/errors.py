@@ -164,5 +164,6 @@ class Fault:
     family: Family | None = None
 
     def notification(self) -> NotificationError:
-        """The session reset this fault asks for."""
-        return NotificationError(ErrorCode.UPDATE, self.subcode, self.data, f"{self.attribute}: {self.reason}")
+        """The session reset this fault asks for; no data are specified for AS_PATH (RFC 4271 sections 6 and 6.3)."""
+        data = b"" if self.subcode == UpdateFault.AS_PATH else self.data
+        return NotificationError(ErrorCode.UPDATE, self.subcode, data, f"{self.attribute}: {self.reason}")

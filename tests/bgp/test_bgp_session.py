@@ -291,7 +291,7 @@ OS, OC, UP = State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED
         pytest.param(UP, update(attribute(0x40, 3, "00000000")), (3, 8, "40030400000000"), id="next-hop"),
         pytest.param(UP, update(attribute(0xC0, 8, "00")), (3, 9, "c0080100"), id="optional"),
         pytest.param(UP, update(nlri=b"\x21"), (3, 10, ""), id="network"),
-        pytest.param(UP, update(attribute(0x40, 2, "00")), (3, 11, "40020100"), id="as-path"),
+        pytest.param(UP, update(attribute(0x40, 2, "00")), (3, 11, ""), id="as-path"),
         pytest.param(OS, KEEPALIVE, (5, 1, "04"), id="keepalive-in-open-sent"),
         pytest.param(OS, UPDATE, (5, 1, "02"), id="update-in-open-sent"),
         pytest.param(OS, REFRESH, (5, 1, "05"), id="refresh-in-open-sent"),
