@@ -90,6 +90,8 @@ class NeighborSettings:
     port: int = 179
     local_address: IPAddress | None = None
     hold_time: int = 90
+    idle_hold: float = 1.0
+    """Seconds a neighbor is left alone after a failure; doubles with each, up to 300. 0 is not at all."""
     auth_password: bytes | None = field(default=None, repr=False)
     ttl_security: int | None = None
     max_prefixes: PrefixLimit | None = None

@@ -16,41 +16,48 @@ from collections.abc import Sequence
 from routeserver.bgp import collision
 from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.events import Established, FamilyDisabled, SessionClosed, UpdateMalformed
+from routeserver.bgp.peering import Peering
 from routeserver.bgp.retry import JITTER_LOW, retry_delay
 from routeserver.bgp.session import BgpSession
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.log import record
-from routeserver.settings import NeighborSettings, Settings
+from routeserver.settings import NeighborSettings
 
 CONNECT_RETRY = 120.0
 """Seconds one attempt to connect may take (RFC 4271 section 10)."""
 _LOGGED = frozenset((Established, SessionClosed, UpdateMalformed, FamilyDisabled))
 
 
-class Neighbor:
+class NeighborLink:
     """The endpoint of every connection with one neighbor."""
 
     pauses_reading = False  # two speakers that each wait for the other to read would never read again
 
-    def __init__(self, hub: Hub, settings: NeighborSettings, local: Settings) -> None:
+    def __init__(self, hub: Hub, peering: Peering) -> None:
         self._hub = hub
-        self.settings = settings
-        self._local = local
+        self.peering = peering
         self._connections: dict[Connection[BgpSession], None] = {}
         self._awaiting_open: set[Connection[BgpSession]] = set()
         self._failures = 0
         self._dialling: asyncio.Task[None] | None = None
+
+    @property
+    def settings(self) -> NeighborSettings:
+        return self.peering.settings
 
     def start(self) -> None:
         """Dial from now on, unless the neighbor is the one who dials."""
         if not self.settings.passive:
             self._dialling = self._hub.loop.create_task(self._stay_connected())
 
-    def stop(self) -> None:
-        """Dial no more."""
+    def stop(self, code: int, subcode: int, reason: str) -> None:
+        """Dial no more, and end what sessions there are with this NOTIFICATION."""
         if self._dialling is not None:
             self._dialling.cancel()
+        for connection in [c for c in self._connections if not c.session.closing]:
+            self.deliver(connection, connection.session.close(code, subcode, reason=reason))
+            self._hub.touch(connection)
 
     # --- Dialling ---------------------------------------------------------------------------------------------------
 
@@ -83,11 +90,11 @@ class Neighbor:
     # --- The endpoint -----------------------------------------------------------------------------------------------
 
     def open_session(self, connection: Connection[BgpSession]) -> BgpSession:
-        local = self._local
+        peering = self.peering
         self._connections[connection] = None
         self._awaiting_open.add(connection)
         now = self._hub.now()
-        return BgpSession(self.settings, local.local_as, local.router_id, connection.local_address, now)
+        return BgpSession(self.settings, peering.local_as, peering.router_id, connection.local_address, now)
 
     def deliver(self, connection: Connection[BgpSession], events: Sequence[Event]) -> None:
         session = connection.session
@@ -116,7 +123,7 @@ class Neighbor:
         """Whether the connection whose OPEN has just come is the one to close; others that lose are closed here."""
         peer_open = connection.session.peer_open
         assert peer_open is not None
-        local = collision.Speaker(self._local.router_id, self._local.local_as)
+        local = collision.Speaker(self.peering.router_id, self.peering.local_as)
         peer = collision.Speaker(peer_open.identifier, self.settings.peer_as)
         for other in [c for c in self._connections if c is not connection and not c.session.closing]:
             if collision.closes_new(_candidate(connection), _candidate(other), local, peer):

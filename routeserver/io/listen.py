@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from routeserver.bgp.session import BgpSession
 from routeserver.config import XmppConfig
-from routeserver.io.dial import Neighbor
+from routeserver.io.dial import NeighborLink
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.log import record
@@ -73,14 +73,14 @@ class XmppService:
 class BgpService:
     """Gives each incoming BGP connection to the neighbor it comes from."""
 
-    def __init__(self, hub: Hub, neighbors: Iterable[Neighbor]) -> None:
+    def __init__(self, hub: Hub, neighbors: Iterable[NeighborLink]) -> None:
         self._hub = hub
-        self._neighbors: dict[IPAddress, Neighbor] = {n.settings.address: n for n in neighbors}
+        self._neighbors: dict[IPAddress, NeighborLink] = {n.settings.address: n for n in neighbors}
 
     def accept(self) -> Connection[BgpSession]:
         return Connection(self._hub, self._neighbor_of)
 
-    def _neighbor_of(self, connection: Connection[BgpSession]) -> Neighbor | None:
+    def _neighbor_of(self, connection: Connection[BgpSession]) -> NeighborLink | None:
         neighbor = self._neighbors.get(connection.peer_address)
         reason = "not a configured neighbor"
         if neighbor is not None:

@@ -17,9 +17,11 @@ from typing import Any
 from aiohttp import web
 
 from routeserver.api import application
+from routeserver.bgp.errors import Cease, ErrorCode
+from routeserver.bgp.peering import Peering
 from routeserver.config import Config, SocketAddress
 from routeserver.core import RouteServer
-from routeserver.io.dial import Neighbor
+from routeserver.io.dial import NeighborLink
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Hub
 from routeserver.io.listen import BgpService, XmppService
@@ -36,7 +38,9 @@ class Server:
         self._config = config
         loop = asyncio.get_running_loop()
         self.hub = Hub(RouteServer(config.settings, loop.time()), loop)
-        self._neighbors = [Neighbor(self.hub, settings, config.settings) for settings in config.settings.neighbors]
+        local = config.settings
+        peerings = [Peering(settings, local.local_as, local.router_id) for settings in local.neighbors]
+        self._neighbors = [NeighborLink(self.hub, peering) for peering in peerings]
         self._servers: list[asyncio.Server] = []
         self._api: web.AppRunner | None = None
         self.addresses: dict[str, list[str]] = {"xmpp": [], "bgp": [], "api": []}
@@ -81,7 +85,7 @@ class Server:
         for server in self._servers:
             server.close()
         for neighbor in self._neighbors:
-            neighbor.stop()
+            neighbor.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
         connections = list(self.hub.connections.values())
         for connection in connections:
             connection.close()
