@@ -19,7 +19,8 @@ from aiohttp import web
 from routeserver.api import application
 from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.peering import Peering
-from routeserver.config import Config, SocketAddress
+from routeserver.config import Config
+from routeserver.config_values import SocketAddress
 from routeserver.core import RouteServer
 from routeserver.io.dial import NeighborLink
 from routeserver.io.driver import Connection
