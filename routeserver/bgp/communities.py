@@ -1,18 +1,20 @@
-"""Extended communities (RFC 4360), eight octets each, kept as `bytes`.
+"""Communities of all three kinds: what the RIB reads in them, and their text for people.
 
-The RIB compares route targets by all eight octets (RFC 4360 section 2), so `64512:100` as a 2-octet-AS and as a
-4-octet-AS target are different.  Text forms exist for configuration and people only.  Encapsulation and MAC
-Mobility are built and read here as well, because the RIB turns them into what an item says.
+Plain ones (RFC 1997) are 32-bit numbers, large ones (RFC 8092) three of them, extended ones (RFC 4360) eight octets,
+kept as `bytes`.  The RIB compares route targets by all eight octets (RFC 4360 section 2), so `64512:100` as a
+2-octet-AS and as a 4-octet-AS target are different.  Text forms exist for configuration and people only; an extended
+community that has no form of its own is shown in hex, and none is ever an error (RFC 7606 section 7.14).
+Encapsulation and MAC Mobility are built and read here as well, because the RIB turns them into what an item says.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import AddressValueError, IPv4Address
 
 from routeserver.bgp.iana import TunnelType
-from routeserver.bgp.tunnel_encapsulation import COLOR_COMMUNITY, tunnel_types, tunnels_of
+from routeserver.bgp.tunnel_encapsulation import COLOR_COMMUNITY, tunnel_type_name, tunnel_types, tunnels_of
 from schema.values import Encapsulation, IPAddress
 
 TUNNEL_OF = {
@@ -27,7 +29,21 @@ ENCAPSULATION_OF: dict[int, Encapsulation] = {
     TunnelType.VXLAN: Encapsulation.VXLAN,
 }
 _ENCAPSULATION = b"\x03\x0c"
+_DEFAULT_GATEWAY = b"\x03\x0d"
 _MOBILITY = b"\x06\x00"
+_STICKY = 0x01
+WELL_KNOWN_NAMES = {
+    0xFFFF0000: "graceful-shutdown",
+    0xFFFF0001: "accept-own",
+    0xFFFF0006: "llgr-stale",
+    0xFFFF0007: "no-llgr",
+    0xFFFF029A: "blackhole",
+    0xFFFFFF01: "no-export",
+    0xFFFFFF02: "no-advertise",
+    0xFFFFFF03: "no-export-subconfed",
+    0xFFFFFF04: "no-peer",
+}
+"""RFC 1997, RFC 3765, RFC 7611, RFC 7999, RFC 8326, RFC 9494."""
 
 
 def is_route_target(community: bytes) -> bool:
@@ -67,7 +83,10 @@ def _administrator(admin: str, text: str) -> tuple[int, bytes, int]:
 
 
 def route_target_text(community: bytes) -> str:
-    """`64512:100`, `192.0.2.1:9` or `4200000000:7`; a small AS in the 4-octet type shows its `L`."""
+    """`64512:100`, `192.0.2.1:9` or `4200000000:7`; a small AS in the 4-octet type shows its `L`.
+
+    What `parse_route_target` reads back. It serves for the Site of Origin as well, whose types are the same three.
+    """
     kind = community[0]
     if kind == 0:
         return "{}:{}".format(*struct.unpack(">HI", community[2:]))
@@ -91,8 +110,45 @@ def sequence_number_of(communities: Iterable[bytes]) -> tuple[bool, int]:
     """(sticky, sequence number) of the first MAC Mobility community; (False, 0) when there is none."""
     for community in communities:
         if community[:2] == _MOBILITY:
-            return bool(community[2] & 1), int.from_bytes(community[4:])
+            return bool(community[2] & _STICKY), int.from_bytes(community[4:])
     return False, 0
+
+
+def community_text(community: int) -> str:
+    """`64512:100`, or the name of a well-known community (RFC 1997)."""
+    return WELL_KNOWN_NAMES.get(community) or f"{community >> 16}:{community & 0xFFFF}"
+
+
+def large_community_text(community: tuple[int, int, int]) -> str:
+    """`64512:1:2` (RFC 8092 section 5)."""
+    return "{}:{}:{}".format(*community)
+
+
+def ext_community_text(community: bytes) -> str:
+    """`target:64512:100`, `origin:…`, `color:7`, `encapsulation:mpls-in-udp` and the like; hex for unknown ones."""
+    written = _WRITERS.get(community[:2])
+    return written(community) if written is not None else f"0x{community.hex()}"
+
+
+def _color_text(community: bytes) -> str:
+    """RFC 9012 section 4.3; the flags, which have no meaning there, only when there are any."""
+    flags, color = struct.unpack(">HI", community[2:])
+    return f"color:{color}" if flags == 0 else f"color:{color}:flags-{flags:04x}"
+
+
+def _mobility_text(community: bytes) -> str:
+    return f"mac-mobility:{int.from_bytes(community[4:])}{':sticky' if community[2] & _STICKY else ''}"
+
+
+_WRITERS: dict[bytes, Callable[[bytes], str]] = {
+    **{bytes((kind, 0x02)): lambda c: f"target:{route_target_text(c)}" for kind in (0, 1, 2)},
+    **{bytes((kind, 0x03)): lambda c: f"origin:{route_target_text(c)}" for kind in (0, 1, 2)},
+    COLOR_COMMUNITY: _color_text,
+    _ENCAPSULATION: lambda c: f"encapsulation:{tunnel_type_name(int.from_bytes(c[6:]))}",
+    _DEFAULT_GATEWAY: lambda c: "default-gateway",
+    _MOBILITY: _mobility_text,
+}
+"""By type and subtype: RFC 4360 sections 4 and 5, RFC 9012 sections 4.1 and 4.3, RFC 7432 sections 7.7 and 7.8."""
 
 
 def tunnels_offered(

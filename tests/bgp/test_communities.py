@@ -1,12 +1,15 @@
-"""Route targets in text and octets, and what else an extended community says."""
+"""Route targets in text and octets, what else an extended community says, and all three kinds in words."""
 
 from __future__ import annotations
 
 import pytest
 
 from routeserver.bgp.communities import (
+    community_text,
     encapsulation_community,
+    ext_community_text,
     is_route_target,
+    large_community_text,
     mobility_community,
     parse_route_target,
     route_target_text,
@@ -79,3 +82,69 @@ def test_mobility_community() -> None:
     )
     assert sequence_number_of([bytes.fromhex("06000100ffffffff")]) == (True, 0xFFFFFFFF)
     assert sequence_number_of([]) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [
+        ("0002fc0000000064", "target:64512:100"),
+        ("0102c00002010009", "target:192.0.2.1:9"),
+        ("0202fa56ea000007", "target:4200000000:7"),
+        ("02020000fc000064", "target:64512L:100"),
+        ("0003fc0000000064", "origin:64512:100"),
+        ("0103c00002010009", "origin:192.0.2.1:9"),
+        ("0203fa56ea000007", "origin:4200000000:7"),
+        ("030b000000000007", "color:7"),
+        ("030bc0000000002a", "color:42:flags-c000"),
+        ("030c00000000000d", "encapsulation:mpls-in-udp"),
+        ("030c000000000002", "encapsulation:gre"),
+        ("030c00000000000f", "encapsulation:sr-policy"),
+        ("030c0000000003e7", "encapsulation:999"),
+        ("030d000000000000", "default-gateway"),
+        ("030d0000000000ff", "default-gateway"),
+        ("0600000000000005", "mac-mobility:5"),
+        ("06000100ffffffff", "mac-mobility:4294967295:sticky"),
+        # Those of other types are nobody's here: non-transitive ones, and subtypes without a form.
+        ("4002fc0000000064", "0x4002fc0000000064"),
+        ("4003fc0000000064", "0x4003fc0000000064"),
+        ("0302fc0000000064", "0x0302fc0000000064"),
+        ("430b000000000007", "0x430b000000000007"),
+        ("0601000000000005", "0x0601000000000005"),
+        ("8006000000000000", "0x8006000000000000"),
+        ("ffffffffffffffff", "0xffffffffffffffff"),
+    ],
+)
+def test_extended_communities_in_words(octets: str, text: str) -> None:
+    assert ext_community_text(bytes.fromhex(octets)) == text
+
+
+@pytest.mark.parametrize("octets", ["0002fc0000000064", "0102c00002010009", "0202fa56ea000007", "02020000fc000064"])
+def test_a_target_in_words_reads_back(octets: str) -> None:
+    assert parse_route_target(ext_community_text(bytes.fromhex(octets))).hex() == octets
+
+
+@pytest.mark.parametrize(
+    ("community", "text"),
+    [
+        (0xFC000064, "64512:100"),
+        (0, "0:0"),
+        (0xFFFF0000, "graceful-shutdown"),
+        (0xFFFF0006, "llgr-stale"),
+        (0xFFFF0007, "no-llgr"),
+        (0xFFFFFF01, "no-export"),
+        (0xFFFFFF02, "no-advertise"),
+        (0xFFFFFF03, "no-export-subconfed"),
+        (0xFFFFFF05, "65535:65285"),
+    ],
+)
+def test_communities_in_words(community: int, text: str) -> None:
+    assert community_text(community) == text
+
+
+@pytest.mark.parametrize(
+    ("community", "text"),
+    [((64496, 4294967295, 2), "64496:4294967295:2"), ((64496, 0, 0), "64496:0:0")],
+)
+def test_large_communities_in_words(community: tuple[int, int, int], text: str) -> None:
+    """The examples of RFC 8092 section 5."""
+    assert large_community_text(community) == text

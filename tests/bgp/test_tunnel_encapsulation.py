@@ -7,7 +7,15 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from routeserver.bgp.attributes import PathAttributes
-from routeserver.bgp.tunnel_encapsulation import tunnel_types, tunnels_of, valid_tunnels
+from routeserver.bgp.tunnel_encapsulation import (
+    SUB_TLVS,
+    TUNNELS,
+    tunnel_texts,
+    tunnel_type_name,
+    tunnel_types,
+    tunnels_of,
+    valid_tunnels,
+)
 from schema.values import Encapsulation
 
 GRE, UDP, VXLAN = Encapsulation.GRE, Encapsulation.UDP, Encapsulation.VXLAN
@@ -40,6 +48,8 @@ def tlv(kind: int, sub_tlvs: str) -> str:
         tlv(13, "060a0000000000010a000001"),
         tlv(999, ""),
         tlv(999, TO_192_0_2_1 * 2),
+        *(tlv(kind, "") for kind in (3, 4, 5, 6, 15, 20, 22, 24, 25, 65535)),
+        tlv(13, TO_192_0_2_1 + "7e04010203047f00fd000101fe0000"),
     ],
     ids=[
         "mpls-in-udp",
@@ -55,6 +65,8 @@ def tlv(kind: int, sub_tlvs: str) -> str:
         "private-address",
         "unknown-type-empty",
         "unknown-type-unchecked",
+        *(f"type-{kind}-without-endpoint" for kind in (3, 4, 5, 6, 15, 20, 22, 24, 25, 65535)),
+        "experimental-sub-tlvs",
     ],
 )
 def test_passed_on_unchanged(value: str) -> None:
@@ -88,6 +100,14 @@ def test_a_tunnel_without_a_valid_endpoint_is_cut_out(endpoint: str) -> None:
     assert valid_tunnels(bytes.fromhex(bad + MPLS_IN_UDP + bad), on_loopback=False).hex() == MPLS_IN_UDP
     with pytest.raises(ValueError, match="no valid tunnel"):
         valid_tunnels(bytes.fromhex(bad), on_loopback=False)
+
+
+@pytest.mark.parametrize("kind", TUNNELS)
+def test_every_known_tunnel_needs_an_endpoint(kind: int) -> None:
+    with pytest.raises(ValueError, match="no valid tunnel"):
+        valid_tunnels(bytes.fromhex(tlv(kind, "")), on_loopback=False)
+    value = bytes.fromhex(tlv(kind, TO_NEXT_HOP))
+    assert valid_tunnels(value, on_loopback=False) == value
 
 
 @pytest.mark.parametrize(
@@ -152,8 +172,88 @@ UDP_COMMUNITY, GRE_COMMUNITY = "030c00000000000d", "030c000000000002"
         pytest.param(path(tlv(13, TO_NEXT_HOP + "080219eb08021234")), (UDP,), "192.0.2.1", id="first-port-counts"),
         pytest.param(path(tlv(13, TO_NEXT_HOP + "0a0400010140")), (), "192.0.2.1", id="label-stack"),
         pytest.param(path(tlv(13, TO_NEXT_HOP + "0a03000101")), (UDP,), "192.0.2.1", id="malformed-label-stack"),
+        pytest.param(
+            path(tlv(13, TO_NEXT_HOP + "0801ff08021234")), (), "192.0.2.1", id="the-first-well-formed-port-counts"
+        ),
+        pytest.param(
+            path(tlv(2, TO_NEXT_HOP + "0103000000010400000007")), (), "192.0.2.1", id="a-key-behind-a-malformed-one"
+        ),
+        pytest.param(path(tlv(2, TO_NEXT_HOP + "080221ff")), (GRE,), "192.0.2.1", id="a-port-means-nothing-to-gre"),
+        pytest.param(
+            path(tlv(13, TO_NEXT_HOP + "0502001807012e090101090102")), (UDP,), "192.0.2.1", id="marks-and-hints"
+        ),
+        pytest.param(path(tlv(13, TO_NEXT_HOP + "7e00ff000100")), (UDP,), "192.0.2.1", id="unknown-sub-tlvs"),
+        pytest.param(
+            path(tlv(13, TO_NEXT_HOP + "0408030b000000000008" + "0408030b000000000007"), "030bc00000000007"),
+            (UDP,),
+            "192.0.2.1",
+            id="one-of-several-colours-whatever-the-flags",
+        ),
+        pytest.param(path(tlv(7, TO_NEXT_HOP)), (), "192.0.2.1", id="ip-in-ip-carries-no-label"),
+        pytest.param(path(tlv(10, TO_NEXT_HOP)), (), "192.0.2.1", id="mpls"),
+        pytest.param(path(tlv(19, TO_NEXT_HOP) + tlv(13, TO_NEXT_HOP)), (UDP,), "192.0.2.1", id="geneve-then-udp"),
     ],
 )
 def test_tunnels_offered(attributes: PathAttributes, encapsulations: tuple[Encapsulation, ...], endpoint: str) -> None:
     assert attributes.encapsulations == encapsulations
     assert attributes.tunnel_endpoint == ip_address(endpoint)
+
+
+WELL_FORMED = {
+    1: {1: ["00000001", "00000001" + "00" * 8], 2: ["00000007"], 8: ["80" + "00" * 11], 9: ["40" + "00" * 11]},
+    2: {2: ["8847", "0800"]},
+    4: {13: ["030b000000000007"]},
+    5: {13: ["0018"]},
+    6: {13: ["000000000000", "000000000001c0000201"]},
+    7: {13: ["2e", "00"]},
+    8: {13: ["19eb", "0001"]},
+    9: {8: ["01", "02"]},
+    10: {13: ["00010140", "0001004000020140"]},
+    11: {13: ["01000700000000000000"]},
+}
+MALFORMED = {
+    1: {1: ["000000"], 2: ["", "000007", "0000000700"], 8: ["80" + "00" * 10], 13: ["", "00000007"], 7: [""]},
+    2: {2: ["", "88", "ffff", "884700"]},
+    4: {13: ["", "030b0000000007", "030c000000000007", "030b00000000000700"]},
+    5: {13: ["", "18", "000018"]},
+    6: {13: ["", "0000000000"]},
+    7: {13: ["", "0000"]},
+    8: {13: ["", "19", "0000", "0019eb"]},
+    9: {8: ["", "00", "03", "0101"]},
+    10: {13: ["", "000101", "0001014000"]},
+    11: {13: ["", "01", "010001", "010000ff"]},
+}
+
+
+@pytest.mark.parametrize("subtype", SUB_TLVS)
+def test_when_a_sub_tlv_is_well_formed(subtype: int) -> None:
+    """A malformed one is shown like one nobody knows, because it is read like one."""
+    for kind, values in WELL_FORMED[subtype].items():
+        for value in values:
+            octets = bytes.fromhex(tlv(kind, f"{subtype:02x}{len(value) // 2:02x}{value}"))
+            assert tunnel_texts(octets)[0].startswith(f"{tunnel_type_name(kind)} {SUB_TLVS[subtype].name}=")
+    for kind, values in MALFORMED[subtype].items():
+        for value in values:
+            octets = bytes.fromhex(tlv(kind, f"{subtype:02x}{len(value) // 2:02x}{value}"))
+            assert tunnel_texts(octets) == [f"{tunnel_type_name(kind)} {subtype}=0x{value}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        (MPLS_IN_UDP, ["mpls-in-udp tunnel-egress-endpoint=192.0.2.1 udp-destination-port=6635"]),
+        (DEPRECATED, ["mpls-in-ip-with-ipsec 6=0x000000000001cb007102 126=0x01020304"]),
+        (
+            VXLAN_COLOURED,
+            ["vxlan encapsulation=0x800000640000000000000000 color=7 tunnel-egress-endpoint=203.0.113.2"],
+        ),
+        (tlv(2, TO_NEXT_HOP) + tlv(999, "0100"), ["gre tunnel-egress-endpoint=next-hop", "999 1=0x"]),
+        (
+            tlv(13, "0616000000000002" + "20010db8000000000000000000000007"),
+            ["mpls-in-udp tunnel-egress-endpoint=2001:db8::7"],
+        ),
+        (tlv(13, "06080000000000631234"), ["mpls-in-udp tunnel-egress-endpoint=0x0000000000631234"]),
+    ],
+)
+def test_tunnels_in_words(value: str, texts: list[str]) -> None:
+    assert tunnel_texts(bytes.fromhex(value)) == texts
