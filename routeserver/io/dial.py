@@ -19,6 +19,7 @@ from routeserver.bgp.events import Established, FamilyDisabled, SessionClosed, U
 from routeserver.bgp.peering import Peering
 from routeserver.bgp.retry import JITTER_LOW, retry_delay
 from routeserver.bgp.session import BgpSession
+from routeserver.io import tcp
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.log import record
@@ -71,16 +72,13 @@ class NeighborLink:
                 await self._dial()
 
     async def _dial(self) -> None:
-        settings = self.settings
-        source = None if settings.local_address is None else (str(settings.local_address), 0)
+        settings, loop = self.settings, self._hub.loop
         patience = CONNECT_RETRY * random.uniform(JITTER_LOW, 1.0)
         try:
             async with asyncio.timeout(patience):
-                await self._hub.loop.create_connection(
-                    lambda: Connection(self._hub, lambda _: self, is_outgoing=True),
-                    str(settings.address),
-                    settings.port,
-                    local_addr=source,
+                connected = await tcp.connect(settings, loop)
+                await loop.create_connection(
+                    lambda: Connection(self._hub, lambda _: self, is_outgoing=True), sock=connected
                 )
         except OSError as error:  # a timeout is one too
             self._failures += 1
