@@ -9,7 +9,7 @@ Debian packages (`packages.txt`) are installed only by root on a system with apt
 what is missing and what for, and the run goes on: the tests that need it say so themselves.  Some of the
 packages are daemons.  While apt-get works, a policy-rc.d keeps them from being started (unless the machine has
 a policy of its own), and nothing that runs is ever stopped; on a machine with systemd they may start at its next
-boot, as Debian enables them: `systemctl disable frr gobgpd` if you do not want that.
+boot, as Debian enables them: `systemctl disable frr gobgpd bird` if you do not want that.
 """
 
 from __future__ import annotations

@@ -11,10 +11,17 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.support import frr, gobgp
+from tests.support import bird, frr, gobgp
 from tests.support.process import Daemon
 
-_NEEDED = {gobgp.DAEMON: "gobgpd", gobgp.TOOL: "gobgpd", frr.DAEMON: "frr", frr.TOOL: "frr"}
+_NEEDED = {
+    gobgp.DAEMON: "gobgpd",
+    gobgp.TOOL: "gobgpd",
+    frr.DAEMON: "frr",
+    frr.TOOL: "frr",
+    bird.DAEMON: "bird2",
+    bird.TOOL: "bird2",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,10 +11,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
-from tests.support.process import loopback_address
 from tests.support.speaker import BGP_PORT, VPNV4, VPNV6, NeighborConfig, Origination, SeenRoute, Speaker, plain_address
 
 DAEMON = "/usr/lib/frr/bgpd"
@@ -25,10 +23,12 @@ _FAMILY = {VPNV4: "ipv4", VPNV6: "ipv6"}
 class Frr(Speaker):
     """A running bgpd."""
 
-    def __init__(
-        self, directory: Path, local_as: int, neighbors: tuple[NeighborConfig, ...], address: str | None = None
-    ) -> None:
-        super().__init__("bgpd", directory, address or loopback_address(), local_as, neighbors)
+    name_of_program = "FRR"
+
+    @classmethod
+    def version(cls) -> str:
+        done = subprocess.run([DAEMON, "--version"], capture_output=True, text=True, check=True)
+        return done.stdout.split()[2]
 
     def start(self) -> None:
         config = self.directory / "bgpd.conf"
@@ -70,6 +70,8 @@ class Frr(Speaker):
             f"route-map {name} permit 10",
             f"set extcommunity rt {' '.join(route.route_targets)}",
             f"set {family} vpn next-hop {route.next_hop}",
+            *([f"set metric {route.med}"] if route.med is not None else []),
+            *([f"set local-preference {route.local_pref}"] if route.local_pref is not None else []),
             "exit",
             *self._under(family),
             f"network {route.prefix} rd {route.rd} label {route.label} route-map {name}",
@@ -83,12 +85,17 @@ class Frr(Speaker):
         self.tell(f"clear bgp {neighbor}")
 
     def refresh(self, neighbor: str) -> None:
-        """Send ROUTE-REFRESH for both families (RFC 2918); GoBGP has no command that does."""
         for family in _FAMILY.values():
             self.tell(f"clear bgp {family} vpn {neighbor} soft in")
 
+    def refreshes_sent(self, neighbor: str) -> int:
+        return self._messages(neighbor, "routeRefreshSent")
+
+    def refreshes_received(self, neighbor: str) -> int:
+        return self._messages(neighbor, "routeRefreshRecv")
+
     def updates_received(self, neighbor: str) -> int:
-        return int(self.neighbor(neighbor)["messageStats"]["updatesRecv"])
+        return self._messages(neighbor, "updatesRecv")
 
     def end_of_rib_received(self, neighbor: str, family: str) -> bool:
         name = {VPNV4: "IPv4 VPN", VPNV6: "IPv6 VPN"}[family]
@@ -100,6 +107,9 @@ class Frr(Speaker):
             return None
         octets = bytes.fromhex(found["lastErrorCodeSubcode"])
         return octets[0], octets[1]
+
+    def _messages(self, neighbor: str, kind: str) -> int:
+        return int(self.neighbor(neighbor)["messageStats"][kind])
 
     def _under(self, family: str) -> list[str]:
         return [f"router bgp {self.local_as}", f"address-family {family} vpn"]
@@ -122,12 +132,15 @@ class Frr(Speaker):
             " no bgp default ipv4-unicast",
             " no bgp ebgp-requires-policy",
         ]
+        if self.restart_time is not None:
+            lines += [" bgp graceful-restart", " bgp graceful-restart preserve-fw-state"]
+            lines.append(f" bgp graceful-restart restart-time {self.restart_time}")
         for neighbor in self.neighbors:
             lines += [f" neighbor {neighbor.address} {words}" for words in self._neighbor(neighbor)]
         for family in (VPNV4, VPNV6):
             lines.append(f" address-family {_FAMILY[family]} vpn")
             for neighbor in self.neighbors:
-                lines += [f"  neighbor {neighbor.address} {words}" for words in _in_family(neighbor, family)]
+                lines += [f"  neighbor {neighbor.address} {words}" for words in self._in_family(neighbor, family)]
             lines.append(" exit-address-family")
         return "\n".join(lines) + "\n"
 
@@ -136,15 +149,21 @@ class Frr(Speaker):
         words += ["timers connect 1", "advertisement-interval 0"]
         if neighbor.passive:
             words.append("passive")
+        if neighbor.password:
+            words.append(f"password {neighbor.password}")
         if neighbor.peer_as != self.local_as:
             words += ["ebgp-multihop 64", "disable-connected-check"]
         return words
 
-
-def _in_family(neighbor: NeighborConfig, family: str) -> list[str]:
-    if family not in neighbor.families:
-        return []
-    return ["activate", *(["route-reflector-client"] if neighbor.client else [])]
+    def _in_family(self, neighbor: NeighborConfig, family: str) -> list[str]:
+        if family not in neighbor.families:
+            return []
+        words = ["activate"]
+        if neighbor.client:
+            words.append("route-reflector-client")
+        if neighbor.peer_as != self.local_as:
+            words.append("attribute-unchanged next-hop")
+        return words
 
 
 def _seen(rd: str, prefix: str, path: Any) -> SeenRoute:
@@ -162,4 +181,6 @@ def _seen(rd: str, prefix: str, path: Any) -> SeenRoute:
         originator_id=path.get("originatorId"),
         cluster_list=tuple(path.get("clusterList", {}).get("list", ())),
         from_neighbor=None if origin in ("0.0.0.0", "::") else origin,
+        med=path.get("metric"),
+        local_pref=path.get("locPrf"),
     )

@@ -2,7 +2,7 @@
 
 It is the one packaged speaker with RT-Constraint.  Its dialling side waits five to ten seconds before the first
 attempt; a test that is not about who dials should let it be passive.  It counts End-of-RIB markers only where graceful
-restart is configured, hence that part of the configuration.
+restart is configured, so it is at least a helper.  It never asks for a refresh: its `softresetin` looks at what it has.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
-from tests.support.process import loopback_address
 from tests.support.speaker import (
     BGP_PORT,
     RTC,
@@ -32,18 +30,19 @@ TOOL = "gobgp"
 _API_PORT = 50051
 _FAMILY = {VPNV4: "vpnv4", VPNV6: "vpnv6", RTC: "rtc"}
 _STATES = ("unknown", "idle", "connect", "active", "opensent", "openconfirm", "established")
-_AS_PATH, _ORIGINATOR_ID, _CLUSTER_LIST, _MP_REACH, _EXT_COMMUNITIES = 2, 9, 10, 14, 16
+_AS_PATH, _MED, _LOCAL_PREF, _ORIGINATOR_ID, _CLUSTER_LIST, _MP_REACH, _EXT_COMMUNITIES = 2, 4, 5, 9, 10, 14, 16
 
 
 class GoBgp(Speaker):
     """A running gobgpd."""
 
+    name_of_program = "GoBGP"
     can_originate_encapsulation = True
+    asks_for_refresh = False
 
-    def __init__(
-        self, directory: Path, local_as: int, neighbors: tuple[NeighborConfig, ...], address: str | None = None
-    ) -> None:
-        super().__init__("gobgpd", directory, address or loopback_address(), local_as, neighbors)
+    @classmethod
+    def version(cls) -> str:
+        return subprocess.run([DAEMON, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
 
     def start(self) -> None:
         config = self.directory / "gobgpd.toml"
@@ -85,16 +84,30 @@ class GoBgp(Speaker):
     def originate(self, route: Origination) -> None:
         encapsulations = [word for name in route.encapsulations for word in ("encap", name)]
         targets = [word for target in route.route_targets for word in ("rt", target)]
-        self.tell(*self._route("add", route), *targets, *encapsulations, "nexthop", route.next_hop)
+        values = {"med": route.med, "local-pref": route.local_pref, "nexthop": route.next_hop}
+        others = [word for name, value in values.items() if value is not None for word in (name, str(value))]
+        self.tell(*self._route("add", route), *targets, *encapsulations, *others)
 
     def withdraw(self, route: Origination) -> None:
         self.tell(*self._route("del", route))
 
     def clear(self, neighbor: str) -> None:
-        """Disable and enable; after its own `neighbor … reset` gobgpd stays idle for 30 seconds."""
+        """Disable and enable; after its own `neighbor … reset` gobgpd stays idle for 30 seconds, now for five."""
         self.tell("neighbor", neighbor, "disable")
         eventually(lambda: self.session_state(neighbor) != "established", describe=f"{self.name} dropped {neighbor}")
         self.tell("neighbor", neighbor, "enable")
+
+    def refresh(self, neighbor: str) -> None:
+        self.tell("neighbor", neighbor, "softresetin")
+
+    def refreshes_sent(self, neighbor: str) -> int:
+        return self._messages(neighbor, "sent", "refresh")
+
+    def refreshes_received(self, neighbor: str) -> int:
+        return self._messages(neighbor, "received", "refresh")
+
+    def updates_received(self, neighbor: str) -> int:
+        return self._messages(neighbor, "received", "update")
 
     def end_of_rib_received(self, neighbor: str, family: str) -> bool:
         families = zip(self._neighbor_families(neighbor), self.neighbor(neighbor)["afi_safis"], strict=True)
@@ -123,6 +136,9 @@ class GoBgp(Speaker):
         head = ["global", "rib", "-a", _FAMILY[route.family], verb, route.prefix]
         return [*head, "label", str(route.label), "rd", route.rd]
 
+    def _messages(self, neighbor: str, way: str, kind: str) -> int:
+        return int(self.neighbor(neighbor)["state"]["messages"][way].get(kind, 0))
+
     def _neighbor_families(self, neighbor: str) -> tuple[str, ...]:
         return next(n.families for n in self.neighbors if n.address == neighbor)
 
@@ -139,6 +155,7 @@ class GoBgp(Speaker):
             "[neighbors.config]",
             f'neighbor-address = "{neighbor.address}"',
             f"peer-as = {neighbor.peer_as}",
+            *([f'auth-password = "{neighbor.password}"'] if neighbor.password else []),
             "[neighbors.transport.config]",
             f'local-address = "{self.address}"',
             f"remote-port = {BGP_PORT}",
@@ -147,7 +164,7 @@ class GoBgp(Speaker):
             "connect-retry = 5",
             "[neighbors.graceful-restart.config]",
             "enabled = true",
-            "restart-time = 1",
+            "helper-only = true" if self.restart_time is None else f"restart-time = {self.restart_time}",
         ]
         if neighbor.peer_as != self.local_as:
             lines += ["[neighbors.ebgp-multihop.config]", "enabled = true", "multihop-ttl = 64"]
@@ -177,4 +194,6 @@ def _seen(path: Any) -> SeenRoute:
         cluster_list=tuple(attributes.get(_CLUSTER_LIST, {}).get("value", ())),
         mobility=next((c["sequence"] for c in communities if (c["type"], c.get("subtype")) == (6, 0)), None),
         from_neighbor=None if path.get("neighbor-ip", "<nil>") in ("<nil>", "invalid IP") else path["neighbor-ip"],
+        med=attributes.get(_MED, {}).get("metric"),
+        local_pref=attributes.get(_LOCAL_PREF, {}).get("value"),
     )

@@ -10,25 +10,32 @@ import ipaddress
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from tests.support.process import Daemon
+from tests.support.process import Daemon, loopback_address
 from tests.support.waiting import DEFAULT_TIMEOUT, eventually
 
 BGP_PORT = 1790
 VPNV4 = "l3vpn-ipv4-unicast"
 VPNV6 = "l3vpn-ipv6-unicast"
 RTC = "rtc"
+ENCAPSULATIONS = {"gre": 2, "mpls-in-udp": 13}
+"""Tunnel types by the names speakers take them under."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeighborConfig:
-    """A neighbor of a speaker: `passive` means the speaker waits to be dialled, `client` that it reflects to it."""
+    """A neighbor of a speaker: `passive` means the speaker waits to be dialled, `client` that it reflects to it.
+
+    With a `password` the connection is signed (RFC 2385).
+    """
 
     address: str
     peer_as: int
     passive: bool = False
     client: bool = False
     families: tuple[str, ...] = (VPNV4, VPNV6)
+    password: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +54,13 @@ class SeenRoute:
     mobility: int | None = None
     """The sequence number of a MAC Mobility community, where the speaker shows it."""
     from_neighbor: str | None = None
+    med: int | None = None
+    local_pref: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Origination:
-    """A VPN route for a speaker to originate."""
+    """A VPN route for a speaker to originate. Encapsulations are names of `ENCAPSULATIONS`."""
 
     rd: str
     prefix: str
@@ -59,6 +68,8 @@ class Origination:
     next_hop: str
     route_targets: tuple[str, ...]
     encapsulations: tuple[str, ...] = ()
+    med: int | None = None
+    local_pref: int | None = None
 
     @property
     def family(self) -> str:
@@ -74,17 +85,36 @@ def plain_address(text: str) -> str:
 
 
 class Speaker(Daemon):
-    """A BGP daemon on its own loopback address."""
+    """A BGP daemon on its own loopback address.
 
-    can_originate_encapsulation = False
+    On eBGP it leaves next hops alone, like an AS border router between whose neighbors labelled paths go through
+    (RFC 4364 section 10 c).  `restart_time` is for how many seconds its neighbors are asked to keep its routes after
+    a crash (RFC 4724); None makes it a helper only.
+    """
+
+    name_of_program: ClassVar[str]
+    can_originate_encapsulation: ClassVar[bool] = False
+    asks_for_refresh: ClassVar[bool] = True
+    """Whether `refresh` makes it send ROUTE-REFRESH (RFC 2918)."""
 
     def __init__(
-        self, name: str, directory: Path, address: str, local_as: int, neighbors: tuple[NeighborConfig, ...]
+        self,
+        directory: Path,
+        local_as: int,
+        neighbors: tuple[NeighborConfig, ...],
+        address: str | None = None,
+        restart_time: int | None = None,
     ) -> None:
-        super().__init__(f"{name} {address}", directory)
-        self.address = address
+        self.address = address or loopback_address()
+        super().__init__(f"{self.name_of_program} {self.address}", directory)
         self.local_as = local_as
         self.neighbors = neighbors
+        self.restart_time = restart_time
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """The version the program says it is."""
 
     @abstractmethod
     def session_state(self, neighbor: str) -> str:
@@ -107,6 +137,19 @@ class Speaker(Daemon):
     @abstractmethod
     def clear(self, neighbor: str) -> None:
         """Reset the session: NOTIFICATION Cease, then a new connection."""
+
+    @abstractmethod
+    def refresh(self, neighbor: str) -> None:
+        """Have the speaker ask the neighbor for its routes again, both families, as far as it can."""
+
+    @abstractmethod
+    def refreshes_sent(self, neighbor: str) -> int: ...
+
+    @abstractmethod
+    def refreshes_received(self, neighbor: str) -> int: ...
+
+    @abstractmethod
+    def updates_received(self, neighbor: str) -> int: ...
 
     @abstractmethod
     def end_of_rib_received(self, neighbor: str, family: str) -> bool: ...
