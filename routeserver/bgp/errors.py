@@ -77,8 +77,17 @@ class RefreshFault(enum.IntEnum):
     BAD_LENGTH = 1
 
 
+ERROR_NAMES = {
+    1: "message header error",
+    2: "OPEN message error",
+    3: "UPDATE message error",
+    4: "hold timer expired",
+    5: "finite state machine error",
+    6: "cease",
+    7: "ROUTE-REFRESH message error",
+    8: "send hold timer expired",
+}
 NOTIFICATION_NAMES = {
-    (1, 0): "message header error",
     (1, 1): "connection not synchronized",
     (1, 2): "bad message length",
     (1, 3): "bad message type",
@@ -87,26 +96,24 @@ NOTIFICATION_NAMES = {
     (2, 2): "bad peer AS",
     (2, 3): "bad BGP identifier",
     (2, 4): "unsupported optional parameter",
+    (2, 5): "authentication failure, deprecated",
     (2, 6): "unacceptable hold time",
     (2, 7): "unsupported capability",
     (2, 11): "role mismatch",
-    (3, 0): "UPDATE message error",
     (3, 1): "malformed attribute list",
     (3, 2): "unrecognized well-known attribute",
     (3, 3): "missing well-known attribute",
     (3, 4): "attribute flags error",
     (3, 5): "attribute length error",
     (3, 6): "invalid ORIGIN attribute",
+    (3, 7): "AS routing loop, deprecated",
     (3, 8): "invalid NEXT_HOP attribute",
     (3, 9): "optional attribute error",
     (3, 10): "invalid network field",
     (3, 11): "malformed AS_PATH",
-    (4, 0): "hold timer expired",
-    (5, 0): "finite state machine error",
     (5, 1): "unexpected message in OpenSent",
     (5, 2): "unexpected message in OpenConfirm",
     (5, 3): "unexpected message in Established",
-    (6, 0): "cease",
     (6, 1): "maximum number of prefixes reached",
     (6, 2): "administrative shutdown",
     (6, 3): "peer de-configured",
@@ -118,13 +125,12 @@ NOTIFICATION_NAMES = {
     (6, 9): "hard reset",
     (6, 10): "BFD down",
     (7, 1): "invalid ROUTE-REFRESH length",
-    (8, 0): "send hold timer expired",
 }
 
 
 def notification_name(code: int, subcode: int) -> str:
-    """`6/2 (administrative shutdown)`; numbers alone for what no RFC named."""
-    name = NOTIFICATION_NAMES.get((code, subcode))
+    """`6/2 (administrative shutdown)`; the code's name for a subcode without one, numbers alone for what has none."""
+    name = NOTIFICATION_NAMES.get((code, subcode)) or ERROR_NAMES.get(code)
     return f"{code}/{subcode} ({name})" if name else f"{code}/{subcode}"
 
 

@@ -1,17 +1,27 @@
-"""OPEN, NOTIFICATION and ROUTE-REFRESH: octets and values, both ways, and the cutting of a stream into messages."""
+"""OPEN, NOTIFICATION and ROUTE-REFRESH: octets and values, both ways, and what is wrong with them."""
 
 from __future__ import annotations
 
-import itertools
+import enum
 from ipaddress import IPv4Address
 
 import pytest
 
-from routeserver.bgp.capabilities import Capabilities, GracefulRestartCapability, decode_capabilities
-from routeserver.bgp.errors import NOTIFICATION_NAMES, NotificationError
+from routeserver.bgp.capabilities import Capabilities, GracefulRestartCapability
+from routeserver.bgp.errors import (
+    ERROR_NAMES,
+    NOTIFICATION_NAMES,
+    Cease,
+    ErrorCode,
+    Header,
+    NotificationError,
+    OpenFault,
+    RefreshFault,
+    UpdateFault,
+    notification_name,
+)
 from routeserver.bgp.iana import Family
 from routeserver.bgp.messages import (
-    KEEPALIVE,
     Notification,
     Open,
     RefreshKind,
@@ -21,7 +31,7 @@ from routeserver.bgp.messages import (
     encode_route_refresh,
     shutdown_communication,
 )
-from routeserver.bgp.wire import MESSAGE_MAX, MessageReader, MessageType, frame
+from routeserver.bgp.wire import EXTENDED_MESSAGE_MAX, MESSAGE_MAX, MessageType, frame
 from tests.support.bgp_pair import open_of
 
 MARKER = "ff" * 16
@@ -65,11 +75,10 @@ NOTIFICATIONS = [
     pytest.param(MARKER + "0018" + "03" + "0602" + "026869", Notification(6, 2, b"\2hi"), id="shutdown"),
 ]
 REFRESHES = [
-    pytest.param(MARKER + "0017" + "05" + "00010080", Family.VPNV4, id="vpnv4"),
-    pytest.param(MARKER + "0017" + "05" + "00020080", Family.VPNV6, id="vpnv6"),
-    pytest.param(MARKER + "0017" + "05" + "00010084", Family.RTC, id="rtc"),
+    pytest.param(MARKER + "0017" + "05" + "00010080", Family.VPNV4, RefreshKind.REQUEST, id="vpnv4"),
+    pytest.param(MARKER + "0017" + "05" + "00020180", Family.VPNV6, RefreshKind.BEGIN, id="vpnv6-begin"),
+    pytest.param(MARKER + "0017" + "05" + "00010284", Family.RTC, RefreshKind.END, id="rtc-end"),
 ]
-ALL_OCTETS = [bytes.fromhex(row.values[0]) for row in (*OPENS, *NOTIFICATIONS, *REFRESHES)] + [KEEPALIVE]
 
 
 @pytest.mark.parametrize(("octets", "value"), OPENS)
@@ -90,68 +99,55 @@ def test_notification(octets: str, value: Notification) -> None:
     assert decode_notification(bytes.fromhex(octets)) == value
 
 
-@pytest.mark.parametrize(("octets", "family"), REFRESHES)
-def test_route_refresh(octets: str, family: Family) -> None:
-    assert encode_route_refresh(family).hex() == octets
-    assert decode_route_refresh(bytes.fromhex(octets), False) == (family, RefreshKind.REQUEST)
+@pytest.mark.parametrize(("octets", "family", "kind"), REFRESHES)
+def test_route_refresh(octets: str, family: Family, kind: RefreshKind) -> None:
+    assert encode_route_refresh(family, kind).hex() == octets
+    assert decode_route_refresh(bytes.fromhex(octets), enhanced=True) == (family, kind)
 
 
-# -- the stream
+# -- ROUTE-REFRESH, received
 
 
-def feed(reader: MessageReader, data: bytes, size: int) -> list[bytes]:
-    messages = []
-    for start in range(0, len(data), size):
-        reader.feed(data[start : start + size])
-        messages += list(iter(reader.next_message, None))
-    return messages
-
-
-@pytest.mark.parametrize("size", [1, 2, 18, 19, 20, 21, 100, 10_000])
-def test_a_stream_is_cut_into_messages_however_it_comes(size: int) -> None:
-    stream = b"".join(ALL_OCTETS) * 3
-    assert feed(MessageReader(), stream, size) == ALL_OCTETS * 3
-
-
-@pytest.mark.parametrize("message", ALL_OCTETS, ids=lambda m: f"type-{m[18]}-{len(m)}")
-@pytest.mark.parametrize("kept", [1, 17, 18])
-def test_trailing_octets_wait_for_the_rest(message: bytes, kept: int) -> None:
-    reader = MessageReader()
-    assert feed(reader, message + message[:kept], 10_000) == [message]
-    assert feed(reader, message[kept:], 10_000) == [message]
-
-
-def test_the_longest_message() -> None:
-    longest = frame(MessageType.UPDATE, bytes(MESSAGE_MAX - 19))
-    assert feed(MessageReader(), longest * 2, 4000) == [longest, longest]
-
-
-@pytest.mark.parametrize("size", [1, 19, 10_000])
 @pytest.mark.parametrize(
-    ("header", "subcode", "data"),
+    ("body", "enhanced", "said"),
     [
-        pytest.param("fe" + "ff" * 15 + "001304", 1, "", id="marker-first-octet"),
-        pytest.param("ff" * 15 + "00" + "001304", 1, "", id="marker-last-octet"),
-        pytest.param("00" * 16 + "000009", 1, "", id="marker-before-length-and-type"),
-        pytest.param(MARKER + "001204", 2, "0012", id="length-below-a-header"),
-        pytest.param(MARKER + "000002", 2, "0000", id="length-zero"),
-        pytest.param(MARKER + "100102", 2, "1001", id="length-above-4096"),
-        pytest.param(MARKER + "ffff02", 2, "ffff", id="length-greatest"),
-        pytest.param(MARKER + "001c01", 2, "001c", id="open-short"),
-        pytest.param(MARKER + "001602", 2, "0016", id="update-short"),
-        pytest.param(MARKER + "001403", 2, "0014", id="notification-short"),
-        pytest.param(MARKER + "001404", 2, "0014", id="keepalive-long"),
-        pytest.param(MARKER + "001209", 2, "0012", id="length-before-type"),
-        pytest.param(MARKER + "001300", 3, "00", id="type-0"),
-        pytest.param(MARKER + "001306", 3, "06", id="type-6"),
-        pytest.param(MARKER + "1000ff", 3, "ff", id="type-255"),
+        pytest.param("00010080", False, (Family.VPNV4, RefreshKind.REQUEST), id="request"),
+        pytest.param("00010180", False, (Family.VPNV4, RefreshKind.REQUEST), id="begin-from-a-plain-peer"),
+        pytest.param("0001ff80", False, (Family.VPNV4, RefreshKind.REQUEST), id="reserved-from-a-plain-peer"),
+        pytest.param("00010080", True, (Family.VPNV4, RefreshKind.REQUEST), id="request-enhanced"),
+        pytest.param("00010001", True, (None, RefreshKind.REQUEST), id="request-of-another-family"),
+        pytest.param("00190146", True, (None, RefreshKind.BEGIN), id="begin-of-another-family"),
+        pytest.param("00010380", True, None, id="unknown-subtype"),
+        pytest.param("0001ff80", True, None, id="reserved-subtype"),
+        pytest.param("00010380" + "00" * 9, True, None, id="unknown-subtype-of-any-length"),
     ],
 )
-def test_header_errors_are_told_as_soon_as_the_header_is_there(header: str, subcode: int, data: str, size: int) -> None:
-    reader = MessageReader()
+def test_refreshes_of_every_kind(body: str, enhanced: bool, said: tuple[Family | None, RefreshKind] | None) -> None:
+    message = frame(MessageType.ROUTE_REFRESH, bytes.fromhex(body))
+    assert decode_route_refresh(message, enhanced) == said
+
+
+@pytest.mark.parametrize(
+    ("body", "enhanced", "code", "subcode"),
+    [
+        pytest.param("", False, 1, 2, id="empty"),
+        pytest.param("", True, 1, 2, id="empty-enhanced"),
+        pytest.param("0001", True, 1, 2, id="no-subtype"),
+        pytest.param("000100", True, 1, 2, id="request-short"),
+        pytest.param("0001008001", True, 1, 2, id="request-long"),
+        pytest.param("0001018001", False, 1, 2, id="long-from-a-plain-peer"),
+        pytest.param("0001038001", False, 1, 2, id="unknown-and-long-from-a-plain-peer"),
+        pytest.param("000101", True, 7, 1, id="begin-short"),
+        pytest.param("0001018001", True, 7, 1, id="begin-long"),
+        pytest.param("00010280" + "00" * 5000, True, 7, 1, id="end-longer-than-a-notification"),
+    ],
+)
+def test_refreshes_of_a_wrong_length(body: str, enhanced: bool, code: int, subcode: int) -> None:
+    message = frame(MessageType.ROUTE_REFRESH, bytes.fromhex(body))
     with pytest.raises(NotificationError) as raised:
-        feed(reader, KEEPALIVE + bytes.fromhex(header), size)
-    assert (raised.value.code, raised.value.subcode, raised.value.data.hex()) == (1, subcode, data)
+        decode_route_refresh(message, enhanced)
+    data = message if code == 7 else message[16:18]
+    assert (raised.value.code, raised.value.subcode, raised.value.data) == (code, subcode, data)
 
 
 # -- OPEN, received
@@ -190,12 +186,9 @@ def test_the_forms_of_optional_parameters(parameters: str) -> None:
         assert received.peer_as == 64512
 
 
-def test_an_extended_open_without_parameters() -> None:
-    assert decode_open(open_octets("ff0000", 255)).capabilities == Capabilities()
-
-
-def test_all_capability_codes_are_remembered() -> None:
-    assert decode_open(open_octets("021a" + FILLER + CAPABILITIES + "0200")).capabilities.codes == {200, 1, 65, 2}
+@pytest.mark.parametrize("length", [1, 255])
+def test_an_extended_open_without_parameters(length: int) -> None:
+    assert decode_open(open_octets("ff0000", length)).capabilities == Capabilities()
 
 
 @pytest.mark.parametrize(
@@ -208,10 +201,17 @@ def test_all_capability_codes_are_remembered() -> None:
         pytest.param(open_octets("ff0004" + "ff000100", 255), 4, "", id="parameter-255-in-the-extended-form"),
         pytest.param(open_octets("0200", 1), 0, "", id="parameters-longer-than-said"),
         pytest.param(open_octets("0200", 3), 0, "", id="parameters-shorter-than-said"),
+        pytest.param(open_octets("", 1), 0, "", id="no-parameters-where-some-are-said"),
+        pytest.param(open_octets("ff0000", 0), 0, "", id="extended-form-behind-a-length-of-zero"),
+        pytest.param(open_octets("02ff" + "00" * 253, 255), 0, "", id="plain-form-of-255-octets"),
         pytest.param(open_octets("02"), 0, "", id="parameter-cut-off"),
         pytest.param(open_octets("0203" + "0200"), 0, "", id="parameter-overruns"),
         pytest.param(open_octets("ff00", 2), 0, "", id="extended-length-cut-off"),
-        pytest.param(open_octets("ff0001", 255), 0, "", id="extended-length-wrong"),
+        pytest.param(open_octets("ff", 255), 0, "", id="extended-length-missing"),
+        pytest.param(open_octets("ff0001", 255), 0, "", id="extended-length-too-great"),
+        pytest.param(open_octets("ff0000" + "020000", 255), 0, "", id="extended-length-too-small"),
+        pytest.param(open_octets("ff0004" + "02000200", 255), 0, "", id="extended-parameter-overruns"),
+        pytest.param(open_octets("ff0003" + "010000", 255), 4, "", id="unknown-parameter-in-the-extended-form"),
         pytest.param(open_octets("ff0002" + "0200", 255), 0, "", id="extended-parameter-cut-off"),
         pytest.param(open_octets("0201" + "02"), 0, "", id="capability-cut-off"),
         pytest.param(open_octets("0203" + "410400"), 0, "", id="capability-overruns"),
@@ -225,19 +225,17 @@ def test_a_faulty_open(octets: bytes, subcode: int, data: str) -> None:
     assert (raised.value.code, raised.value.subcode, raised.value.data.hex()) == (2, subcode, data)
 
 
+@pytest.mark.parametrize(("families", "head"), [(41, "f802f6"), (42, "fe02fc"), (43, "ffff0105020102")])
+def test_the_extended_form_is_written_only_when_it_must_be(families: int, head: str) -> None:
+    sent = Open(64512, 90, ID, Capabilities(frozenset((1, safi) for safi in range(families))))
+    octets = sent.encode()
+    assert octets.hex().startswith(f"{MARKER}{len(octets):04x}01" + "04fc00005ac0000201" + head)
+    assert decode_open(octets) == sent
+
+
 def test_the_capability_counts_rather_than_the_field() -> None:
     received = decode_open(open_octets("0206" + "4104fa56ea00"))
     assert (received.my_as, received.peer_as) == (64512, 4200000000)
-
-
-@pytest.mark.parametrize(
-    "parts", list(itertools.permutations(["010400010080", "0200", "41040000fc00", "40020000", "46004700"]))
-)
-def test_capabilities_in_any_order(parts: tuple[str, ...]) -> None:
-    value = bytes.fromhex("".join(parts))
-    assert decode_capabilities([value]) == Capabilities(
-        frozenset({(1, 128)}), True, 64512, GracefulRestartCapability(), enhanced_refresh=True
-    )
 
 
 # -- NOTIFICATION, in words
@@ -258,7 +256,20 @@ def test_capabilities_in_any_order(parts: tuple[str, ...]) -> None:
             Notification(6, 2, b"\x02\xc3\x28"),
             "NOTIFICATION 6/2 (administrative shutdown): undecodable communication c328",
         ),
+        (Notification(6, 2, b"\xff" + b"x" * 255), f"NOTIFICATION 6/2 (administrative shutdown): '{'x' * 255}'"),
+        (Notification(6, 2, b"\x02\n\x00"), "NOTIFICATION 6/2 (administrative shutdown): '\\n\\x00'"),
+        (
+            Notification(6, 4, b"\x03\xc0\xafx"),  # not the shortest form of a slash
+            "NOTIFICATION 6/4 (administrative reset): undecodable communication c0af78",
+        ),
         (Notification(6, 7, b"\x02hi"), "NOTIFICATION 6/7 (connection collision resolution)"),
+        (Notification(6, 77), "NOTIFICATION 6/77 (cease)"),
+        (Notification(6, 9), "NOTIFICATION 6/9 (hard reset)"),
+        (
+            Notification(6, 9, b"\x06\x02\x02hi"),
+            "NOTIFICATION 6/9 (hard reset): 6/2 (administrative shutdown): 'hi'",
+        ),
+        (Notification(6, 9, b"\x06\x09" * 2000), "NOTIFICATION 6/9 (hard reset): 6/9 (hard reset)"),
         (Notification(4, 0), "NOTIFICATION 4/0 (hold timer expired)"),
         (Notification(99, 7), "NOTIFICATION 99/7"),
     ],
@@ -267,9 +278,17 @@ def test_notification_text(notification: Notification, words: str) -> None:
     assert str(notification) == words
 
 
-def test_every_code_has_a_name() -> None:
-    for (code, subcode), name in NOTIFICATION_NAMES.items():
+@pytest.mark.parametrize("kind", [Header, OpenFault, UpdateFault, Cease, RefreshFault])
+def test_every_subcode_we_send_has_a_name_of_its_own(kind: type[enum.IntEnum]) -> None:
+    code = {Header: 1, OpenFault: 2, UpdateFault: 3, Cease: 6, RefreshFault: 7}[kind]
+    for subcode in kind:
+        name = NOTIFICATION_NAMES[code, subcode]
         assert str(NotificationError(code, subcode)) == f"NOTIFICATION {code}/{subcode} ({name})"
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_a_subcode_without_a_name_goes_by_its_code(code: ErrorCode) -> None:
+    assert notification_name(code, 200) == f"{code.value}/200 ({ERROR_NAMES[code]})"
 
 
 @pytest.mark.parametrize("subcode", [2, 4])
@@ -289,5 +308,9 @@ def test_a_long_communication_is_cut_between_characters() -> None:
     assert shutdown_communication(6, 2, "é" * 200) == b"\x80" + ("é" * 64).encode()
 
 
-def test_notification_data_is_cut_to_the_message() -> None:
-    assert len(Notification(3, 2, bytes(5000)).encode()) == MESSAGE_MAX
+@pytest.mark.parametrize("message_max", [MESSAGE_MAX, EXTENDED_MESSAGE_MAX])
+def test_notification_data_is_cut_to_the_message(message_max: int) -> None:
+    data = bytes(range(256)) * 256
+    assert decode_notification(Notification(7, 1, data).encode(message_max)).data == data[: message_max - 21]
+    assert len(Notification(7, 1, data).encode(message_max)) == message_max
+    assert len(Notification(7, 1, data).encode()) == MESSAGE_MAX

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 from routeserver.bgp.capabilities import announced
 from routeserver.bgp.iana import Family
@@ -23,8 +24,10 @@ def session(
     local: str = LEFT,
     peer: str = RIGHT,
     now: float = 0.0,
+    **settings: Any,
 ) -> BgpSession:
-    neighbor = NeighborSettings(ip_address(peer), peer_as, families=families, hold_time=hold_time)
+    """Connected, its OPEN queued; `settings` are further ones of the neighbor."""
+    neighbor = NeighborSettings(ip_address(peer), peer_as, families=families, hold_time=hold_time, **settings)
     return BgpSession(neighbor, local_as, IPv4Address(local), ip_address(local), now)
 
 
@@ -34,13 +37,28 @@ def wired(
     hold_times: tuple[int, int] = (90, 90),
     families: tuple[tuple[Family, ...], tuple[Family, ...]] = (ALL, ALL),
     chunk: int | None = None,
+    settings: tuple[dict[str, Any], dict[str, Any]] = ({}, {}),
 ) -> tuple[Wire, BgpSession, BgpSession]:
     """Both ends, connected and pumped: established unless they could not agree."""
-    left = session(left_as, right_as, hold_times[0], families[0])
-    right = session(right_as, left_as, hold_times[1], families[1], RIGHT, LEFT)
+    left = session(left_as, right_as, hold_times[0], families[0], **settings[0])
+    right = session(right_as, left_as, hold_times[1], families[1], RIGHT, LEFT, **settings[1])
     wire = Wire(left, right, chunk=chunk)
     wire.pump()
     return wire, left, right
+
+
+def open_of(
+    local_as: int = 64512,
+    hold_time: int = 90,
+    families: tuple[Family, ...] = ALL,
+    identifier: str = LEFT,
+    peer_as: int | None = None,
+    restarted: bool = False,
+    **settings: Any,
+) -> Open:
+    """The OPEN a speaker of ours sends; to an internal neighbor, unless `peer_as` says another."""
+    neighbor = NeighborSettings(ip_address(RIGHT), peer_as or local_as, families=families, **settings)
+    return Open.of(local_as, hold_time, IPv4Address(identifier), announced(neighbor, local_as, restarted))
 
 
 def peer_open(
@@ -48,12 +66,6 @@ def peer_open(
 ) -> bytes:
     """The OPEN a peer of `session()` would send."""
     return open_of(peer_as, hold_time, families, identifier).encode()
-
-
-def open_of(local_as: int, hold_time: int = 90, families: tuple[Family, ...] = ALL, identifier: str = LEFT) -> Open:
-    """The OPEN a speaker of ours sends to an internal neighbor of which nothing else is configured."""
-    neighbor = NeighborSettings(ip_address(RIGHT), local_as, families=families)
-    return Open.of(local_as, hold_time, IPv4Address(identifier), announced(neighbor, local_as, restarted=False))
 
 
 def established(
