@@ -135,7 +135,7 @@ def _family(core: RouteServer, neighbor: Neighbor, family: Family) -> View:
         "afi-safi": family.label,
         "negotiated": out is not None and family in out.families,
         "received": core.rib.table.count_of(neighbor.source, family) if out is not None else 0,
-        "sent": len(out.sent.get(family, ())) if out is not None else 0,
+        "sent": out.count(family) if out is not None else 0,
         "end-of-rib-received": family in neighbor.ends_of_rib,
     }
 

@@ -3,36 +3,31 @@
 `touch` notes that an NLRI may differ; nothing is decided then.  `drain` decides with the table and the neighbor's
 RT-Constraint filter as they are at that moment, compares with what was sent, and groups the routes by attribute
 set, so that the session can pack one UPDATE for many.  Whatever the order of events, what the neighbor holds ends
-as a function of the table and its interest.
+as a function of the table, its interest and its export policy.
 
 A family opens when its routes may go out: RT-Constraint at once, VPN families when the neighbor's own RT
 memberships have arrived or waiting for them has lasted long enough (RFC 4684 section 6).  Opening dumps the table
 and ends with End-of-RIB (RFC 4724 section 2).
+
+A refresh (RFC 2918) dumps it again, between two marks where both sides know those (RFC 7313 section 4).  A request
+that comes while a dump is on its way is answered by one more refresh after it, however many there were: no refresh
+may begin before End-of-RIB, and what had left before the request might be what it is about.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
-from routeserver.rib.export import Receiver, exported, exported_membership, may_send
-from routeserver.rib.path import Path
+from routeserver.rib.export import Receiver
+from routeserver.rib.sent import Sent, SentMemberships, SentRoutes
+from routeserver.rib.sent_paths import SentPaths
 from routeserver.rib.table import VpnTable
 from routeserver.rib.targets import RtFilter
-
-
-class _Outdated(enum.Enum):
-    """The neighbor has some version of the route, and is to get it again whether it changed or not."""
-
-    OUTDATED = enum.auto()
-
-
-_OUTDATED = _Outdated.OUTDATED
-_Sent: TypeAlias = Path | PathAttributes | _Outdated
 
 
 class RouteSender(Protocol):
@@ -49,6 +44,18 @@ class RouteSender(Protocol):
     def send_refresh_begin(self, family: Family) -> None: ...
 
     def send_refresh_end(self, family: Family) -> None: ...
+
+
+@dataclass(slots=True)
+class _Dump:
+    """A whole family on its way, or about to be.
+
+    `left` is None until it begins, then how many of the NLRIs noted by then, which are the first, are yet to be
+    decided; what is noted later does not prolong it.
+    """
+
+    is_refresh: bool
+    left: int | None = None
 
 
 class AdjRibOut:
@@ -69,18 +76,30 @@ class AdjRibOut:
         self.families = frozenset(families)
         self.paths_out = paths_out
         self.interest = RtFilter() if Family.RTC in self.families else None
-        self.sent: dict[Family, dict[bytes, _Sent]] = {}
+        self._sent: dict[Family, Sent] = {}
         self._pending: dict[Family, dict[bytes, None]] = {}
-        self._end_of_rib_due: set[Family] = set()
+        self._dumps: dict[Family, _Dump] = {}
+        self._refresh_due: set[Family] = set()
+        """Families that are to be refreshed when the dump that is on its way, or yet to come, is out."""
 
     def is_open(self, family: Family) -> bool:
         return family in self._pending
 
+    def count(self, family: Family) -> int:
+        """How many routes of the family the neighbor has."""
+        return self._sent[family].count if family in self._sent else 0
+
     def open(self, family: Family, table: VpnTable) -> None:
         """Let the family's routes go out, all of them first."""
-        self.sent[family] = {}
+        self._sent[family] = self._nothing_sent(family)
         self._pending[family] = dict.fromkeys(table.destinations[family])
-        self._end_of_rib_due.add(family)
+        self._dumps[family] = _Dump(is_refresh=False)
+
+    def _nothing_sent(self, family: Family) -> Sent:
+        if family is Family.RTC:
+            return SentMemberships(self.receiver)
+        sent = SentPaths if family in self.paths_out else SentRoutes
+        return sent(family, self.receiver, self.interest)
 
     def touch(self, family: Family, key: bytes) -> None:
         pending = self._pending.get(family)
@@ -93,100 +112,73 @@ class AdjRibOut:
             pending.update(dict.fromkeys(keys))
 
     def refresh(self, family: Family, table: VpnTable) -> None:
-        """Send the whole Adj-RIB-Out again (RFC 2918)."""
-        if not self.is_open(family):
-            return
-        self.sent[family] = dict.fromkeys(self.sent[family], _OUTDATED)
-        self._pending[family] = dict.fromkeys((*self.sent[family], *table.destinations[family]))
+        """Send the whole Adj-RIB-Out of a family again (RFC 2918)."""
+        dump = self._dumps.get(family)
+        if not self.is_open(family) or (dump is not None and (dump.left is not None or not dump.is_refresh)):
+            self._refresh_due |= self.families & {family}
+        elif dump is None:
+            self._start_refresh(family, table)
+
+    def _start_refresh(self, family: Family, table: VpnTable) -> None:
+        sent, noted = self._sent[family], self._pending[family]
+        sent.outdate()
+        noted.update(dict.fromkeys((*sent.keys, *table.destinations[family])))
+        self._dumps[family] = _Dump(is_refresh=True)
+
+    def reconsider(self, table: VpnTable) -> None:
+        """`receiver` is another, with another policy: look at everything again and send what differs."""
+        for family, sent in self._sent.items():
+            sent.reconsider(self.receiver)
+            self.touch_all(family, (*sent.keys, *table.destinations[family]))
 
     @property
     def has_pending(self) -> bool:
-        return bool(self._end_of_rib_due) or any(self._pending.values())
+        return bool(self._dumps) or any(self._pending.values())
 
     def drain(self, table: VpnTable, budget: int) -> int:
         """Decide at most `budget` noted NLRIs and send what differs; how many were decided."""
         done = 0
         for family, pending in self._pending.items():
-            keys = list(islice(pending, budget - done))
-            if len(keys) == len(pending):
-                pending.clear()
-            else:
-                for key in keys:
-                    del pending[key]
-            self._drain_family(family, keys, table)
+            dump = self._dumps.get(family)
+            if dump is not None and dump.left is None:
+                dump.left = len(pending)
+                if dump.is_refresh:
+                    self.sender.send_refresh_begin(family)
+            keys = _taken(pending, budget - done)
+            if keys:
+                self._send(family, keys, table)
             done += len(keys)
-            if not pending and family in self._end_of_rib_due:
-                self._end_of_rib_due.discard(family)
-                self.sender.send_end_of_rib(family)
+            if dump is not None and dump.left is not None:
+                dump.left -= len(keys)
+                if dump.left <= 0:
+                    self._end(family, dump, table)
         return done
 
-    def _drain_family(self, family: Family, keys: list[bytes], table: VpnTable) -> None:
-        if family is Family.RTC:
-            groups, withdrawn = self._decide_memberships(keys, table)
-        else:
-            groups, withdrawn = self._decide_routes(family, keys, table)
-        for attributes, nlri in groups:
+    def _send(self, family: Family, keys: list[bytes], table: VpnTable) -> None:
+        decided = self._sent[family].decide(keys, table)
+        for attributes, nlri in decided.groups:
             self.sender.send_routes(family, attributes, nlri)
-        if withdrawn:  # last, so that what takes their place is there already
-            self.sender.send_withdrawals(family, withdrawn)
+        if decided.withdrawn:  # last, so that what takes their place is there already
+            self.sender.send_withdrawals(family, decided.withdrawn)
 
-    def _decide_routes(
-        self, family: Family, keys: list[bytes], table: VpnTable
-    ) -> tuple[list[tuple[PathAttributes, list[tuple[bytes, int]]]], list[bytes]]:
-        sent, destinations = self.sent[family], table.destinations[family]
-        groups: dict[tuple[int, int], tuple[Path, list[tuple[bytes, int]] | None]] = {}
-        nlri: list[tuple[bytes, int]] | None = None
-        attributes = source = None
-        withdrawn = []
+    def _end(self, family: Family, dump: _Dump, table: VpnTable) -> None:
+        """Say that the dump is over, and turn to the refresh that was asked for meanwhile."""
+        del self._dumps[family]
+        if dump.is_refresh:
+            self.sender.send_refresh_end(family)
+        else:
+            self.sender.send_end_of_rib(family)
+        if family in self._refresh_due:
+            self._refresh_due.discard(family)
+            self._start_refresh(family, table)
+
+
+def _taken(pending: dict[bytes, None], most: int) -> list[bytes]:
+    """The first of the notes, taken away."""
+    keys = list(islice(pending, most))
+    if len(keys) == len(pending):
+        pending.clear()
+    else:
         for key in keys:
-            paths = destinations.get(key)
-            before = sent.get(key)
-            if paths:
-                path = paths[0]
-                if path.attributes is not attributes or path.source is not source:
-                    # Routes of one UPDATE are noted one after the other: the group is looked up once for all of them.
-                    attributes, source = path.attributes, path.source
-                    group = (id(attributes), id(source))
-                    if group not in groups:
-                        groups[group] = path, [] if self._wants(path) else None
-                    nlri = groups[group][1]
-                if nlri is not None:
-                    if before is None or not (isinstance(before, Path) and _same_route(before, path)):
-                        nlri.append((key, path.label))
-                    sent[key] = path
-                    continue
-            if before is not None:
-                del sent[key]
-                withdrawn.append(key)
-        return [(exported(path, self.receiver), nlri) for path, nlri in groups.values() if nlri], withdrawn
-
-    def _wants(self, path: Path) -> bool:
-        """Whether the neighbor may and would hear of the path; it depends on its source and attributes alone."""
-        return may_send(path, self.receiver) and (
-            self.interest is None or self.interest.wants(path.attributes.route_targets)
-        )
-
-    def _decide_memberships(
-        self, keys: list[bytes], table: VpnTable
-    ) -> tuple[list[tuple[PathAttributes, list[tuple[bytes, int]]]], list[bytes]]:
-        sent = self.sent[Family.RTC]
-        groups: dict[PathAttributes, list[tuple[bytes, int]]] = {}
-        withdrawn = []
-        for key in keys:
-            attributes = exported_membership(key, table.paths(Family.RTC, key), self.receiver)
-            if attributes is None:
-                if sent.pop(key, None) is not None:
-                    withdrawn.append(key)
-            elif sent.get(key) != attributes:
-                sent[key] = attributes
-                groups.setdefault(attributes, []).append((key, 0))
-        return list(groups.items()), withdrawn
-
-
-def _same_route(before: Path, path: Path) -> bool:
-    """Whether the neighbor would be told the same again: label, source and attributes are what it sees."""
-    return (
-        before.label == path.label
-        and before.source is path.source
-        and (before.attributes is path.attributes or before.attributes == path.attributes)
-    )
+            del pending[key]
+    return keys

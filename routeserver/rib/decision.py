@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from routeserver.bgp.attributes import AS_SEQUENCE
-from routeserver.rib.path import Path, is_usable, local_preference
+from routeserver.rib.path import Path, is_long_lived_stale, is_usable, local_preference
 
 Step: TypeAlias = tuple[str, Callable[[Sequence[Path]], list[Path]]]
 
@@ -61,6 +61,7 @@ def _next_hop(path: Path) -> tuple[int, int]:
 
 STEPS: tuple[Step, ...] = (
     ("no label or tunnel a forwarder could use", _lowest(lambda p: not is_usable(p))),
+    ("long-lived stale", _lowest(is_long_lived_stale)),
     ("stale", _lowest(lambda p: p.stale)),
     ("lower local-preference", _lowest(lambda p: -local_preference(p))),
     ("lower sequence-number", _lowest(_sequence)),

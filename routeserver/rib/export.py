@@ -1,9 +1,10 @@
 """What a BGP neighbor is told of a path: its attributes as they leave, or nothing.
 
 Pure rules, no memory: split horizon, reflection between clients (RFC 4456), the well-known communities
-(RFC 1997), and the differences between internal and external peers (RFC 4271 section 5.1).  The next hop of a VPN
-route never changes, for this server is not in the data path (RFC 4364 section 10 c), so neither does its label.
-Towards an external peer everything that tells how to tunnel is filtered (RFC 9012 section 11).
+(RFC 1997), routes of neighbors lost long ago (RFC 9494 section 4.3), next hops the neighbor cannot take (RFC 8950),
+and the differences between internal and external peers (RFC 4271 section 5.1).  The next hop of a VPN route never
+changes, for this server is not in the data path (RFC 4364 section 10 c), so neither does its label.  Towards an
+external peer everything that tells how to tunnel is filtered (RFC 9012 section 11).
 
 RT memberships follow RFC 4684 section 3.2: towards a client, one of our own AS is sent as if this server had made
 it, even back to the client it came from, or that client would take its own copy for a loop and never learn that
@@ -17,10 +18,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from routeserver.bgp.attributes import AS_SEQUENCE, AsPath, PathAttributes
-from routeserver.bgp.iana import DEFAULT_LOCAL_PREF, Family
+from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import RtMembership
 from routeserver.rib.decision import best_of
-from routeserver.rib.path import Path, Source, SourceKind, local_preference
+from routeserver.rib.path import Path, Source, SourceKind, is_long_lived_stale, local_preference
 from routeserver.settings import Policy
 from schema.values import IPAddress
 
@@ -66,16 +67,38 @@ def is_looped(attributes: PathAttributes, local_as: int, router_id: IPv4Address)
 def may_send(path: Path, receiver: Receiver) -> bool:
     """Whether the neighbor may hear of this path at all; its RT-Constraint interest is another question."""
     source = path.source
-    if source is receiver.source or (path.family is Family.VPNV4 and path.attributes.next_hop.version == 6):
+    if source is receiver.source or not _may_leave(path, receiver):
         return False
-    if source.kind is SourceKind.LOCAL and path.published and not path.attributes.route_targets:
-        return False  # a VRF that exports nothing; without a target no PE could import it (RFC 4364 section 7)
-    communities = path.attributes.communities
-    if communities and NO_ADVERTISE in communities:
+    return (
+        source.kind is not SourceKind.IBGP
+        or source.is_client
+        or receiver.source.is_client
+        or receiver.source.kind is SourceKind.EBGP
+    )
+
+
+def _may_leave(path: Path, receiver: Receiver) -> bool:
+    """Whether the neighbor may have this path, whoever gave it."""
+    attributes, source = path.attributes, path.source
+    if path.family is Family.VPNV4 and attributes.next_hop.version == 6 and not receiver.ipv6_next_hops:
         return False
-    if receiver.is_external:
-        return NO_EXPORT not in communities and NO_EXPORT_SUBCONFED not in communities
-    return source.kind is not SourceKind.IBGP or source.is_client or receiver.source.is_client
+    if source.kind is SourceKind.LOCAL and path.published and not _is_export(attributes, receiver):
+        return False
+    communities = attributes.communities
+    if not communities:
+        return True
+    if NO_ADVERTISE in communities or (is_long_lived_stale(path) and not receiver.long_lived):
+        return False
+    return not receiver.is_external or (NO_EXPORT not in communities and NO_EXPORT_SUBCONFED not in communities)
+
+
+def _is_export(attributes: PathAttributes, receiver: Receiver) -> bool:
+    """Whether a published route is one for this neighbor.
+
+    Without a target no PE could import it: its VRF exports nothing (RFC 4364 section 7). Nor is a neighbor told that
+    the way to a route of ours is through itself (RFC 4271 section 5.1.3).
+    """
+    return bool(attributes.route_targets) and str(attributes.next_hop) != receiver.source.name
 
 
 def exported(path: Path, receiver: Receiver) -> PathAttributes:
@@ -121,29 +144,31 @@ def prepend(as_path: AsPath, local_as: int) -> AsPath:
     return ((AS_SEQUENCE, (local_as,)), *as_path)
 
 
-def exported_membership(key: bytes, paths: Sequence[Path], receiver: Receiver) -> PathAttributes | None:
-    """What the neighbor is told of an RT membership, given its paths, best first."""
+def membership_for(key: bytes, paths: Sequence[Path], receiver: Receiver) -> Path | None:
+    """The path of an RT membership the neighbor is to be told of, given all of them, best first.
+
+    Of one of our own AS a client hears the best path, whoever gave it; another internal peer the best that may go
+    there, so that one of a non-client does not hide our clients' interest.
+    """
     if not paths:
         return None
-    best, ours = paths[0], RtMembership.from_key(key).origin_as == receiver.local_as
-    if not receiver.is_external and ours:
-        return _membership_of_our_as(paths, receiver)
-    if not may_send(best, receiver):
-        return None
-    if receiver.is_external:
-        return replace(_external(best.attributes, receiver.local_as), next_hop=receiver.local_address)
-    return exported(best, receiver)
+    if receiver.is_external or not _is_of(key, receiver.local_as):
+        return paths[0] if may_send(paths[0], receiver) else None
+    may = _may_leave if receiver.source.is_client else may_send
+    eligible = [path for path in paths if may(path, receiver)]
+    return best_of(eligible) if eligible else None
 
 
-def _membership_of_our_as(paths: Sequence[Path], receiver: Receiver) -> PathAttributes | None:
-    """To a client the best path, whoever gave it; to others the best that may go there, so that nothing hides it."""
-    eligible = paths if receiver.source.is_client else [path for path in paths if may_send(path, receiver)]
-    if not eligible:
-        return None
-    best = best_of(eligible)
-    if best.source.kind is SourceKind.LOCAL:
-        return replace(best.attributes, next_hop=receiver.local_address, local_pref=DEFAULT_LOCAL_PREF)
-    if receiver.source.is_client:
-        reflected = _reflected(best, receiver.router_id)
-        return replace(reflected, originator_id=receiver.router_id, next_hop=receiver.local_address)
-    return exported(best, receiver)
+def exported_membership(path: Path, receiver: Receiver) -> PathAttributes:
+    """The attributes of the path that `membership_for` chose, as the neighbor gets them."""
+    told = exported(path, receiver)
+    if receiver.is_external or path.source.kind is SourceKind.LOCAL:
+        return replace(told, next_hop=receiver.local_address)
+    if receiver.source.is_client and _is_of(path.key, receiver.local_as):
+        return replace(told, next_hop=receiver.local_address, originator_id=receiver.router_id)
+    return told
+
+
+def _is_of(key: bytes, local_as: int) -> bool:
+    """Whether a membership originates in our AS; the default one has no origin."""
+    return RtMembership.from_key(key).origin_as == local_as

@@ -1,9 +1,10 @@
 """From a published item to a BGP path (the draft, section 6).
 
 The RD is {the forwarder's IPv4 address, its instance-id for the VPN} when the subscribe named one, so that two
-route servers given the same publish make the same NLRI; else {router id, the VRF's number here}.  BGP carries the
-item's first next hop; encapsulations travel as Encapsulation communities (RFC 9012 section 4.1), the sequence
-number as a MAC Mobility community (RFC 7432 section 7.7), which an unmoved route does without.
+route servers given the same publish make the same NLRI; else {router id, the VRF's number here}.  The path has the
+item's first next hop, label and tunnels; those of the others are kept beside the item, for neighbors that take
+several paths to one NLRI (RFC 7911).  Encapsulations travel as Encapsulation communities (RFC 9012 section 4.1), the
+sequence number as a MAC Mobility community (RFC 7432 section 7.7), which an unmoved route does without.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, vpn_family, v
 from routeserver.rib.path import Path, Published, Source
 from routeserver.rib.vrf import Vrf
 from schema.items import RouteItem
-from schema.values import IPAddress
+from schema.values import IPAddress, NextHop
 
 _CACHE_MAX = 65536
 
@@ -32,10 +33,11 @@ class Originator:
 
     def path(self, source: Source, vrf: Vrf, item_id: str, item: RouteItem, rd: RouteDistinguisher) -> Path:
         """The path of one item of `vrf`."""
-        published = Published(vrf.name, item_id, item)
-        key = vpn_key(rd, item.prefix)
-        label = item.next_hops[0].label
-        return Path(source, vpn_family(item.prefix), key, label, self._attributes_of(vrf, item), published)
+        first, *further = item.next_hops
+        others = tuple([(self._attributes_of(vrf, item, hop), hop.label) for hop in further])
+        published = Published(vrf.name, item_id, item, others)
+        attributes = self._attributes_of(vrf, item, first)
+        return Path(source, vpn_family(item.prefix), vpn_key(rd, item.prefix), first.label, attributes, published)
 
     def rd(
         self, vrf: Vrf, address: IPAddress, registered: IPv4Address | None, instance: int | None
@@ -59,8 +61,7 @@ class Originator:
         attributes = PathAttributes(next_hop=self.router_id, local_pref=DEFAULT_LOCAL_PREF)
         return Path(source, Family.RTC, key, 0, attributes)
 
-    def _attributes_of(self, vrf: Vrf, item: RouteItem) -> PathAttributes:
-        hop = item.next_hops[0]
+    def _attributes_of(self, vrf: Vrf, item: RouteItem, hop: NextHop) -> PathAttributes:
         facts = (vrf, hop.address, hop.encapsulations, item.sequence_number, item.local_preference)
         attributes = self._attributes.get(facts)
         if attributes is None:

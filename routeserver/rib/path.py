@@ -12,7 +12,7 @@ schema's.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
@@ -58,11 +58,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The XMPP side of a path: the node it was published to, under which id, saying what."""
+    """The XMPP side of a path: the node it was published to, under which id, saying what.
+
+    `others` has the attributes and the label of each next hop but the first, which the path itself speaks of.
+    """
 
     node: str
     item_id: str
     route: RouteItem
+    others: tuple[tuple[PathAttributes, int], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +104,23 @@ def is_usable(path: Path) -> bool:
     if path.published is not None:
         return True
     return path.label >= LABEL_MIN and path.attributes.encapsulations not in _NO_MPLS_TUNNEL
+
+
+def is_long_lived_stale(path: Path) -> bool:
+    """Whether the path is only to be used for want of any other (RFC 9494 section 4.3).
+
+    The community says so of what came from a neighbor that long-lived graceful restart was announced to; of any other
+    it is passed on for those who know.
+    """
+    return path.source.long_lived and LLGR_STALE in path.attributes.communities
+
+
+def ways(path: Path) -> tuple[Path, ...]:
+    """The path itself, and one for each further next hop of the item behind it."""
+    published = path.published
+    if published is None or not published.others:
+        return (path,)
+    return (path, *(replace(path, attributes=attributes, label=label) for attributes, label in published.others))
 
 
 def local_preference(path: Path) -> int:

@@ -8,15 +8,8 @@ import pytest
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP
-from routeserver.rib.adj_out import AdjRibOut
-from routeserver.rib.export import Receiver
-from routeserver.rib.path import Path, Source
-from routeserver.rib.rib import Rib
-from routeserver.settings import Settings
-from tests.support.recorders import Peer
+from tests.support.adj_outs import LOTS, OutNeighbor
 from tests.support.routes import (
-    LOCAL_AS,
-    ROUTER_ID,
     attributes,
     bgp_path,
     ebgp,
@@ -24,13 +17,10 @@ from tests.support.routes import (
     item,
     key,
     local,
-    membership,
     membership_key,
     published_path,
-    vpn,
 )
 
-_LOTS = 1 << 20
 _BLUE, _RED = ("64512:100",), ("64512:200",)
 _A = bgp_path(ibgp("127.0.2.7", client=True), "1:1", "10.0.0.1/32", attributes(_BLUE))
 _B = bgp_path(ibgp("127.0.2.7", client=True), "1:1", "10.0.0.2/32", attributes(_RED))
@@ -38,48 +28,15 @@ _SOURCE = _A.source
 _B = replace(_B, source=_SOURCE)
 
 
-class _Neighbor:
-    """One Adj-RIB-Out in a RIB of its own, with all VPN families open."""
-
-    def __init__(self, source: Source | None = None, *, rtc: bool = False) -> None:
-        self.rib = Rib(Settings(ROUTER_ID, LOCAL_AS, vpns=(vpn("blue", _BLUE),)))
-        self.source = source or ibgp("127.0.2.1")
-        self.peer = Peer()
-        self.out = self.add(self.source, self.peer, rtc=rtc)
-
-    def add(self, source: Source, peer: Peer, *, rtc: bool) -> AdjRibOut:
-        receiver = Receiver(source, LOCAL_AS, ROUTER_ID, ROUTER_ID)
-        out = AdjRibOut(receiver, (*VPN_FAMILIES, Family.RTC) if rtc else VPN_FAMILIES, peer)
-        self.rib.outs[out] = None
-        for family in out.families:
-            out.open(family, self.rib.table)
-        return out
-
-    def drain(self, budget: int = _LOTS) -> set[bytes]:
-        self.out.drain(self.rib.table, budget)
-        return self.peer.keys()
-
-    def wants(self, *keys: bytes, source: Source | None = None) -> None:
-        for k in keys:
-            self.rib.update(membership(source or self.source, k))
-
-    def wants_no_more(self, *keys: bytes, source: Source | None = None) -> None:
-        for k in keys:
-            self.rib.withdraw(source or self.source, Family.RTC, k)
-
-    def gone(self, path: Path) -> None:
-        self.rib.withdraw(path.source, path.family, path.key, path.item)
-
-
 def test_the_dump_ends_with_end_of_rib_even_when_it_is_empty() -> None:
     """RFC 4724 section 4."""
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     neighbor.drain()
     assert neighbor.peer.take_log() == [("end-of-rib", family, ()) for family in VPN_FAMILIES]
 
 
 def test_a_dump_in_portions_ends_once_after_the_last() -> None:
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     paths = [bgp_path(_SOURCE, "1:1", f"10.0.0.{n}/32", _A.attributes) for n in range(10)]
     for path in paths:
         neighbor.rib.update(path)
@@ -92,7 +49,7 @@ def test_a_dump_in_portions_ends_once_after_the_last() -> None:
 
 
 def test_routes_of_one_attribute_set_leave_together() -> None:
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     paths = [bgp_path(_SOURCE, "1:1", f"10.0.0.{n}/32", _A.attributes, label=16 + n) for n in range(5)]
     for path in paths:
         neighbor.rib.update(path)
@@ -105,7 +62,7 @@ def test_routes_of_one_attribute_set_leave_together() -> None:
 
 def test_nothing_is_sent_twice_unless_it_differs() -> None:
     """RFC 4271 section 9.2."""
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     neighbor.rib.update(_A)
     neighbor.drain()
     neighbor.peer.take_log()
@@ -119,7 +76,7 @@ def test_nothing_is_sent_twice_unless_it_differs() -> None:
 
 
 def test_changes_between_two_drains_cost_one_route_or_none() -> None:
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     neighbor.drain()
     neighbor.peer.take_log()
     for label in range(16, 26):
@@ -133,7 +90,7 @@ def test_changes_between_two_drains_cost_one_route_or_none() -> None:
 
 def test_what_replaces_a_route_is_sent_before_the_route_is_withdrawn() -> None:
     """A neighbor must not see a gap when a forwarder's RD changes or another path takes over."""
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     neighbor.rib.update(_A)
     neighbor.drain()
     neighbor.peer.take_log()
@@ -146,7 +103,7 @@ def test_what_replaces_a_route_is_sent_before_the_route_is_withdrawn() -> None:
 
 
 def test_a_route_that_becomes_the_neighbors_own_is_withdrawn_from_it() -> None:
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     neighbor.rib.update(_A)
     assert neighbor.drain() == {_A.key}
     own = replace(_A, source=neighbor.source, attributes=attributes(_BLUE, local_pref=200))
@@ -157,7 +114,7 @@ def test_a_route_that_becomes_the_neighbors_own_is_withdrawn_from_it() -> None:
 
 
 def test_only_the_best_path_is_sent() -> None:
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     better = replace(_A, source=ebgp(), attributes=attributes(_BLUE, local_pref=300))
     for path in (_A, better):
         neighbor.rib.update(path)
@@ -170,7 +127,7 @@ def test_only_the_best_path_is_sent() -> None:
 
 def test_another_source_with_equal_attributes_is_another_route() -> None:
     """What a neighbor gets names the originator, so equal attributes of two sources do not leave alike."""
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     neighbor.rib.update(_A)
     neighbor.drain()
     other = replace(_A, source=ibgp("127.0.2.8", client=True))
@@ -182,7 +139,7 @@ def test_another_source_with_equal_attributes_is_another_route() -> None:
 
 def test_families_are_independent() -> None:
     """10.0.0.0/8 and a00::/8 have the same key octets."""
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     four, six = (bgp_path(_SOURCE, "1:1", prefix, _A.attributes) for prefix in ("10.0.0.0/8", "a00::/8"))
     assert four.key == six.key
     neighbor.rib.update(four)
@@ -193,49 +150,11 @@ def test_families_are_independent() -> None:
     assert (neighbor.peer.keys(Family.VPNV4), neighbor.peer.keys(Family.VPNV6)) == (set(), {six.key})
 
 
-# Refresh (RFC 2918)
-
-
-def test_a_refresh_sends_everything_again_and_nothing_else() -> None:
-    neighbor = _Neighbor(rtc=True)
-    neighbor.wants(DEFAULT_MEMBERSHIP)
-    neighbor.wants(membership_key("64512:7"), source=_SOURCE)
-    for path in (_A, _B):
-        neighbor.rib.update(path)
-    neighbor.drain()
-    neighbor.peer.take_log()
-    neighbor.out.refresh(Family.VPNV4, neighbor.rib.table)
-    neighbor.drain()
-    assert neighbor.peer.take_log() == [("routes", Family.VPNV4, (path.key,)) for path in (_A, _B)]
-    neighbor.out.refresh(Family.RTC, neighbor.rib.table)
-    neighbor.drain()
-    assert neighbor.peer.take_log() == [("routes", Family.RTC, (membership_key("64512:7"),))]
-
-
-def test_a_refresh_does_not_forget_a_withdrawal_still_due() -> None:
-    neighbor = _Neighbor(rtc=True)
-    neighbor.wants(membership_key("64512:100"), membership_key("64512:200"))
-    for path in (_A, _B):
-        neighbor.rib.update(path)
-    assert neighbor.drain() == {_A.key, _B.key}
-    neighbor.wants_no_more(membership_key("64512:100"))  # still in the table, no longer for this neighbor
-    neighbor.gone(_B)  # no longer in the table
-    neighbor.out.refresh(Family.VPNV4, neighbor.rib.table)
-    assert neighbor.drain() == set()
-
-
-def test_a_refresh_of_a_family_not_open_yet_is_nothing() -> None:
-    neighbor = _Neighbor()
-    neighbor.drain()
-    neighbor.out.refresh(Family.RTC, neighbor.rib.table)
-    assert not neighbor.out.has_pending
-
-
 # RT-Constraint (RFC 4684)
 
 
 def test_membership_comes_and_goes_after_the_routes() -> None:
-    neighbor = _Neighbor(rtc=True)
+    neighbor = OutNeighbor(rtc=True)
     for path in (_A, _B):
         neighbor.rib.update(path)
     assert neighbor.drain() == set()
@@ -251,7 +170,7 @@ def test_membership_comes_and_goes_after_the_routes() -> None:
 
 @pytest.mark.parametrize("bits", [0, 1, 16, 32, 47])
 def test_a_partial_membership_reaches_every_route_it_matches(bits: int) -> None:
-    neighbor = _Neighbor(rtc=True)
+    neighbor = OutNeighbor(rtc=True)
     for path in (_A, _B):
         neighbor.rib.update(path)
     neighbor.drain()
@@ -262,7 +181,7 @@ def test_a_partial_membership_reaches_every_route_it_matches(bits: int) -> None:
 
 
 def test_a_route_whose_targets_change_is_judged_anew() -> None:
-    neighbor = _Neighbor(rtc=True)
+    neighbor = OutNeighbor(rtc=True)
     neighbor.wants(membership_key("64512:100"))
     neighbor.rib.update(_A)
     assert neighbor.drain() == {_A.key}
@@ -273,16 +192,16 @@ def test_a_route_whose_targets_change_is_judged_anew() -> None:
 
 
 def test_a_membership_touches_only_what_it_concerns() -> None:
-    neighbor = _Neighbor(rtc=True)
+    neighbor = OutNeighbor(rtc=True)
     for path in (_A, _B):
         neighbor.rib.update(path)
     neighbor.drain()
     neighbor.wants(membership_key("64512:100"))
-    assert neighbor.out.drain(neighbor.rib.table, _LOTS) == 2, "the membership itself and one route"
+    assert neighbor.out.drain(neighbor.rib.table, LOTS) == 2, "the membership itself and one route"
 
 
 def test_without_rt_constraint_everything_is_wanted() -> None:
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     for path in (_A, bgp_path(_SOURCE, "1:1", "10.0.0.9/32", attributes(()))):
         neighbor.rib.update(path)
     assert len(neighbor.drain()) == 2
@@ -290,7 +209,7 @@ def test_without_rt_constraint_everything_is_wanted() -> None:
 
 def test_an_internal_neighbors_membership_counts_best_or_not() -> None:
     """RFC 4684 section 3.2; our own of the same target beats it, and yet it is this neighbor's interest."""
-    neighbor = _Neighbor(rtc=True)
+    neighbor = OutNeighbor(rtc=True)
     own = membership_key("64512:100")
     neighbor.rib.subscribed(neighbor.rib.vrfs["blue"])
     neighbor.wants(own)
@@ -299,26 +218,23 @@ def test_an_internal_neighbors_membership_counts_best_or_not() -> None:
     assert neighbor.drain() == {_A.key}
 
 
-class _TwoExternal(_Neighbor):
+class _TwoExternal(OutNeighbor):
     """Two external neighbors with RT-Constraint; the first has the lower identifier."""
 
     def __init__(self) -> None:
         super().__init__(ebgp("127.0.3.1"), rtc=True)
-        self.second = ebgp("127.0.3.2")
-        self.second_peer = Peer()
-        self.second_out = self.add(self.second, self.second_peer, rtc=True)
-        self.rib.update(_A)
+        self.second = OutNeighbor(ebgp("127.0.3.2"), rtc=True, rib=self.rib)
+        self.known(_A)
 
     def drain_both(self) -> tuple[bool, bool]:
-        self.second_out.drain(self.rib.table, _LOTS)
-        return bool(self.drain()), bool(self.second_peer.keys())
+        return bool(self.drain()), bool(self.second.drain())
 
 
 def test_of_external_memberships_only_the_best_counts() -> None:
     """RFC 4684 section 3.1: less preferred external paths of one (origin AS, RT) are pruned."""
     both = _TwoExternal()
     theirs = membership_key("64512:100", 65001)
-    both.wants(theirs, source=both.second)
+    both.wants(theirs, source=both.second.source)
     assert both.drain_both() == (False, True)
     both.wants(theirs)
     assert both.drain_both() == (True, False)
@@ -330,14 +246,14 @@ def test_the_default_counts_for_every_external_neighbor_that_sent_it() -> None:
     """It has no origin AS by which paths could be pruned."""
     both = _TwoExternal()
     both.wants(DEFAULT_MEMBERSHIP)
-    both.wants(DEFAULT_MEMBERSHIP, source=both.second)
+    both.wants(DEFAULT_MEMBERSHIP, source=both.second.source)
     assert both.drain_both() == (True, True)
     both.wants_no_more(DEFAULT_MEMBERSHIP)
     assert both.drain_both() == (False, True)
 
 
 def test_losing_a_source_withdraws_exactly_its_routes() -> None:
-    neighbor = _Neighbor()
+    neighbor = OutNeighbor()
     neighbor.rib.update(_A)
     kept = bgp_path(ebgp(), "1:1", "10.0.0.3/32")
     neighbor.rib.update(kept)

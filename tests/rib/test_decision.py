@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, PathAttributes
 from routeserver.bgp.iana import Family, Origin
 from routeserver.rib.decision import STEPS, best_of, neighbor_as, why_not_best
-from routeserver.rib.path import Path, Published, Source, SourceKind
+from routeserver.rib.path import LLGR_STALE, Path, Published, Source, SourceKind
 from schema.values import Encapsulation
 from tests.support.routes import attributes, bgp_path, ebgp, ibgp, item, key, local, published_path
 
 _STICKY = bytes((6, 0, 1, 0, 0, 0, 0, 0))
+_HELPED = ebgp("127.0.3.5")
+_HELPED.long_lived = True
 _UNKNOWN_TUNNEL = b"\x03\x0c\0\0\0\0\x03\xe7"
 
 
@@ -50,6 +52,7 @@ def _path(**words: object) -> Path:
 # side use published paths on both sides.
 LADDER: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("no label or tunnel", {}, {"label": 3}),
+    ("long-lived stale", {}, {"source": _HELPED, "communities": (LLGR_STALE,)}),
     ("stale", {}, {"stale": True}),
     ("lower local-preference", {"local_pref": 101}, {"local_pref": 99}),
     ("lower sequence-number", {"seq": 6}, {"seq": 4}),
@@ -108,6 +111,17 @@ def test_every_step_has_its_row() -> None:
 def test_values_at_the_edges(better: dict[str, object], worse: dict[str, object]) -> None:
     first, second = _path(**better), _path(**worse)
     assert best_of([second, first]) is first
+
+
+def test_long_lived_stale_paths_are_the_last_choice_and_rank_as_ever_among_themselves() -> None:
+    """RFC 9494 sections 4.3, 4.4: only of a neighbor that was told of the capability the community says so."""
+    words = {"source": _HELPED, "communities": (LLGR_STALE,)}
+    kept, better_kept = _path(**words), _path(**words, local_pref=300)
+    left_over = _path(stale=True, local_pref=1)
+    assert best_of([kept, left_over, better_kept]) is left_over
+    assert why_not_best([kept, left_over]) == {kept: "long-lived stale"}
+    assert best_of([kept, better_kept]) is better_kept
+    assert best_of([_path(), _path(communities=(LLGR_STALE,), local_pref=101)]).attributes.local_pref == 101
 
 
 def test_originator_id_stands_in_for_the_bgp_identifier() -> None:

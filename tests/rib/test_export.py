@@ -8,19 +8,17 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, AsPath
-from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP
 from routeserver.rib.export import (
     NO_ADVERTISE,
     NO_EXPORT,
     NO_EXPORT_SUBCONFED,
     Receiver,
     exported,
-    exported_membership,
     is_looped,
     may_send,
     prepend,
 )
-from routeserver.rib.path import Source
+from routeserver.rib.path import LLGR_STALE, Source
 from tests.support.routes import (
     GRE,
     LOCAL_AS,
@@ -32,8 +30,6 @@ from tests.support.routes import (
     ibgp,
     item,
     local,
-    membership,
-    membership_key,
     published_path,
 )
 
@@ -55,13 +51,20 @@ def _receiver(source: Source) -> Receiver:
     return Receiver(source, LOCAL_AS, ROUTER_ID, _HERE)
 
 
-@pytest.mark.parametrize("source", _SOURCES)
-@pytest.mark.parametrize("receiver", _RECEIVERS)
-def test_who_hears_of_whose_paths(source: str, receiver: str) -> None:
+REFLECTION = {
+    # whose path        non-client, client, external
+    "published": (True, True, True),
+    "non-client": (False, True, True),
+    "client": (True, True, True),
+    "external": (True, True, True),
+}
+
+
+@pytest.mark.parametrize(("source", "hears"), REFLECTION.items(), ids=REFLECTION)
+def test_who_hears_of_whose_paths(source: str, hears: tuple[bool, ...]) -> None:
     """RFC 4456 section 6: everything to everybody, but between two internal ones only if either is a client."""
     path = bgp_path(_SOURCES[source], "1:1", "10.0.0.0/8")
-    expected = not (source == receiver == "non-client")
-    assert may_send(path, _receiver(_RECEIVERS[receiver])) is expected
+    assert tuple(may_send(path, _receiver(receiver)) for receiver in _RECEIVERS.values()) == hears
 
 
 @pytest.mark.parametrize("name", _RECEIVERS)
@@ -87,12 +90,43 @@ def test_well_known_communities(community: int, to_internal: bool, to_external: 
     assert may_send(path, _receiver(_RECEIVERS["external"])) is to_external
 
 
-def test_a_vpn_ipv4_route_with_an_ipv6_next_hop_needs_a_capability_nobody_has() -> None:
-    """RFC 8950 section 4; VPN-IPv6 takes either."""
-    receiver = _receiver(_RECEIVERS["client"])
-    assert not may_send(bgp_path(local(), "1:1", "10.0.0.0/8", attributes(next_hop="2001:db8::1")), receiver)
-    assert may_send(bgp_path(local(), "1:1", "fd00::/8", attributes(next_hop="2001:db8::1")), receiver)
-    assert may_send(bgp_path(local(), "1:1", "fd00::/8", attributes(next_hop="192.0.2.1")), receiver)
+@pytest.mark.parametrize("name", _RECEIVERS)
+def test_a_vpn_ipv4_route_with_an_ipv6_next_hop_needs_the_capability(name: str) -> None:
+    """RFC 8950 sections 4 and 5; VPN-IPv6 takes either without."""
+    without = _receiver(_RECEIVERS[name])
+    taking = replace(without, ipv6_next_hops=True)
+    over_ipv6 = bgp_path(local(), "1:1", "10.0.0.0/8", attributes(next_hop="2001:db8::1"))
+    assert (may_send(over_ipv6, without), may_send(over_ipv6, taking)) == (False, True)
+    for receiver in (without, taking):
+        assert may_send(bgp_path(local(), "1:1", "10.0.0.0/8"), receiver)
+        assert may_send(bgp_path(local(), "1:1", "fd00::/8", attributes(next_hop="2001:db8::1")), receiver)
+        assert may_send(bgp_path(local(), "1:1", "fd00::/8", attributes(next_hop="192.0.2.1")), receiver)
+
+
+@pytest.mark.parametrize("name", _RECEIVERS)
+def test_long_lived_stale_routes_go_to_those_who_know_them(name: str) -> None:
+    """RFC 9494 section 4.3, for what came from a neighbor that was told of the capability; no word is taken away."""
+    helped = ibgp("127.0.2.4", client=True)
+    helped.long_lived = True
+    stale = bgp_path(helped, "1:1", "10.0.0.0/8", attributes(communities=(0xFC000002, LLGR_STALE)))
+    without = _receiver(_RECEIVERS[name])
+    knowing = replace(without, long_lived=True)
+    assert (may_send(stale, without), may_send(stale, knowing)) == (False, True)
+    assert exported(stale, knowing).communities == (0xFC000002, LLGR_STALE)
+    elsewhere = replace(stale, source=_SOURCES["client"])
+    assert may_send(elsewhere, without), "who does not take part passes the community on as any other"
+    assert may_send(replace(stale, attributes=attributes()), without)
+
+
+@pytest.mark.parametrize("name", _RECEIVERS)
+def test_no_neighbor_is_told_that_the_way_to_our_route_is_through_itself(name: str) -> None:
+    """RFC 4271 section 5.1.3; a route of another keeps its next hop, whatever it is."""
+    neighbor = _RECEIVERS[name]
+    ours, others = hop(neighbor.name), hop("192.0.2.1")
+    assert not may_send(published_path(local(), "blue", "x", item("10.0.0.1/32", ours)), _receiver(neighbor))
+    assert may_send(published_path(local(), "blue", "x", item("10.0.0.1/32", others)), _receiver(neighbor))
+    reflected = bgp_path(_SOURCES["client"], "1:1", "10.0.0.0/8", attributes(next_hop=neighbor.name))
+    assert may_send(reflected, _receiver(neighbor))
 
 
 @pytest.mark.parametrize("name", _RECEIVERS)
@@ -172,11 +206,21 @@ def test_external_peers(source: str) -> None:
             ((AS_SEQUENCE, (9,)), (AS_SEQUENCE, tuple(range(255)))),
             id="a full segment",
         ),
+        pytest.param(
+            ((AS_SET, tuple(range(255))), (AS_SEQUENCE, (1,))),
+            ((AS_SEQUENCE, (9,)), (AS_SET, tuple(range(255))), (AS_SEQUENCE, (1,))),
+            id="a full set before a sequence",
+        ),
+        pytest.param(((AS_SEQUENCE, (9,)),), ((AS_SEQUENCE, (9, 9)),), id="once more"),
     ],
 )
 def test_prepend(before: AsPath, after: AsPath) -> None:
     """RFC 4271 section 5.1.2."""
     assert prepend(before, 9) == after
+    path = bgp_path(_SOURCES["external"], "1:1", "10.0.0.0/8", replace(attributes(), as_path=before))
+    for name, receiver in _RECEIVERS.items():
+        told = exported(path, replace(_receiver(receiver), local_as=9))
+        assert told.as_path == (after if name == "external" else before)
 
 
 @pytest.mark.parametrize(
@@ -196,80 +240,3 @@ def test_loops(looped: bool, words: dict[str, object]) -> None:
 def test_a_loop_inside_an_as_set_counts() -> None:
     looped = replace(attributes(), as_path=((AS_SEQUENCE, (65001,)), (AS_SET, (65002, LOCAL_AS))))
     assert is_looped(looped, LOCAL_AS, ROUTER_ID)
-
-
-# RT memberships (RFC 4684 section 3.2)
-
-_OURS = membership_key("64512:100")
-_THEIRS = membership_key("64512:100", 65001)
-
-
-@pytest.mark.parametrize("name", _RECEIVERS)
-def test_our_own_membership_goes_to_everybody_with_us_as_next_hop(name: str) -> None:
-    path = membership(local("route-server"), _OURS, next_hop=str(ROUTER_ID), local_pref=100)
-    told = exported_membership(_OURS, [path], _receiver(_RECEIVERS[name]))
-    assert told is not None
-    assert told.next_hop == _HERE
-    assert told.originator_id is None
-    external = name == "external"
-    assert told.as_path == (((AS_SEQUENCE, (LOCAL_AS,)),) if external else ())
-    assert told.local_pref == (None if external else 100)
-
-
-def test_a_clients_membership_comes_back_to_it_as_ours() -> None:
-    """With its own identifier as ORIGINATOR_ID the client would take it for a loop and never learn our interest."""
-    client = _RECEIVERS["client"]
-    told = exported_membership(_OURS, [membership(client, _OURS)], _receiver(client))
-    assert told is not None
-    assert (told.originator_id, told.next_hop, told.cluster_list) == (ROUTER_ID, _HERE, (ROUTER_ID,))
-
-
-def test_a_membership_of_a_non_client_goes_to_clients_only() -> None:
-    path = membership(_SOURCES["non-client"], _OURS)
-    assert exported_membership(_OURS, [path], _receiver(_RECEIVERS["non-client"])) is None
-    assert exported_membership(_OURS, [path], _receiver(_RECEIVERS["client"])) is not None
-
-
-def test_a_non_clients_best_path_does_not_hide_a_clients_interest() -> None:
-    best, clients = membership(_SOURCES["non-client"], _OURS), membership(_SOURCES["client"], _OURS)
-    told = exported_membership(_OURS, [best, clients], _receiver(_RECEIVERS["non-client"]))
-    assert told is not None
-    assert told.originator_id == _SOURCES["client"].peer_id
-    same = exported_membership(_OURS, [best, clients], _receiver(_SOURCES["non-client"]))
-    assert same is not None
-    assert same.originator_id == _SOURCES["client"].peer_id
-
-
-def test_which_clients_path_a_non_client_hears_of_does_not_depend_on_their_order() -> None:
-    best = membership(_SOURCES["non-client"], _OURS, local_pref=200)
-    clients = [membership(ibgp(f"127.0.2.{n}", client=True), _OURS) for n in (4, 5)]
-    ours = membership(local("route-server"), _OURS, next_hop=str(ROUTER_ID), local_pref=50)
-    receiver = _receiver(_RECEIVERS["non-client"])
-    told = {exported_membership(_OURS, [best, *order], receiver) for order in (clients, clients[::-1])}
-    assert [t.originator_id for t in told if t] == [IPv4Address("127.0.2.4")]
-    hidden = exported_membership(_OURS, [best, ours], receiver)
-    assert hidden is not None
-    assert (hidden.next_hop, hidden.originator_id) == (_HERE, None)
-
-
-@pytest.mark.parametrize("key", [_THEIRS, DEFAULT_MEMBERSHIP], ids=["another AS", "the default"])
-def test_other_memberships_follow_the_ordinary_rules(key: bytes) -> None:
-    from_client = membership(_SOURCES["client"], key)
-    assert exported_membership(key, [from_client], _receiver(_SOURCES["client"])) is None
-    told = exported_membership(key, [from_client], _receiver(_RECEIVERS["non-client"]))
-    assert told is not None
-    assert told.originator_id == _SOURCES["client"].peer_id
-    non_client = membership(_SOURCES["non-client"], key)
-    assert exported_membership(key, [non_client, from_client], _receiver(_RECEIVERS["non-client"])) is None
-
-
-def test_a_membership_crosses_the_border_with_our_as_and_address() -> None:
-    path = membership(_SOURCES["external"], _THEIRS, as_path=(65001,))
-    told = exported_membership(_THEIRS, [path], _receiver(_RECEIVERS["external"]))
-    assert told is not None
-    assert told.as_path == ((AS_SEQUENCE, (LOCAL_AS, 65001)),)
-    assert told.next_hop == _HERE
-
-
-def test_no_paths_no_membership() -> None:
-    assert exported_membership(_OURS, [], _receiver(_RECEIVERS["client"])) is None

@@ -9,9 +9,9 @@ import pytest
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import pack_routes
 from routeserver.rib.origination import Originator
-from routeserver.rib.path import path_item
+from routeserver.rib.path import path_item, ways
 from routeserver.rib.vrf import Vrf
-from tests.support.routes import GRE, LOCAL_AS, ROUTER_ID, UDP, hop, item, local, rt, vpn
+from tests.support.routes import GRE, LOCAL_AS, ROUTER_ID, UDP, bgp_path, hop, ibgp, item, local, rt, vpn
 
 _BLUE = Vrf(vpn("blue", ["64512:100"], ["64512:101", "64512:100"]), 7)
 
@@ -83,12 +83,28 @@ def test_an_unmoved_route_has_no_mobility_community() -> None:
     assert not [c for c in path.attributes.ext_communities if c[0] == 6]
 
 
-def test_bgp_carries_the_first_next_hop_and_the_item_keeps_all() -> None:
+def test_the_path_has_the_first_next_hop_and_there_is_a_way_for_each() -> None:
+    """Each with its own label and tunnels (RFC 7911); the item keeps them all."""
     originator = Originator(ROUTER_ID, LOCAL_AS)
-    route = item("10.1.2.1/32", hop("192.0.2.1", 16), hop("192.0.2.2", 17))
+    hops = [hop("192.0.2.1", 16, (GRE,)), hop("192.0.2.2", 17, (UDP, GRE)), hop("2001:db8::3", 16, (UDP,))]
+    route = item("10.1.2.1/32", *hops, seq=5, lp=150)
     path = originator.path(local(), _BLUE, "x", route, originator.rd(_BLUE, ROUTER_ID, None, 5))
-    assert (path.attributes.next_hop, path.label) == (ip_address("192.0.2.1"), 16)
     assert path_item(path) == route
+    assert ways(path)[0] is path
+    told = [(way.attributes.next_hop, way.label, way.attributes.encapsulations) for way in ways(path)]
+    assert told == [(hop.address, hop.label, hop.encapsulations) for hop in hops]
+    for way in ways(path):
+        assert (way.source, way.key, way.published) == (path.source, path.key, path.published)
+        assert way.attributes.route_targets == path.attributes.route_targets
+        assert (way.attributes.sequence, way.attributes.local_pref) == ((False, 5), 150)
+    again = originator.path(local(), _BLUE, "y", route, originator.rd(_BLUE, ROUTER_ID, None, 5))
+    assert [way.attributes for way in ways(again)] == [way.attributes for way in ways(path)]
+    assert all(a.attributes is b.attributes for a, b in zip(ways(again), ways(path), strict=True))
+
+
+def test_a_path_from_bgp_is_its_only_way() -> None:
+    path = bgp_path(ibgp(), "1:1", "10.0.0.0/8")
+    assert ways(path) == (path,)
 
 
 def test_equal_attributes_are_one_object_and_vpns_never_share_them() -> None:

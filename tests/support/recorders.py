@@ -20,12 +20,16 @@ _ADDRESS = re.compile(r"</af><address>([^<]*)</address></nlri>")
 
 @dataclass(eq=False)
 class Peer:
-    """A BGP neighbor: `held` per family, `log` of what was said in order."""
+    """A BGP neighbor: `held` per family, `log` of what was said in order.
+
+    What a refresh does not bring again is gone at its end (RFC 7313 section 4).
+    """
 
     writable: bool = True
     held: dict[Family, dict[bytes, tuple[PathAttributes, int]]] = field(default_factory=dict)
     ended: list[Family] = field(default_factory=list)
     log: list[tuple[str, Family, tuple[bytes, ...]]] = field(default_factory=list)
+    stale: dict[Family, set[bytes]] = field(default_factory=dict)
 
     def send_routes(self, family: Family, attributes: PathAttributes, nlri: Iterable[tuple[bytes, int]]) -> None:
         routes = list(nlri)
@@ -33,22 +37,29 @@ class Peer:
         held = self.held.setdefault(family, {})
         for key, label in routes:
             held[key] = attributes, label
+            self.stale.get(family, set()).discard(key)
 
     def send_withdrawals(self, family: Family, keys: Iterable[bytes]) -> None:
         keys = tuple(keys)
         self.log.append(("withdrawals", family, keys))
         for key in keys:
             del self.held[family][key]  # a withdrawal of what was never sent is a fault of ours
+            self.stale.get(family, set()).discard(key)
 
     def send_end_of_rib(self, family: Family) -> None:
         self.log.append(("end-of-rib", family, ()))
         self.ended.append(family)
 
     def send_refresh_begin(self, family: Family) -> None:
+        assert family in self.ended, "no refresh begins before End-of-RIB (RFC 7313 section 4)"
+        assert family not in self.stale, "a refresh within a refresh"
         self.log.append(("refresh-begins", family, ()))
+        self.stale[family] = set(self.held.get(family, ()))
 
     def send_refresh_end(self, family: Family) -> None:
         self.log.append(("refresh-ends", family, ()))
+        for key in self.stale.pop(family):
+            del self.held[family][key]
 
     def keys(self, family: Family = Family.VPNV4) -> set[bytes]:
         return set(self.held.get(family, ()))
