@@ -20,6 +20,7 @@ from typing import TypeAlias
 from routeserver.bgp import events as bgp
 from routeserver.bgp.session import BgpSession
 from routeserver.nodes import Nodes
+from routeserver.notices import Notice
 from routeserver.parties import Client, Neighbor
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.rib import Rib
@@ -44,7 +45,7 @@ class RouteServer:
         self.started = now
         self.rib = Rib(settings)
         self.nodes = Nodes(settings, self.rib)
-        self.speaker = Speaker(settings, self.rib)
+        self.speaker = Speaker(settings, self.rib, now)
         self.wants_flush = False
         """Whether a session that can take more has more to get: flush again, in the next turn."""
         self._touched: dict[Session, None] = {}
@@ -70,20 +71,24 @@ class RouteServer:
             case bgp.Established():
                 self.speaker.established(session, event, now)
             case bgp.SessionClosed():
-                self.speaker.closed(session, event)
+                self.speaker.closed(session, event, now)
             case _ if (neighbor := self.speaker.speaking.get(session)) is not None:
-                self._handle_neighbor(neighbor, event)
+                self._handle_neighbor(neighbor, event, now)
 
-    def _handle_neighbor(self, neighbor: Neighbor, event: object) -> None:
+    def _handle_neighbor(self, neighbor: Neighbor, event: object, now: float) -> None:
         match event:
             case bgp.RoutesReceived():
-                self.speaker.routes_received(neighbor, event)
+                self.speaker.routes_received(neighbor, event, now)
             case bgp.RoutesWithdrawn():
                 self.speaker.routes_withdrawn(neighbor, event)
             case bgp.EndOfRib():
-                self.speaker.end_of_rib(neighbor, event)
+                self.speaker.end_of_rib(neighbor, event, now)
             case bgp.RefreshRequested():
                 self.speaker.refresh_requested(neighbor, event)
+            case bgp.RefreshBegins():
+                self.speaker.refresh_begins(neighbor, event, now)
+            case bgp.RefreshEnds():
+                self.speaker.refresh_ends(neighbor, event)
             case bgp.FamilyDisabled():
                 self.speaker.family_disabled(neighbor, event)
             case bgp.UpdateMalformed():
@@ -133,11 +138,30 @@ class RouteServer:
             return error
         return None
 
+    def set_import_rts(self, vpn: str, rts: frozenset[bytes], now: float) -> None:
+        """Let a VPN, by name, import by other route targets; nobody's session ends (RFC 4364 section 4.3.2)."""
+        change = self.rib.set_import_rts(vpn, rts)
+        self.nodes.membership_since |= dict.fromkeys(change.originated, now)
+        for rt in change.withdrawn:
+            del self.nodes.membership_since[rt]
+        self.speaker.imports_changed(bool(change.imported), bool(change.given_up))
+
+    def restarting(self, now: float) -> bool:
+        """Whether an OPEN sent now says that we restarted (RFC 4724 section 4.1)."""
+        return self.speaker.restarting.lasts(now)
+
+    def take_notices(self) -> list[Notice]:
+        """What the log should know of, each once."""
+        notices, self.speaker.notices = self.speaker.notices, []
+        return notices
+
     # Output
 
     def flush(self, now: float, budget: int = FLUSH_BUDGET) -> list[Session]:
         """Drain outboxes, at most `budget` routes for each, and return the sessions that have data to send."""
-        touched, self._touched = self._touched, {}
+        touched: dict[Session, None] = dict.fromkeys((*self._touched, *self.speaker.touched))
+        self._touched.clear()
+        self.speaker.touched.clear()
         self.wants_flush = False
         for neighbor in self.speaker.neighbors.values():
             out, bgp_session = neighbor.adj_out, neighbor.session

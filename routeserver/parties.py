@@ -2,7 +2,8 @@
 
 Records with little behaviour of their own.  A `Forwarder` is a bare JID and outlives its sessions: it holds what it
 published and which session vouches for each item.  A `Client` is one XMPP session and holds what that session
-subscribed to.  A `Neighbor` is a configured BGP speaker; its `adj_out` exists while a session is up.
+subscribed to.  A `Neighbor` is a BGP speaker, configured or let in by a range of addresses; its `adj_out` exists while
+a session is up, its `adj_in` outlives sessions.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from routeserver.bgp.iana import Family
+from routeserver.bgp.negotiation import Negotiated
+from routeserver.bgp.peering import Peering
 from routeserver.bgp.session import BgpSession
+from routeserver.receiving_speaker import ReceivingSpeaker
+from routeserver.refresh import InboundRefresh
+from routeserver.rib.adj_in import AdjRibIn
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.path import Source, SourceKind
-from routeserver.settings import ForwarderSettings, NeighborSettings
+from routeserver.rib.rib import Rib
+from routeserver.settings import ForwarderSettings, NeighborRange, NeighborSettings
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from schema.values import IPAddress
@@ -23,29 +30,59 @@ from schema.values import IPAddress
 
 @dataclass(eq=False, slots=True)
 class Neighbor:
-    """A configured BGP neighbor and, while there is one, its established session."""
+    """A BGP neighbor, what it has said, and, while there is one, its established session."""
 
-    settings: NeighborSettings
+    peering: Peering
     source: Source
+    adj_in: AdjRibIn
+    receiving: ReceivingSpeaker
+    refresh: InboundRefresh
+    range: NeighborRange | None = None
+    """The range that let it in; None for a configured neighbor."""
+    is_connected: bool = False
+    """Whether a neighbor of a range has connections, established or not."""
     session: BgpSession | None = None
+    terms: Negotiated | None = None
+    """Those of the session, or of the last one there was."""
     adj_out: AdjRibOut | None = None
     established_at: float | None = None
-    promises_end_of_rib: bool = False
+    memberships_until: float | None = None
+    """While VPN routes wait for the neighbor's RT memberships: how long they do."""
     ends_of_rib: set[Family] = field(default_factory=set)
     flaps: int = 0
     last_closed: str = ""
     """Why the latest session ended, in words."""
     malformed: int = 0
+    limits_noted: set[tuple[Family, str]] = field(default_factory=set)
+    """What was said in this session about prefix limits, so that it is said once."""
 
     @classmethod
-    def configured(cls, settings: NeighborSettings, local_as: int) -> Neighbor:
-        kind = SourceKind.IBGP if settings.peer_as == local_as else SourceKind.EBGP
-        source = Source(str(settings.address), kind, IPv4Address(0), settings.route_reflector_client)
-        return cls(settings, source)
+    def of(cls, settings: NeighborSettings, rib: Rib) -> Neighbor:
+        kind = SourceKind.IBGP if settings.peer_as == rib.originator.local_as else SourceKind.EBGP
+        restart = settings.graceful_restart
+        long_lived = restart is not None and restart.long_lived > 0
+        source = Source(str(settings.address), kind, IPv4Address(0), settings.route_reflector_client, long_lived)
+        adj_in = AdjRibIn(rib, source, settings.import_policy)
+        peering = Peering(settings, rib.originator.local_as, rib.originator.router_id)
+        return cls(peering, source, adj_in, ReceivingSpeaker(adj_in), InboundRefresh(adj_in))
+
+    @property
+    def settings(self) -> NeighborSettings:
+        return self.peering.settings
 
     @property
     def is_internal(self) -> bool:
         return self.source.kind is SourceKind.IBGP
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether it is here because a range let it in."""
+        return self.range is not None
+
+    @property
+    def promises_end_of_rib(self) -> bool:
+        """RFC 4724 section 2."""
+        return self.terms is not None and self.terms.restart is not None
 
 
 @dataclass(slots=True)

@@ -1,108 +1,317 @@
 """The BGP side: what neighbors announce goes into the RIB, and each session gets its Adj-RIB-Out.
 
-A path that has been here before (our AS in its AS_PATH, our identifier in ORIGINATOR_ID or CLUSTER_LIST) is not
-kept, but still replaces what the neighbor said before of the same NLRI.  VPN routes go out when the neighbor's own
-RT memberships are in, or after `rtc_wait` (RFC 4684 section 6).  A closed session takes its routes along.
+What comes in goes through the neighbor's `adj_in`, which outlives its sessions; what goes out, through an `adj_out`
+for each session.  VPN routes go out when the neighbor's own RT memberships are in, or after `rtc_wait` (RFC 4684
+section 6), and not before we have learned what there is to send after a restart of ours (`restarting_speaker`).
+
+A session that ends takes its routes along, except that a neighbor which announced graceful restart may lose its
+connection and keep them for a while (`receiving_speaker`).  A NOTIFICATION is an end, unless both sides said that it
+is not; a hard reset always is one (RFC 8538 section 3).
+
+Neighbors come and go while the server runs, by configuration or by the addresses they connect from, and each change
+concerns one neighbor; only whether routes nobody imports are kept depends on all of them (`retention`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from routeserver import prefix_limits
 from routeserver.bgp import events
+from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.session import BgpSession
+from routeserver.notices import Notice
 from routeserver.parties import Neighbor
+from routeserver.restarting_speaker import RestartingSpeaker
+from routeserver.retention import can_be_selective, passes_routes_on
 from routeserver.rib.adj_out import AdjRibOut
-from routeserver.rib.export import Receiver, is_looped, without_encapsulation
+from routeserver.rib.export import Receiver
 from routeserver.rib.rib import Rib
-from routeserver.settings import Settings
+from routeserver.settings import NeighborRange, NeighborSettings, Settings
 from schema.values import IPAddress
+
+_HARD_RESET = (ErrorCode.CEASE, Cease.HARD_RESET)
 
 
 class Speaker:
-    """The configured neighbors and what their sessions do to the RIB."""
+    """The neighbors and what their sessions do to the RIB. `started` and `now` are seconds of one clock."""
 
-    def __init__(self, settings: Settings, rib: Rib) -> None:
+    def __init__(self, settings: Settings, rib: Rib, started: float) -> None:
         self._settings = settings
         self._rib = rib
-        self.neighbors: dict[IPAddress, Neighbor] = {
-            n.address: Neighbor.configured(n, settings.local_as) for n in settings.neighbors
-        }
+        self._ranges = settings.neighbor_ranges
+        self.restarting = RestartingSpeaker(settings, started)
+        self.neighbors: dict[IPAddress, Neighbor] = {}
         self.speaking: dict[BgpSession, Neighbor] = {}
         """The neighbors with an established session, by that session."""
+        self.touched: dict[BgpSession, None] = {}
+        """Sessions that have something to write which nobody drains an outbox for; whoever writes it takes them out."""
+        self.notices: list[Notice] = []
+        """For the log; whoever writes it takes them out."""
+        for neighbor in settings.neighbors:
+            self.add(neighbor)
+
+    # Who there is
+
+    def add(self, settings: NeighborSettings) -> Neighbor:
+        """A neighbor is configured now; there is none with its address."""
+        neighbor = self.neighbors[settings.address] = Neighbor.of(settings, self._rib)
+        self._find_selective()
+        return neighbor
+
+    def remove(self, address: IPAddress) -> None:
+        """A neighbor is not configured any more: whatever it said goes. Ending its connections is the caller's."""
+        neighbor = self.neighbors.pop(address)
+        self._end_session(neighbor)
+        neighbor.receiving.ended()
+        self._rib.table.forget(neighbor.source)
+        self._find_selective()
+
+    def change(self, settings: NeighborSettings, now: float) -> None:
+        """A configured neighbor has other settings, which its session can bear: policies, limits and times.
+
+        After a change of import policy the neighbor is asked for its routes again. One that cannot be asked loses its
+        session: what it said is not kept as it said it.
+        """
+        neighbor = self.neighbors[settings.address]
+        before, neighbor.peering.settings = neighbor.settings, settings
+        session, out = neighbor.session, neighbor.adj_out
+        neighbor.adj_in.policy = settings.import_policy
+        neighbor.limits_noted.clear()
+        if session is None or out is None or neighbor.terms is None:
+            return
+        if settings.export_policy != before.export_policy:
+            out.receiver = replace(out.receiver, policy=settings.export_policy)
+            out.reconsider(self._rib.table)
+        for family in neighbor.terms.families:
+            self._check_limit(neighbor, family, now)
+        if settings.import_policy != before.import_policy and not self._ask_again(neighbor, neighbor.terms.families):
+            words = "the import policy changed, and this neighbor cannot send its routes again"
+            self._close(session, session.close(ErrorCode.CEASE, Cease.CONFIG_CHANGE, reason=words), now)
+
+    def set_ranges(self, ranges: tuple[NeighborRange, ...]) -> None:
+        """Other ranges let neighbors in from now on; those that are in stay until they are removed."""
+        self._ranges = ranges
+        self._find_selective()
+
+    def accept(self, address: IPAddress) -> Neighbor | None:
+        """The neighbor a connection comes from: configured, or let in by the smallest range that has the address."""
+        neighbor = self.neighbors.get(address)
+        if neighbor is None:
+            found = [r for r in self._ranges if address.version == r.prefix.version and address in r.prefix]
+            if not found:
+                return None
+            narrowest = max(found, key=lambda r: r.prefix.prefixlen)
+            if sum(1 for n in self.neighbors.values() if n.range is narrowest) >= narrowest.limit:
+                return None
+            neighbor = self.add(narrowest.neighbor(address))
+            neighbor.range = narrowest
+        neighbor.is_connected = True
+        return neighbor
+
+    def release(self, address: IPAddress) -> None:
+        """The last connection of a neighbor is gone, established or not; one of a range goes when its routes have."""
+        neighbor = self.neighbors.get(address)
+        if neighbor is not None:
+            neighbor.is_connected = False
+            self._forget_if_gone(neighbor)
+
+    def _forget_if_gone(self, neighbor: Neighbor) -> None:
+        if neighbor.is_dynamic and not neighbor.is_connected and not neighbor.receiving.is_keeping:
+            self.remove(neighbor.settings.address)
+
+    # Sessions
 
     def established(self, session: BgpSession, event: events.Established, now: float) -> None:
         neighbor = self.neighbors[session.neighbor.address]
-        if neighbor.session is not None:
-            del self.speaking[neighbor.session]
+        if neighbor.session is not None:  # the connection that is there twice broke, and nobody noticed
+            self._lost(neighbor, now)
+        terms, settings = event.negotiated, neighbor.settings
         self.speaking[session] = neighbor
-        neighbor.session, neighbor.established_at = session, now
-        terms = event.negotiated
-        neighbor.source.peer_id, neighbor.promises_end_of_rib = terms.peer_id, terms.restart is not None
-        receiver = Receiver(neighbor.source, self._settings.local_as, self._settings.router_id, session.local_address)
-        neighbor.adj_out = out = AdjRibOut(receiver, terms.families, session)
-        self._rib.outs[out] = None
-        if Family.RTC in terms.families:
-            out.open(Family.RTC, self._rib.table)
-        else:
-            self._open_vpn(neighbor)
+        neighbor.session, neighbor.established_at, neighbor.terms = session, now, terms
+        neighbor.source.peer_id = terms.peer_id
+        neighbor.adj_in.open(terms.paths_in)
+        neighbor.receiving.returned(terms, settings.graceful_restart, now)
+        receiver = Receiver(
+            neighbor.source,
+            self._settings.local_as,
+            self._settings.router_id,
+            session.local_address,
+            Family.VPNV4 in terms.ipv6_next_hops,
+            bool(terms.long_lived),
+            settings.export_policy,
+        )
+        neighbor.adj_out = AdjRibOut(receiver, terms.families, session, terms.paths_out)
+        self._rib.add_out(neighbor.adj_out)
+        neighbor.memberships_until = now + self._settings.rtc_wait if Family.RTC in terms.families else None
+        self._open(neighbor)
+        self._find_selective(new=neighbor)
 
-    def _open_vpn(self, neighbor: Neighbor) -> None:
+    def _open(self, neighbor: Neighbor) -> None:
+        """Let the families go out that need not wait."""
         out = neighbor.adj_out
-        for family in VPN_FAMILIES:
-            if out is not None and family in out.families and not out.is_open(family):
+        if out is None:
+            return
+        for family in [family for family in Family if family in out.families and not out.is_open(family)]:
+            is_deferred = self.restarting.defers(family)
+            if family is Family.RTC:
+                out.open(family, self._rib.table)
+                if is_deferred:
+                    out.hold(family)
+            elif not is_deferred and neighbor.memberships_until is None:
                 out.open(family, self._rib.table)
 
-    def routes_received(self, neighbor: Neighbor, event: events.RoutesReceived) -> None:
-        if is_looped(event.attributes, self._settings.local_as, self._settings.router_id):
-            self.routes_withdrawn(neighbor, events.RoutesWithdrawn(event.family, [key for key, _ in event.nlri]))
+    def _settle(self, now: float) -> None:
+        """After a restart of ours: let go out what need not wait any longer."""
+        done = self.restarting.settle(self.neighbors.values(), now)
+        for neighbor in self.speaking.values() if done else ():
+            if Family.RTC in done and neighbor.adj_out is not None and neighbor.adj_out.is_open(Family.RTC):
+                neighbor.adj_out.release(Family.RTC)
+            self._open(neighbor)
+
+    def closed(self, session: BgpSession, event: events.SessionClosed, now: float) -> None:
+        neighbor = self.neighbors.get(session.neighbor.address)
+        if neighbor is None:
             return
-        attributes = event.attributes if neighbor.is_internal else without_encapsulation(event.attributes)
-        self._rib.announce(neighbor.source, event.family, attributes, event.nlri)
+        neighbor.last_closed = event.reason
+        if neighbor.session is not session or neighbor.terms is None:
+            return
+        restart, end = neighbor.terms.restart, event.notification
+        survives = restart is not None and restart.survives_notification and end != _HARD_RESET
+        if end is None or survives:
+            self._lost(neighbor, now)
+        else:
+            self._end_session(neighbor)
+            neighbor.receiving.ended()
+        self._forget_if_gone(neighbor)
+        self._settle(now)
+
+    def _lost(self, neighbor: Neighbor, now: float) -> None:
+        terms, ours = neighbor.terms, neighbor.settings.graceful_restart
+        self._end_session(neighbor)
+        if terms is None or ours is None:
+            neighbor.receiving.ended()
+        else:
+            neighbor.receiving.lost(terms, ours, now)
+
+    def _end_session(self, neighbor: Neighbor) -> None:
+        if neighbor.adj_out is not None:
+            del self._rib.outs[neighbor.adj_out]
+        if neighbor.session is not None:
+            del self.speaking[neighbor.session]
+            neighbor.flaps += 1
+        neighbor.session = neighbor.adj_out = neighbor.established_at = neighbor.memberships_until = None
+        neighbor.ends_of_rib.clear()
+        neighbor.limits_noted.clear()
+        neighbor.refresh.forget()
+
+    def _close(self, session: BgpSession, closing: Iterable[events.BgpEvent], now: float) -> None:
+        """The core itself ends a session; `closing` is what that brought about."""
+        self.touched[session] = None
+        for event in closing:
+            if isinstance(event, events.SessionClosed):
+                self.closed(session, event, now)
+
+    # What neighbors say
+
+    def routes_received(self, neighbor: Neighbor, event: events.RoutesReceived, now: float) -> None:
+        neighbor.adj_in.announce(event.family, event.attributes, event.nlri)
+        if neighbor.settings.max_prefixes is not None:
+            self._check_limit(neighbor, event.family, now)
+
+    def _check_limit(self, neighbor: Neighbor, family: Family, now: float) -> None:
+        limit, session = neighbor.settings.max_prefixes, neighbor.session
+        if limit is not None and session is not None and prefix_limits.check(neighbor, limit, family, self.notices):
+            self._close(session, prefix_limits.cease(neighbor, session, limit, family), now)
 
     def routes_withdrawn(self, neighbor: Neighbor, event: events.RoutesWithdrawn) -> None:
-        for key in event.keys:
-            self._rib.withdraw(neighbor.source, event.family, key)
+        neighbor.adj_in.withdraw(event.family, event.keys)
 
     def family_disabled(self, neighbor: Neighbor, event: events.FamilyDisabled) -> None:
-        self._rib.drop_source(neighbor.source, event.family)
+        neighbor.receiving.drop(event.family)
 
-    def end_of_rib(self, neighbor: Neighbor, event: events.EndOfRib) -> None:
+    def end_of_rib(self, neighbor: Neighbor, event: events.EndOfRib, now: float) -> None:
         neighbor.ends_of_rib.add(event.family)
+        neighbor.receiving.end_of_rib(event.family)
         if event.family is Family.RTC:
-            self._open_vpn(neighbor)
+            neighbor.memberships_until = None
+            self._open(neighbor)
+        self._settle(now)
 
     def refresh_requested(self, neighbor: Neighbor, event: events.RefreshRequested) -> None:
         if neighbor.adj_out is not None:
             neighbor.adj_out.refresh(event.family, self._rib.table)
 
-    def closed(self, session: BgpSession, event: events.SessionClosed) -> None:
-        neighbor = self.neighbors[session.neighbor.address]
-        neighbor.last_closed = event.reason
-        if neighbor.session is not session or neighbor.adj_out is None:
-            return
-        del self._rib.outs[neighbor.adj_out], self.speaking[session]
-        neighbor.session = neighbor.adj_out = neighbor.established_at = None
-        neighbor.flaps += 1
-        neighbor.ends_of_rib.clear()
-        for family in Family:
-            self._rib.drop_source(neighbor.source, family)
+    def refresh_begins(self, neighbor: Neighbor, event: events.RefreshBegins, now: float) -> None:
+        """One that comes before the End-of-RIB it is promised to follow means nothing (RFC 7313 section 4)."""
+        family = event.family
+        if neighbor.promises_end_of_rib and family not in neighbor.ends_of_rib:
+            facts = {"afi_safi": family.label, "reason": "it began before End-of-RIB"}
+            self.notices.append(Notice("bgp.refresh.ignored", neighbor.settings.address, facts))
+        else:
+            neighbor.refresh.begins(family, now)
+
+    def refresh_ends(self, neighbor: Neighbor, event: events.RefreshEnds) -> None:
+        neighbor.refresh.ends(event.family)
+
+    # What is kept of it
+
+    def _find_selective(self, new: Neighbor | None = None) -> None:
+        """Decide for every neighbor whether routes that nobody imports are kept.
+
+        Where they are from now on they have to be had again, unless the session is new and they are about to come.
+        """
+        configured = (n.settings for n in self.neighbors.values() if not n.is_dynamic)
+        keeps_all = passes_routes_on(configured, self._ranges, self._settings.local_as)
+        for neighbor in self.neighbors.values():
+            was, terms = neighbor.adj_in.is_selective, neighbor.terms
+            now = not keeps_all and terms is not None and can_be_selective(terms)
+            if now is not was:
+                neighbor.adj_in.is_selective = now
+            if was and not now and neighbor is not new:
+                self._ask_again(neighbor, VPN_FAMILIES)
+
+    def imports_changed(self, imported: bool, given_up: bool) -> None:
+        """Some VRF's import targets changed: routes of a target nobody imported before are to be had again, those of
+        one nobody imports now may go."""
+        for neighbor in self.neighbors.values():
+            if not neighbor.adj_in.is_selective:
+                continue
+            if given_up:
+                neighbor.adj_in.drop_unwanted()
+            if imported:
+                self._ask_again(neighbor, VPN_FAMILIES)
+
+    def _ask_again(self, neighbor: Neighbor, families: Iterable[Family]) -> bool:
+        """Ask for all routes of these families; whether the neighbor can be asked, or has no session and will say
+        them anyway."""
+        session, terms = neighbor.session, neighbor.terms
+        if session is None or terms is None:
+            return True
+        self.touched[session] = None
+        asked = [session.send_refresh(family) for family in families if family in terms.families]
+        return all(asked)
+
+    # Time
 
     def handle_timer(self, now: float) -> None:
-        """Stop waiting for RT memberships that do not come."""
-        for neighbor in self.neighbors.values():
-            due = self._wait_ends(neighbor)
-            if due is not None and due <= now:
-                self._open_vpn(neighbor)
+        """Stop waiting for what does not come."""
+        for neighbor in list(self.neighbors.values()):
+            if neighbor.memberships_until is not None and neighbor.memberships_until <= now:
+                neighbor.memberships_until = None
+                self._open(neighbor)
+            neighbor.refresh.handle_timer(now)
+            neighbor.receiving.handle_timer(now)
+            self._forget_if_gone(neighbor)
+        self._settle(now)
 
     def next_timer(self) -> float | None:
-        ends = (self._wait_ends(neighbor) for neighbor in self.neighbors.values())
-        return min((end for end in ends if end is not None), default=None)
-
-    def _wait_ends(self, neighbor: Neighbor) -> float | None:
-        out, since = neighbor.adj_out, neighbor.established_at
-        if out is None or since is None or all(out.is_open(f) for f in VPN_FAMILIES if f in out.families):
-            return None
-        return since + self._settings.rtc_wait
+        times = [self.restarting.next_timer()]
+        for neighbor in self.neighbors.values():
+            times += (neighbor.memberships_until, neighbor.refresh.next_timer(), neighbor.receiving.next_timer())
+        return min((time for time in times if time is not None), default=None)
 
     def synced_at(self, started: float) -> float:
         """When every neighbor has said all it had to say, by its End-of-RIB or by a bound on waiting for it.

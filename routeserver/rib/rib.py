@@ -13,6 +13,7 @@ The first subscriber of a VRF originates a membership for each of its import tar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
@@ -26,6 +27,18 @@ from routeserver.rib.vrf import Vrf
 from routeserver.settings import Settings
 
 _RT_BITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ImportChange:
+    """What other import targets of a VRF came to: memberships, by target, and the targets of which any VRF imports."""
+
+    originated: list[bytes]
+    withdrawn: list[bytes]
+    imported: list[bytes]
+    """Nobody imported these before."""
+    given_up: list[bytes]
+    """Nobody imports these now."""
 
 
 class Rib:
@@ -138,16 +151,49 @@ class Rib:
             else:
                 out.touch_all(family, self.table.destinations[family])
 
+    def add_out(self, out: AdjRibOut) -> None:
+        """A session is up. What its neighbor wanted when the last one was lost, if that was kept, it wants still."""
+        self.outs[out] = None
+        if out.interest is not None:
+            for path in self.table.given_by(out.receiver.source, Family.RTC):
+                out.interest.set(path.key, self._counts(out, path.key, self.table.paths(Family.RTC, path.key)))
+
+    def imports(self, rts: frozenset[bytes]) -> bool:
+        """Whether a VRF imports any of these targets."""
+        return bool(self._importers.of(rts))
+
+    def set_import_rts(self, vpn: str, rts: frozenset[bytes]) -> ImportChange:
+        """Other import targets for a VPN, by name: its routes come and go, and if it has subscribers, memberships."""
+        vrf = self.vrfs[vpn]
+        added, removed = rts - vrf.settings.import_rts, vrf.settings.import_rts - rts
+        vrf.set_import_rts(rts)
+        imported, given_up = self._importers.add(vrf, added), self._importers.remove(vrf, removed)
+        self.revision += 1
+        for family in VPN_FAMILIES:
+            concerned = (self.table.by_rt[family].get(rt, ()) for rt in added | removed)
+            for key in sorted(set().union(*concerned)):
+                best = self.table.best(family, key)
+                vrf.change(family, key, best, best)
+        originated = self._originate(added) if vrf.watchers else []
+        withdrawn = self._withdraw_memberships(removed) if vrf.watchers else []
+        return ImportChange(originated, withdrawn, imported, given_up)
+
     def subscribed(self, vrf: Vrf) -> list[bytes]:
         """A VRF got its first subscriber; the targets whose memberships that originated."""
-        first = self._references.add(vrf.settings.import_rts)
+        return self._originate(vrf.settings.import_rts)
+
+    def unsubscribed(self, vrf: Vrf) -> list[bytes]:
+        """A VRF lost its last subscriber; the targets whose memberships went with it."""
+        return self._withdraw_memberships(vrf.settings.import_rts)
+
+    def _originate(self, rts: frozenset[bytes]) -> list[bytes]:
+        first = self._references.add(rts)
         for rt in first:
             self.update(self.originator.membership(self.local, rt))
         return first
 
-    def unsubscribed(self, vrf: Vrf) -> list[bytes]:
-        """A VRF lost its last subscriber; the targets whose memberships went with it."""
-        last = self._references.remove(vrf.settings.import_rts)
+    def _withdraw_memberships(self, rts: frozenset[bytes]) -> list[bytes]:
+        last = self._references.remove(rts)
         for rt in last:
             self.withdraw(self.local, Family.RTC, self.originator.membership(self.local, rt).key)
         return last

@@ -26,10 +26,23 @@ class Importers(Generic[V]):
         self._by_rt: dict[bytes, dict[V, None]] = {}
         self._of: dict[frozenset[bytes], tuple[V, ...]] = {}
 
-    def add(self, vrf: V, rts: Iterable[bytes]) -> None:
+    def add(self, vrf: V, rts: Iterable[bytes]) -> list[bytes]:
+        """The VRF imports these as well; the targets nobody imported before."""
+        first = [rt for rt in sorted(rts) if rt not in self._by_rt]
         for rt in rts:
             self._by_rt.setdefault(rt, {})[vrf] = None
         self._of.clear()
+        return first
+
+    def remove(self, vrf: V, rts: Iterable[bytes]) -> list[bytes]:
+        """The VRF does not import these any more; the targets nobody imports now."""
+        for rt in rts:
+            del self._by_rt[rt][vrf]
+        last = [rt for rt in sorted(rts) if not self._by_rt[rt]]
+        for rt in last:
+            del self._by_rt[rt]
+        self._of.clear()
+        return last
 
     def of(self, rts: frozenset[bytes]) -> tuple[V, ...]:
         """The VRFs that import any of these targets, each once. Asked per route, so answers are remembered."""

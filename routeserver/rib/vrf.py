@@ -12,6 +12,7 @@ when the first subscriber needs it, once for all of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 from xml.sax.saxutils import quoteattr
 
@@ -81,6 +82,10 @@ class Vrf:
     def importable(self, path: Path) -> bool:
         """Whether the path may be selected here: one of its route targets is ours, and it can be used."""
         return not path.attributes.route_targets.isdisjoint(self.settings.import_rts) and is_usable(path)
+
+    def set_import_rts(self, rts: frozenset[bytes]) -> None:
+        """Import by other targets; each NLRI this concerns is then to be given to `change`, its best path as both."""
+        self.settings = replace(self.settings, import_rts=rts)
 
     def change(self, family: Family, key: bytes, old: Path | None, new: Path | None) -> bool:
         """Take over the VPN table's new best path of one NLRI; whether the entry of its prefix changed."""

@@ -1,0 +1,22 @@
+"""What the log should know of the core's own decisions about neighbors.
+
+Whoever feeds the core with events logs those.  A `Notice` is something else: a limit reached, a message ignored, routes
+kept or given up because time has passed.  The core collects them and whoever drives it takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schema.values import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line of log: `event` in dotted words, `facts` its keys beside `peer`."""
+
+    event: str
+    peer: IPAddress
+    facts: Mapping[str, object]
+    is_warning: bool = True
