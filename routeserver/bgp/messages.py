@@ -108,7 +108,7 @@ def _parameters(area: bytes) -> list[bytes]:
         end = start + int.from_bytes(area[offset + 1 : start], "big")
         if area[offset] != CAPABILITIES_PARAMETER:
             raise NotificationError(ErrorCode.OPEN, OpenFault.PARAMETER, b"", f"parameter type {area[offset]}")
-        if end > len(area) or start > len(area):
+        if end > len(area):
             raise _malformed_open("a parameter overruns the OPEN")
         values.append(area[start:end])
         offset = end
@@ -135,7 +135,7 @@ def check_open(received: Open, sent: Open, neighbor: NeighborSettings) -> None:
     Raises NotificationError 2/2, 2/6, 2/3 (RFC 4271 section 6.2, RFC 6286, RFC 7607), 2/11 (RFC 9234 section 4.2), or
     2/7 with our multiprotocol capabilities when no family is shared (RFC 5492 section 3).
     """
-    if received.my_as and received.peer_as != neighbor.peer_as:
+    if received.peer_as != neighbor.peer_as:
         reason = f"AS {received.peer_as} where AS {neighbor.peer_as} is configured"
         raise NotificationError(ErrorCode.OPEN, OpenFault.PEER_AS, b"", reason)
     _check_fields(received.my_as, received.hold_time, received.identifier)

@@ -119,7 +119,7 @@ def test_all_codes_are_remembered_and_unknown_ones_do_nothing() -> None:
             id="long-lived-reserved-flags",
         ),
         pytest.param(
-            "0518" + "000100800001" + "000200800002" + "000101800002" + "000100800002",
+            "0518" + "000100040001" + "000200800002" + "000101800002" + "000100800002",
             Capabilities(ipv6_next_hops=frozenset({VPNV4})),
             (),
             id="next-hops-no-rfc-allows",

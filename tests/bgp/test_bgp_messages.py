@@ -160,6 +160,7 @@ def open_octets(parameters: str, length: int | None = None, version: int = 4) ->
 
 
 CAPABILITIES = "010400010080" + "41040000fc00"
+MANY = frozenset((1, safi) for safi in range(40))
 FILLER = "c80a" + "00" * 10
 
 
@@ -225,9 +226,18 @@ def test_a_faulty_open(octets: bytes, subcode: int, data: str) -> None:
     assert (raised.value.code, raised.value.subcode, raised.value.data.hex()) == (2, subcode, data)
 
 
-@pytest.mark.parametrize(("families", "head"), [(41, "f802f6"), (42, "fe02fc"), (43, "ffff0105020102")])
-def test_the_extended_form_is_written_only_when_it_must_be(families: int, head: str) -> None:
-    sent = Open(64512, 90, ID, Capabilities(frozenset((1, safi) for safi in range(families))))
+@pytest.mark.parametrize(
+    ("capabilities", "head"),
+    [
+        pytest.param(Capabilities(MANY), "f202f0", id="240-octets"),
+        pytest.param(
+            Capabilities(MANY, True, roles=frozenset({0, 1, 2}), extended_messages=True), "ff02fd", id="253-octets"
+        ),
+        pytest.param(Capabilities(MANY | {(2, 1), (2, 128)}, True), "ffff0101" + "0200fe", id="254-octets"),
+    ],
+)
+def test_the_extended_form_is_written_only_when_it_must_be(capabilities: Capabilities, head: str) -> None:
+    sent = Open(64512, 90, ID, capabilities)
     octets = sent.encode()
     assert octets.hex().startswith(f"{MARKER}{len(octets):04x}01" + "04fc00005ac0000201" + head)
     assert decode_open(octets) == sent

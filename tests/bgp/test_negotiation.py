@@ -250,6 +250,13 @@ def test_without_graceful_restart_of_ours_there_is_none() -> None:
     assert (terms.restart, terms.long_lived) == (None, {})
 
 
+@pytest.mark.parametrize(("ours", "other"), [(True, False), (False, True), (False, False), (True, True)])
+def test_a_notification_is_survived_if_both_say_so(ours: bool, other: bool) -> None:
+    sent, received = (theirs(restart=GracefulRestartCapability(survives_notification=said)) for said in (ours, other))
+    terms = negotiate(sent, received)
+    assert terms.restart == PeerRestart(False, 0, {}, ours and other)
+
+
 def test_a_role_is_nothing_to_an_internal_peer() -> None:
     assert negotiate(open_of(), theirs(roles=frozenset({4}))).peer_role is None
 
