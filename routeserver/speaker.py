@@ -167,7 +167,7 @@ class Speaker:
         """After a restart of ours: let go out what need not wait any longer."""
         done = self.restarting.settle(self.neighbors.values(), now)
         for neighbor in self.speaking.values() if done else ():
-            if Family.RTC in done and neighbor.adj_out is not None and neighbor.adj_out.is_open(Family.RTC):
+            if Family.RTC in done and neighbor.adj_out is not None and Family.RTC in neighbor.adj_out.families:
                 neighbor.adj_out.release(Family.RTC)
             self._open(neighbor)
 
