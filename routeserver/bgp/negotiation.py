@@ -65,6 +65,8 @@ class Negotiated:
     long_lived: Mapping[Family, LongLived] = field(default_factory=dict)
     """Empty unless both sides announced long-lived graceful restart, and graceful restart beside it."""
     peer_role: Role | None = None
+    remarks: tuple[str, ...] = field(default=(), compare=False)
+    """What of the peer's OPEN was ignored though its code is known, in words for the log."""
 
 
 def negotiate(sent: Open, received: Open) -> Negotiated:
@@ -87,6 +89,7 @@ def negotiate(sent: Open, received: Open) -> Negotiated:
         restart=_restart(ours, theirs, families),
         long_lived=_long_lived(ours, theirs, families),
         peer_role=_role(theirs) if is_external else None,
+        remarks=theirs.remarks,
     )
 
 

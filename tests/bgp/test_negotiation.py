@@ -257,6 +257,12 @@ def test_a_notification_is_survived_if_both_say_so(ours: bool, other: bool) -> N
     assert terms.restart == PeerRestart(False, 0, {}, ours and other)
 
 
+def test_what_was_ignored_goes_with_the_terms() -> None:
+    received = Capabilities(frozenset({VPNV4}), remarks=("capability 2 (route refresh) of 1 octets ignored",))
+    terms = negotiate(open_of(), Open(OURS, 90, IPv4Address(RIGHT), received))
+    assert terms.remarks == received.remarks
+
+
 def test_a_role_is_nothing_to_an_internal_peer() -> None:
     assert negotiate(open_of(), theirs(roles=frozenset({4}))).peer_role is None
 
