@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="routeserver", description="End-system route server: XMPP and BGP in one.")
     verbs = parser.add_subparsers(required=True, metavar="run|config|status|get|pki")
-    run = verbs.add_parser("run", help="run the server until SIGTERM")
+    run = verbs.add_parser("run", help="run the server until SIGTERM; SIGHUP has it read FILE again")
     _add_config(run, _run)
     config_file = verbs.add_parser("config", help="work on the configuration file")
     config = config_file.add_subparsers(required=True, metavar="check")
@@ -98,12 +98,15 @@ def _run(arguments: argparse.Namespace) -> int:
     import uvloop
 
     from routeserver.io.server import serve
+    from routeserver.io.tcp import UnprotectedError
 
     config = _load(arguments.config)
     log.setup()
     _raise_descriptor_limit()
     try:
-        uvloop.run(serve(config))
+        uvloop.run(serve(config, lambda: load(arguments.config)))
+    except UnprotectedError as error:
+        raise CommandError(EXIT_ERROR, str(error)) from None
     except OSError as error:
         raise CommandError(EXIT_ERROR, f"cannot listen: {error.strerror or error}") from None
     return EXIT_OK

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from routeserver.bgp import collision
 from routeserver.bgp.errors import Cease, ErrorCode
@@ -35,9 +35,11 @@ class NeighborLink:
 
     pauses_reading = False  # two speakers that each wait for the other to read would never read again
 
-    def __init__(self, hub: Hub, peering: Peering) -> None:
+    def __init__(self, hub: Hub, peering: Peering, alone: Callable[[NeighborLink], None]) -> None:
         self._hub = hub
         self.peering = peering
+        self._alone = alone
+        """Told when the last connection there was is gone."""
         self._connections: dict[Connection[BgpSession], None] = {}
         self._awaiting_open: set[Connection[BgpSession]] = set()
         self._failures = 0
@@ -116,6 +118,7 @@ class NeighborLink:
         self._awaiting_open.discard(connection)
         if not self._connections:
             self._failures += 1
+            self._alone(self)
 
     def _loses_collision(self, connection: Connection[BgpSession]) -> bool:
         """Whether the connection whose OPEN has just come is the one to close; others that lose are closed here."""

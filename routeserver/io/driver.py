@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar, cast
@@ -101,6 +102,12 @@ class Connection(asyncio.Protocol, Generic[S]):
         """Why it ended, in words, once it has and somebody said."""
         self.ended: asyncio.Future[None] = hub.loop.create_future()
         """Done when the socket is gone."""
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket, for the options of its kind."""
+        found: socket.socket = self._transport.get_extra_info("socket")
+        return found
 
     # --- The loop calls ---------------------------------------------------------------------------------------------
 

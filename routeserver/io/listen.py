@@ -1,23 +1,35 @@
-"""What the server accepts: XMPP streams from forwarders, TCP connections of configured BGP neighbors.
+"""What the server accepts: XMPP streams from forwarders, TCP connections of BGP neighbors.
 
 XMPP clients may come from anywhere; who they are is for TLS and SASL to find out, and where they come from is told to
-the session, because it is one of the next hops they may publish.  A BGP connection is accepted from a configured
-neighbor's address only (RFC 4271 section 8.2.1), and to its `local-address` when one is configured; any other is
-closed before a byte of it is read.
+the session, because it is one of the next hops they may publish.
+
+A BGP connection is accepted from the address of a configured neighbor, or from a range of addresses while there is
+room in it, to the neighbor's `local-address` when one is configured, and from as near as TTL security wants it (RFC
+4271 section 8.2.1, RFC 5082).  Any other is closed before a byte of it is read, and a flood of them fills no log.  A
+neighbor of a range is made when its connection comes and goes with its last one.
+
+`BgpService.follow` makes a new configuration true of the neighbors: who is not in it any more gets Cease, Peer
+De-configured, and who needs a new session Cease, Other Configuration Change (RFC 4486 section 4).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.session import BgpSession
 from routeserver.config import XmppConfig
+from routeserver.io import tcp
 from routeserver.io.dial import NeighborLink
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.log import record
+from routeserver.parties import Neighbor
+from routeserver.reconfiguration import Reconfiguration
+from routeserver.settings import NeighborSettings, Settings
 from routeserver.xmpp.events import Bound, StartTls, StreamClosed
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits
@@ -71,25 +83,132 @@ class XmppService:
 
 
 class BgpService:
-    """Gives each incoming BGP connection to the neighbor it comes from."""
+    """All neighbors' links: who is dialled, who is let in, and what of that a new configuration changes."""
 
-    def __init__(self, hub: Hub, neighbors: Iterable[NeighborLink]) -> None:
+    def __init__(self, hub: Hub, settings: Settings) -> None:
         self._hub = hub
-        self._neighbors: dict[IPAddress, NeighborLink] = {n.settings.address: n for n in neighbors}
+        self._ranges = settings.neighbor_ranges
+        self._links: dict[IPAddress, NeighborLink] = {}
+        self._refusals = RefusalLog(hub.loop)
+        for neighbor in settings.neighbors:
+            self._link(hub.core.speaker.neighbors[neighbor.address])
+
+    def start(self) -> None:
+        """Dial, and let neighbors in."""
+        for link in self._links.values():
+            link.start()
+
+    def stop(self) -> None:
+        """Dial no more, and end every session."""
+        self._refusals.stop()
+        for link in list(self._links.values()):
+            link.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
+
+    def _link(self, neighbor: Neighbor) -> NeighborLink:
+        link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection)
+        self._links[neighbor.settings.address] = link
+        return link
+
+    # --- Who comes in -----------------------------------------------------------------------------------------------
 
     def accept(self) -> Connection[BgpSession]:
-        return Connection(self._hub, self._neighbor_of)
+        return Connection(self._hub, self._link_of)
 
-    def _neighbor_of(self, connection: Connection[BgpSession]) -> NeighborLink | None:
-        neighbor = self._neighbors.get(connection.peer_address)
-        reason = "not a configured neighbor"
-        if neighbor is not None:
-            expected = neighbor.settings.local_address
-            if expected in (None, connection.local_address):
-                return neighbor
-            reason = f"not to its local-address {expected}"
-        record(logging.WARNING, "bgp.connection.refused", peer=connection.peer_address, reason=reason)
+    def _link_of(self, connection: Connection[BgpSession]) -> NeighborLink | None:
+        reason = self._why_not(connection)
+        if reason is None:
+            neighbor = self._hub.core.speaker.accept(connection.peer_address)
+            if neighbor is not None:
+                return self._links.get(connection.peer_address) or self._begin(neighbor)
+            reason = "as many neighbors as may be of its range are here"
+        self._refusals.note(connection.peer_address, reason)
         return None
+
+    def _why_not(self, connection: Connection[BgpSession]) -> str | None:
+        settings = self._expected(connection.peer_address)
+        if settings is None:
+            return "not a configured neighbor"
+        if settings.local_address not in (None, connection.local_address):
+            return f"not to its local-address {settings.local_address}"
+        try:
+            return tcp.refusal(connection.socket, settings)
+        except OSError as error:
+            return str(error)
+
+    def _expected(self, address: IPAddress) -> NeighborSettings | None:
+        """What a caller from this address has to keep to; None for a stranger."""
+        if address in self._links:
+            return self._links[address].settings
+        return next((one.neighbor(address) for one in self._ranges if address in one.prefix), None)
+
+    def _begin(self, neighbor: Neighbor) -> NeighborLink:
+        link = self._link(neighbor)
+        link.start()
+        return link
+
+    def _has_no_connection(self, link: NeighborLink) -> None:
+        """A link has no connection any more; one to a neighbor of a range is made anew when that one comes again."""
+        address, speaker = link.settings.address, self._hub.core.speaker
+        if self._links.get(address) is not link:
+            return
+        if speaker.neighbors[address].is_dynamic:
+            del self._links[address]
+        speaker.release(address)
+
+    # --- What changes -----------------------------------------------------------------------------------------------
+
+    def guests(self) -> list[NeighborSettings]:
+        """The neighbors that are here because a range let them in."""
+        return [neighbor.settings for neighbor in self._hub.core.speaker.neighbors.values() if neighbor.is_dynamic]
+
+    def follow(self, change: Reconfiguration, settings: Settings) -> None:
+        """Make the neighbors what the new settings say, and touch nobody else."""
+        speaker, now = self._hub.core.speaker, self._hub.now()
+        self._ranges = settings.neighbor_ranges
+        speaker.set_ranges(settings.neighbor_ranges)
+        for address in change.removed:
+            self._end(address, Cease.DECONFIGURED, "the neighbor is not configured any more")
+        for neighbor in change.reset:
+            self._end(neighbor.address, Cease.CONFIG_CHANGE, "the neighbor's configuration has changed")
+        for neighbor in change.changed:
+            speaker.change(neighbor, now)
+        named = {neighbor.address for neighbor in settings.neighbors}
+        for neighbor in (*change.reset, *change.added):
+            if neighbor.address in named:
+                self._begin(speaker.add(neighbor))
+
+    def _end(self, address: IPAddress, subcode: Cease, reason: str) -> None:
+        link = self._links.pop(address, None)
+        if link is not None:
+            link.stop(ErrorCode.CEASE, subcode, reason)
+        self._hub.core.speaker.remove(address)
+
+
+class RefusalLog:
+    """Lines of log about refused connections: at most `lines` in each `period` of seconds, and then how many more."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, lines: int = 10, period: float = 60.0) -> None:
+        self._loop = loop
+        self._lines = lines
+        self._period = period
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, peer: IPAddress, reason: str) -> None:
+        self._count += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._period, self._sum_up)
+        if self._count <= self._lines:
+            record(logging.WARNING, "bgp.connection.refused", peer=peer, reason=reason)
+
+    def _sum_up(self) -> None:
+        unlogged, self._count, self._timer = self._count - self._lines, 0, None
+        if unlogged > 0:
+            record(logging.WARNING, "bgp.connections.refused", count=unlogged, seconds=self._period)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _stream_id() -> str:

@@ -3,6 +3,10 @@
 `serve` is the life of the process: start, say so in one line, wait for SIGTERM or SIGINT, stop.  Stopping is
 in order: no new connections, XMPP streams closed with `system-shutdown`, BGP sessions with Cease, Administrative
 Shutdown (RFC 4486 section 4), and sockets cut that are not gone by themselves after that.
+
+SIGHUP has the configuration read again.  A file with a mistake changes nothing, nor does one that asks of the kernel
+what it cannot do.  Otherwise neighbors, ranges of them, policies, passwords and the import targets of VPNs become what
+the file says, for nobody but those concerned; the rest of what is new is named, and waits for the next start.
 """
 
 from __future__ import annotations
@@ -11,22 +15,20 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from routeserver.api import application
-from routeserver.bgp.errors import Cease, ErrorCode
-from routeserver.bgp.peering import Peering
-from routeserver.config import Config
-from routeserver.config_values import SocketAddress
+from routeserver.config import Config, ConfigError
 from routeserver.core import RouteServer
-from routeserver.io.dial import NeighborLink
-from routeserver.io.driver import Connection
+from routeserver.io import tcp
 from routeserver.io.hub import Hub
 from routeserver.io.listen import BgpService, XmppService
 from routeserver.log import record
+from routeserver.reconfiguration import Reconfiguration, ReconfigurationError, compare, differing_keys, followed
+from routeserver.settings import NeighborSettings, Settings
 
 STOP_TIMEOUT = 1.0
 """Seconds all sessions together get to say their last words, and the API's clients to read theirs."""
@@ -39,23 +41,25 @@ class Server:
         self._config = config
         loop = asyncio.get_running_loop()
         self.hub = Hub(RouteServer(config.settings, loop.time()), loop)
-        local = config.settings
-        peerings = [Peering(settings, local.local_as, local.router_id) for settings in local.neighbors]
-        self._neighbors = [NeighborLink(self.hub, peering) for peering in peerings]
+        self._settings = config.settings
+        """What is in force: the configuration of the start, and what has followed later ones."""
+        self._bgp = BgpService(self.hub, config.settings)
+        self._listeners = tcp.Listeners()
         self._servers: list[asyncio.Server] = []
         self._api: web.AppRunner | None = None
         self.addresses: dict[str, list[str]] = {"xmpp": [], "bgp": [], "api": []}
         """Where each service listens, as `address:port`, once started."""
 
     async def start(self) -> None:
-        """Listen, then dial. Raises OSError when an address cannot be used; nothing is left open then."""
+        """Listen, then dial. Raises OSError when an address cannot be used, or a neighbor cannot be protected as it
+        should be; nothing is left open then."""
         try:
             await self._listen()
+            self._bgp.start()
+            await asyncio.gather(*(server.start_serving() for server in self._servers))
         except OSError:
             await self.stop()
             raise
-        for neighbor in self._neighbors:
-            neighbor.start()
         self.hub.schedule()
 
     async def _listen(self) -> None:
@@ -64,8 +68,12 @@ class Server:
             if not config.settings.next_hop_check:
                 record(logging.WARNING, "config.insecure", reason="next-hop-check is off: any next hop is accepted")
             xmpp = XmppService(hub, config.xmpp, config.settings.jid)
-            await self._open("xmpp", xmpp.accept, config.xmpp.listen)
-        await self._open("bgp", BgpService(hub, self._neighbors).accept, config.bgp_listen)
+            for host, port in config.xmpp.listen:
+                self._serve("xmpp", await hub.loop.create_server(xmpp.accept, host, port, start_serving=False))
+        listening = [self._listeners.add(where) for where in config.bgp_listen]
+        self._protect(config.settings, config.settings.neighbors)
+        for made in listening:
+            self._serve("bgp", await hub.loop.create_server(self._bgp.accept, sock=made, start_serving=False))
         if config.api_listen:
             self._api = web.AppRunner(application(hub.core, hub.now), access_log=None, shutdown_timeout=STOP_TIMEOUT)
             await self._api.setup()
@@ -73,20 +81,51 @@ class Server:
                 await web.TCPSite(self._api, host, port).start()
             self.addresses["api"] = [address_text(name) for name in self._api.addresses]
 
-    async def _open(
-        self, service: str, accept: Callable[[], Connection[Any]], addresses: Iterable[SocketAddress]
-    ) -> None:
-        for host, port in addresses:
-            server = await self.hub.loop.create_server(accept, host, port)
-            self._servers.append(server)
-            self.addresses[service] += [address_text(socket.getsockname()) for socket in server.sockets]
+    def _serve(self, service: str, server: asyncio.Server) -> None:
+        self._servers.append(server)
+        self.addresses[service] += [address_text(socket.getsockname()) for socket in server.sockets]
+
+    def _protect(self, settings: Settings, new: Iterable[NeighborSettings]) -> None:
+        """Have the kernel ready for the neighbors' connections before they come. Raises UnprotectedError."""
+        for neighbor in new:
+            tcp.check(neighbor)
+        self._listeners.protect(settings.neighbors, settings.neighbor_ranges)
+
+    def reload(self, read: Callable[[], Config]) -> None:
+        """Follow the configuration that `read` returns, as far as a running server can; one it cannot changes nothing.
+
+        Whatever `read` raises besides ConfigError goes through.
+        """
+        old = self._settings
+        try:
+            config = read()
+            change = compare(old, config.settings, self._bgp.guests())
+            self._protect(config.settings, (*change.reset, *change.added))
+        except (ConfigError, ReconfigurationError, tcp.UnprotectedError) as error:
+            self._listeners.protect(old.neighbors, old.neighbor_ranges)
+            record(logging.ERROR, "config.reload.refused", reason=error)
+            return
+        self._bgp.follow(change, config.settings)
+        for vpn, route_targets in change.imports.items():
+            self.hub.core.set_import_rts(vpn, route_targets, self.hub.now())
+        self._settings = followed(old, config.settings)
+        self.hub.schedule()
+        self._tell(change, differing_keys(self._config.fixed, config.fixed))
+
+    @staticmethod
+    def _tell(change: Reconfiguration, waiting: Sequence[str]) -> None:
+        names = ("added", "removed", "reset", "changed")
+        counts = {f"neighbors_{name}": len(getattr(change, name)) for name in names}
+        record(logging.INFO, "config.reloaded", **counts, vpns_changed=len(change.imports))
+        if waiting:
+            record(logging.WARNING, "config.restart-needed", keys=", ".join(waiting))
 
     async def stop(self) -> None:
         """End every session in order and close every socket."""
         for server in self._servers:
             server.close()
-        for neighbor in self._neighbors:
-            neighbor.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
+        self._listeners.close()
+        self._bgp.stop()
         connections = list(self.hub.connections.values())
         for connection in connections:
             connection.close()
@@ -111,14 +150,16 @@ def _calm_the_collector() -> None:
     gc.set_threshold(5_000, 50, 100)
 
 
-async def serve(config: Config) -> None:
-    """Run until SIGTERM or SIGINT. Raises OSError when an address cannot be listened on."""
+async def serve(config: Config, read: Callable[[], Config]) -> None:
+    """Run until SIGTERM or SIGINT; `read` reads the configuration again. Raises OSError as `Server.start` does."""
     _calm_the_collector()
-    server, stopping = Server(config), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        server.hub.loop.add_signal_handler(number, stopping.set)
+    server, signals = Server(config), asyncio.Queue[signal.Signals]()
+    loop = server.hub.loop
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, signals.put_nowait, number)
     await server.start()
     record(logging.INFO, "server.ready", **{name: ",".join(where) for name, where in server.addresses.items() if where})
-    await stopping.wait()
+    while await signals.get() is signal.SIGHUP:
+        loop.call_soon(server.reload, read)  # from the loop, so that a fault in it is logged and ends no session
     record(logging.INFO, "server.stopping")
     await server.stop()

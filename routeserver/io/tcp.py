@@ -146,6 +146,12 @@ class Listeners:
                     _set_ttl(listening)
                     listening.setsockopt(socket.IPPROTO_TCP, _TCP_SAVE_SYN, 1)
 
+    def close(self) -> None:
+        """Close them all."""
+        for listening in self._keys:
+            listening.close()
+        self._keys.clear()
+
 
 def _hold(listening: socket.socket, held: dict[IPNetwork, bytes], wanted: Mapping[IPNetwork, bytes]) -> None:
     """Make the keys a socket holds those wanted; what goes goes first, since room is short."""
