@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession
@@ -47,11 +48,12 @@ class RunningServer:
 
     server: Server
     pki: Pki
+    file: Path
 
-    def address(self, service: str) -> tuple[str, int]:
+    def address(self, service: str, which: int = 0) -> tuple[str, int]:
         """Where `xmpp`, `bgp` or `api` listens."""
-        host, _, port = self.server.addresses[service][0].rpartition(":")
-        return host, int(port)
+        host, _, port = self.server.addresses[service][which].rpartition(":")
+        return host.strip("[]"), int(port)
 
     def client(self, name: str, addresses: tuple[str, ...] = ()) -> XmppClient:
         """A client with a certificate of that name, not connected yet; its own address is 127.0.0.1 anyway."""
@@ -62,6 +64,11 @@ class RunningServer:
         client = self.client(name, addresses)
         await client.login()
         return client
+
+    def reload(self, more: str = "", head: str = HEAD) -> None:
+        """What SIGHUP does when the file says this."""
+        self.file.write_text(head + more)
+        self.server.reload(lambda: load(self.file))
 
     async def get(self, path: str, method: str = "GET") -> tuple[int, str, Any]:
         """Status, content type and JSON body of one HTTP request."""
@@ -81,6 +88,6 @@ async def running(pki: Pki, more: str = "", head: str = HEAD) -> AsyncIterator[R
     server = Server(await asyncio.to_thread(load, file))
     await server.start()
     try:
-        yield RunningServer(server, pki)
+        yield RunningServer(server, pki, file)
     finally:
         await server.stop()
