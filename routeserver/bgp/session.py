@@ -213,9 +213,10 @@ class BgpSession:
     def _accept_open(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         received = decode_open(message)
         check_open(received, self._open, self.neighbor)
-        self._reader.accept_extended()  # we announce it, and it is for what a speaker takes (RFC 8654 section 4)
         self.peer_open = received
         self.negotiated = terms = negotiate(self._open, received)
+        if terms.extended_messages:
+            self._reader.accept_extended()
         self.hold_time, self.families = terms.hold_time, terms.families
         self._codec()
         return []
@@ -267,7 +268,10 @@ class BgpSession:
         return [_REFRESHES[kind](family)]
 
     def _notify(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
-        self._send(MessageType.NOTIFICATION, Notification(error.code, error.subcode, error.data).encode())
+        is_extended = self.negotiated is not None and self.negotiated.extended_messages
+        notification = Notification(error.code, error.subcode, error.data)
+        octets = notification.encode(EXTENDED_MESSAGE_MAX if is_extended else MESSAGE_MAX)
+        self._send(MessageType.NOTIFICATION, octets)
         return []
 
     def _end(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:

@@ -5,7 +5,7 @@ checks of RFC 4271 section 6.1.  Cost is linear in the octets received, whether 
 thousand messages at once: a chunk is walked by offset, and only the tail of an unfinished message is kept, joined
 with what follows once enough of it is there.
 
-Messages above 4096 octets are refused until `accept_extended` says that both OPENs are there (RFC 8654).
+Messages above 4096 octets are refused until `accept_extended` says that both OPENs announced longer ones (RFC 8654).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from routeserver.bgp.errors import NotificationError
 from routeserver.bgp.events import Established
 from routeserver.bgp.fsm import State
 from routeserver.bgp.iana import VPN_FAMILIES, Family, Role
-from routeserver.bgp.messages import Open, check_open
+from routeserver.bgp.messages import KEEPALIVE, Notification, Open, check_open
 from routeserver.bgp.negotiation import LongLived, Negotiated, PeerRestart, negotiate
 from routeserver.bgp.wire import MessageType, frame
 from routeserver.settings import GracefulRestart, NeighborSettings
@@ -144,6 +144,29 @@ def test_the_first_fault_is_answered_on_the_wire(octets: str, answer: str, chunk
 
 
 # -- the terms
+
+
+@pytest.mark.parametrize("chunk", [1000, 100_000])
+@pytest.mark.parametrize(
+    ("extended", "length", "answer"),
+    [
+        pytest.param(False, 4096, 4096, id="plain"),
+        pytest.param(False, 4097, 0, id="plain-too-long"),
+        pytest.param(True, 4097, 4097 + 21, id="extended"),
+        pytest.param(True, 65535, 65535, id="extended-longest"),
+    ],
+)
+def test_lengths_both_sides_agreed_on(extended: bool, length: int, answer: int, chunk: int) -> None:
+    """A beginning of a refresh that is too long is answered with a NOTIFICATION that has all of it."""
+    connected = session()
+    connected.receive_data(theirs(extended_messages=extended).encode() + KEEPALIVE, 0.0)
+    connected.data_to_send()
+    long = frame(MessageType.ROUTE_REFRESH, bytes.fromhex("00010180") + bytes(length - 23))
+    for start in range(0, length, chunk):
+        connected.receive_data(long[start : start + chunk], 0.0)
+    refused = Notification(1, 2, long[16:18]).encode()
+    said = Notification(7, 1, long).encode(answer) if answer else refused
+    assert connected.data_to_send() == said
 
 
 def test_all_terms_of_two_that_can_do_everything() -> None:
