@@ -11,7 +11,8 @@ from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.session import BgpSession
 from routeserver.settings import NeighborSettings
 from tests.support import raw_bgp
-from tests.support.conversation import Conversation, Neighbor
+from tests.support.conversation import Conversation
+from tests.support.far_neighbor import Neighbor
 from tests.support.routes import GRE, LOCAL_AS, ROUTER_ID, attributes, hop, item, key, vpn
 
 _ROLES = {

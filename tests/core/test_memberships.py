@@ -8,7 +8,8 @@ import pytest
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.settings import NeighborSettings
-from tests.support.conversation import Conversation, Neighbor
+from tests.support.conversation import Conversation
+from tests.support.far_neighbor import Neighbor
 from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, item, key, membership_key, vpn
 
 _ONE = NeighborSettings(ip_address("127.0.2.1"), LOCAL_AS)

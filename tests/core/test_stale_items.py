@@ -8,7 +8,8 @@ import pytest
 
 from routeserver.bgp.iana import VPN_FAMILIES
 from routeserver.settings import NeighborSettings
-from tests.support.conversation import Conversation, Forwarder, Neighbor
+from tests.support.conversation import Conversation, Forwarder
+from tests.support.far_neighbor import Neighbor
 from tests.support.routes import LOCAL_AS, hop, item, key, vpn
 
 _PEER = NeighborSettings(ip_address("127.0.2.1"), LOCAL_AS)

@@ -1,36 +1,34 @@
 """A route server in memory with real sessions at both ends: bytes go between them, the clock moves when told to.
 
 `Conversation` is the driver's place: it gives the core the events of its sessions, flushes, and carries what comes
-out.  A `Forwarder` is an XMPP client made of stanzas that keeps what a client would hold; a `Neighbor` is the far end
-of a BGP session, a real `BgpSession` whose events are kept as the routes it holds.  Nothing here decides anything
-about routes.
+out.  A `Forwarder` is an XMPP client made of stanzas that keeps what a client would hold.  Nothing here decides
+anything about routes.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from html import escape
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from lxml import etree
 
-from routeserver.bgp import events as bgp
-from routeserver.bgp.attributes import PathAttributes
+from routeserver.bgp.capabilities import Capabilities
 from routeserver.bgp.iana import VPN_FAMILIES, Family
-from routeserver.bgp.messages import decode_open
-from routeserver.bgp.nlri import vpn_family
-from routeserver.bgp.session import BgpSession
 from routeserver.core import RouteServer
 from routeserver.settings import NeighborSettings, Settings, VpnSettings
 from routeserver.xmpp.stream import StreamLimits
 from schema.items import RouteItem, entry_xml, read_offered_entry
 from schema.names import NS_CLIENT, NS_EVENT, NS_IN_SYNC, NS_PING, NS_PUBSUB, NS_PUBSUB_ERRORS, NS_STANZAS
-from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, key, membership_key
+from tests.support.far_neighbor import Neighbor
+from tests.support.routes import LOCAL_AS, ROUTER_ID
 from tests.support.xmpp_script import authenticated, bind, stanzas
 
 _ALL = (*VPN_FAMILIES, Family.RTC)
+_HERE = ip_address("127.0.1.1")
 
 
 class Conversation:
@@ -52,21 +50,37 @@ class Conversation:
         forwarder.bind()
         return forwarder
 
-    def neighbor(
+    def neighbor(self, address: str, *words: Any, **settings: Any) -> Neighbor:
+        """An established session with a neighbor; the words are those of `connect`."""
+        neighbor = self.connect(address, *words, **settings)
+        self.turn()
+        return neighbor
+
+    def connect(
         self,
         address: str,
         families: tuple[Family, ...] = _ALL,
         router_id: str | None = None,
         *,
         promises_end_of_rib: bool = False,
+        restarted: bool = False,
+        says: Callable[[Capabilities], Capabilities] | None = None,
+        **theirs: Any,
     ) -> Neighbor:
-        """An established session with a configured neighbor."""
-        settings = next(n for n in self.settings.neighbors if str(n.address) == address)
-        neighbor = Neighbor(self, settings, families, router_id or address)
-        if not promises_end_of_rib:
-            neighbor.promise_nothing()
+        """A connection with a neighbor, configured or of a range; nothing has been said yet.
+
+        `theirs` are its own settings of us, beside the families. What its OPEN says can be changed by `says`; without
+        that and without a promise of End-of-RIB it does not announce graceful restart.
+        """
+        accepted = self.core.speaker.accept(ip_address(address))
+        assert accepted is not None, "a stranger"
+        far = NeighborSettings(_HERE, LOCAL_AS, families=families, **theirs)
+        neighbor = Neighbor(self, accepted.settings, far, router_id or address, restarted=restarted)
+        if says is not None:
+            neighbor.say(says)
+        elif not promises_end_of_rib:
+            neighbor.say(lambda capabilities: replace(capabilities, restart=None))
         self.neighbors.append(neighbor)
-        self.turn()
         return neighbor
 
     def turn(self) -> None:
@@ -237,126 +251,3 @@ def _answer(iq: etree._Element) -> Answer:
 
 
 _TEXT = f"{{{NS_STANZAS}}}text"
-
-
-@dataclass
-class Held:
-    """What a neighbor was told of one NLRI."""
-
-    label: int
-    attributes: PathAttributes = field(repr=False)
-
-
-class Neighbor:
-    """The far end of one BGP session and what it holds: per family, key -> label and attributes."""
-
-    def __init__(
-        self, conversation: Conversation, settings: NeighborSettings, families: tuple[Family, ...], router_id: str
-    ) -> None:
-        self._conversation = conversation
-        self.families = families
-        self.held: dict[Family, dict[bytes, Held]] = {family: {} for family in _ALL}
-        self.ended: list[Family] = []
-        self.updates: list[tuple[str, Family, tuple[bytes, ...]]] = []
-        """What came, in order: ("routes" or "withdrawals", family, keys)."""
-        self.sent = b""
-        here = ip_address("127.0.1.1")
-        self.session = BgpSession(settings, LOCAL_AS, ROUTER_ID, here, conversation.now)
-        theirs = NeighborSettings(here, LOCAL_AS, families=families)
-        address = settings.address
-        self.far = BgpSession(theirs, settings.peer_as, IPv4Address(router_id), address, conversation.now)
-        self.source_settings = settings
-        self._open = b""
-
-    # What it says
-
-    def announce(self, rd: str, prefix: str, attrs: PathAttributes | None = None, label: int = 20) -> None:
-        attrs = attrs if attrs is not None else attributes(local_pref=self._local_pref)
-        self.far.send_routes(vpn_family(ip_network(prefix)), attrs, [(key(rd, prefix), label)])
-
-    def withdraw(self, rd: str, prefix: str) -> None:
-        self.far.send_withdrawals(vpn_family(ip_network(prefix)), [key(rd, prefix)])
-
-    def wants(self, target: str | None, origin_as: int | None = None, bits: int = 64) -> None:
-        """Announce a membership; no target is the default."""
-        own = self.source_settings.peer_as
-        as_path = () if own == LOCAL_AS else (own,)
-        attrs = attributes((), str(self.far.local_address), local_pref=self._local_pref, as_path=as_path)
-        self.far.send_routes(Family.RTC, attrs, [(self._membership(target, origin_as, bits), 0)])
-
-    def wants_no_more(self, target: str | None, origin_as: int | None = None, bits: int = 64) -> None:
-        self.far.send_withdrawals(Family.RTC, [self._membership(target, origin_as, bits)])
-
-    def end_of_rib(self, *families: Family) -> None:
-        for family in families or self.families:
-            self.far.send_end_of_rib(family)
-
-    def lose(self) -> None:
-        """The connection breaks; both ends forget what was under way."""
-        core, now = self._conversation.core, self._conversation.now
-        self.far.data_to_send()
-        for event in self.session.receive_data(b"", now):
-            core.handle(self.session, event, now)
-        self.session.data_to_send()
-        self.far.receive_data(b"", now)
-
-    @property
-    def _local_pref(self) -> int | None:
-        return 100 if self.source_settings.peer_as == LOCAL_AS else None
-
-    def _membership(self, target: str | None, origin_as: int | None, bits: int) -> bytes:
-        if target is None:
-            return b"\0"
-        return membership_key(target, origin_as if origin_as is not None else self.source_settings.peer_as, bits)
-
-    # What it heard
-
-    def keys(self, family: Family = Family.VPNV4) -> set[bytes]:
-        return set(self.held[family])
-
-    def take_updates(self) -> list[tuple[str, Family, tuple[bytes, ...]]]:
-        updates, self.updates = self.updates, []
-        return updates
-
-    def promise_nothing(self) -> None:
-        """Say in the OPEN, not sent yet, that no End-of-RIB need follow."""
-        ours = decode_open(self.far.data_to_send())
-        self._open = replace(ours, capabilities=replace(ours.capabilities, restart=None)).encode()
-
-    def carry(self) -> bool:
-        now = self._conversation.now
-        to_far, to_core = self.session.data_to_send(), self._open + self.far.data_to_send()
-        self._open = b""
-        self.sent += to_far
-        if to_far:
-            for event in self.far.receive_data(to_far, now):
-                self._hear(event)
-        if to_core:
-            for told in self.session.receive_data(to_core, now):
-                self._conversation.core.handle(self.session, told, now)
-        return bool(to_far or to_core)
-
-    def next_timer(self) -> float | None:
-        times = [self.session.next_timer(), self.far.next_timer()]
-        return min((time for time in times if time is not None), default=None)
-
-    def handle_timer(self) -> None:
-        core, now = self._conversation.core, self._conversation.now
-        self.far.handle_timer(now)
-        for event in self.session.handle_timer(now):
-            core.handle(self.session, event, now)
-
-    def _hear(self, event: bgp.BgpEvent) -> None:
-        match event:
-            case bgp.RoutesReceived():
-                self.updates.append(("routes", event.family, tuple(route for route, _ in event.nlri)))
-                for route, label in event.nlri:
-                    self.held[event.family][route] = Held(label, event.attributes)
-            case bgp.RoutesWithdrawn():
-                self.updates.append(("withdrawals", event.family, tuple(event.keys)))
-                for route in event.keys:
-                    del self.held[event.family][route]
-            case bgp.EndOfRib():
-                self.ended.append(event.family)
-            case bgp.UpdateMalformed() | bgp.FamilyDisabled():
-                raise AssertionError(f"the far end could not read what it got: {event}")

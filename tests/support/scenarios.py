@@ -18,7 +18,8 @@ from routeserver.bgp.nlri import vpn_family
 from routeserver.rib.path import path_item
 from routeserver.settings import NeighborSettings
 from routeserver.xmpp.stream import StreamLimits
-from tests.support.conversation import Conversation, Forwarder, Neighbor
+from tests.support.conversation import Conversation, Forwarder
+from tests.support.far_neighbor import Neighbor
 from tests.support.oracle import Oracle
 from tests.support.routes import (
     GRE,
