@@ -92,8 +92,13 @@ class Speaker:
             self._close(session, session.close(ErrorCode.CEASE, Cease.CONFIG_CHANGE, reason=words), now)
 
     def set_ranges(self, ranges: tuple[NeighborRange, ...]) -> None:
-        """Other ranges let neighbors in from now on; those that are in stay until they are removed."""
+        """Other ranges let neighbors in from now on; those that are in stay until they are removed, and take up room in
+        the range that has their address now."""
         self._ranges = ranges
+        for neighbor in self.neighbors.values():
+            if neighbor.range is not None:
+                address = neighbor.settings.address
+                neighbor.range = next((one for one in ranges if address in one.prefix), neighbor.range)
         self._find_selective()
 
     def accept(self, address: IPAddress) -> Neighbor | None:

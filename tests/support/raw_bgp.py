@@ -24,10 +24,12 @@ def message(kind: int, body: bytes = b"") -> bytes:
     return MARKER + struct.pack(">HB", 19 + len(body), kind) + body
 
 
-def open_message(asn: int, router_id: str, families: Iterable[tuple[int, int]], hold_time: int = 90) -> bytes:
-    """OPEN with multiprotocol and 4-octet-AS capabilities."""
+def open_message(
+    asn: int, router_id: str, families: Iterable[tuple[int, int]], hold_time: int = 90, more: bytes = b""
+) -> bytes:
+    """OPEN with multiprotocol and 4-octet-AS capabilities, and `more` of them as octets."""
     capabilities = b"".join(struct.pack(">BBHBB", 1, 4, afi, 0, safi) for afi, safi in families)
-    capabilities += struct.pack(">BBI", 65, 4, asn)
+    capabilities += struct.pack(">BBI", 65, 4, asn) + more
     parameters = struct.pack(">BB", 2, len(capabilities)) + capabilities
     fixed = struct.pack(">BHH", 4, asn if asn < 65536 else 23456, hold_time)
     return message(OPEN, fixed + ip_address(router_id).packed + bytes((len(parameters),)) + parameters)
@@ -91,10 +93,15 @@ class RawPeer:
         return cls(socket.create_connection((peer_address, port), _TIMEOUT, (local_address, 0)))
 
     def establish(
-        self, asn: int, router_id: str, families: Iterable[tuple[int, int]] = (VPNV4, VPNV6), hold_time: int = 90
+        self,
+        asn: int,
+        router_id: str,
+        families: Iterable[tuple[int, int]] = (VPNV4, VPNV6),
+        hold_time: int = 90,
+        more: bytes = b"",
     ) -> bytes:
-        """OPEN and KEEPALIVE both ways; returns the body of the peer's OPEN."""
-        self.send(open_message(asn, router_id, families, hold_time))
+        """OPEN, with `more` capabilities, and KEEPALIVE both ways; returns the body of the peer's OPEN."""
+        self.send(open_message(asn, router_id, families, hold_time, more))
         kind, body = self.read()
         assert kind == OPEN, f"expected OPEN, got type {kind}: {body.hex()}"
         self.send(message(KEEPALIVE))
