@@ -1,7 +1,7 @@
 """What the log should know of the core's own decisions about neighbors.
 
-Whoever feeds the core with events logs those.  A `Notice` is something else: a limit reached, a message ignored, routes
-kept or given up because time has passed.  The core collects them and whoever drives it takes them.
+Whoever feeds the core with events logs those.  A `Notice` is something else: a limit reached, a message ignored.  The
+core collects them and whoever drives it takes them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from schema.values import IPAddress
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line of log: `event` in dotted words, `facts` its keys beside `peer`."""
+    """One line of log, a warning: `event` in dotted words, `facts` its keys beside `peer`."""
 
     event: str
     peer: IPAddress
     facts: Mapping[str, object]
-    is_warning: bool = True

@@ -11,10 +11,12 @@ table keeps nobody's keepalive waiting.  The core's own timer is kept here as we
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol, TypeAlias
 
 from routeserver.bgp.events import BgpEvent
 from routeserver.core import RouteServer, Session
+from routeserver.log import record
 from routeserver.xmpp.events import XmppEvent
 
 Event: TypeAlias = BgpEvent | XmppEvent
@@ -69,6 +71,8 @@ class Hub:
                     self._touched.add(connection)
             if self.core.wants_flush:
                 self.schedule()
+            for notice in self.core.take_notices():
+                record(logging.WARNING, notice.event, peer=notice.peer, **notice.facts)
         finally:
             self._write()
             self._set_timer()
