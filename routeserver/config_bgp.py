@@ -72,6 +72,7 @@ class Terms(Table):
     route_reflector_client: bool | None = None
     afi_safis: list[str] | None = None
     hold_time: str | None = None
+    idle_hold: str | None = None
     auth_password_file: str | None = None
     ttl_security: bool | int | None = None
     max_prefixes: int | MaxPrefixes | None = None
@@ -88,7 +89,6 @@ class Neighbor(Terms, kw_only=True):
     passive: bool | None = None
     port: int | None = None
     local_address: str | None = None
-    idle_hold: str | None = None
 
 
 class DynamicNeighbors(Terms, kw_only=True):
@@ -159,7 +159,6 @@ def _neighbor(key: str, raw: Neighbor, context: _Context) -> NeighborSettings:
         **given(
             passive=raw.passive,
             port=raw.port,
-            idle_hold=optional(f"{key}.idle-hold", values.seconds, raw.idle_hold),
         ),
         **_terms(key, raw, context),
     )
@@ -206,6 +205,7 @@ def _terms(key: str, raw: Terms, context: _Context) -> dict[str, Any]:
         **given(
             families=families,
             hold_time=optional(f"{key}.hold-time", values.hold_time, raw.hold_time),
+            idle_hold=optional(f"{key}.idle-hold", values.seconds, raw.idle_hold),
             auth_password=_password(f"{key}.auth-password-file", raw.auth_password_file, context.base),
             max_prefixes=_max_prefixes(f"{key}.max-prefixes", raw.max_prefixes),
             import_policy=optional(f"{key}.import-policy", _policy_named(context), raw.import_policy),
@@ -226,9 +226,7 @@ def _relation(key: str, raw: Terms, local_as: int) -> dict[str, Any]:
         raise ConfigKeyError(f"{key}.route-reflector-client", f"peer-as {raw.peer_as} is not our own {local_as}")
     role = optional(f"{key}.role", values.one_of(_ROLES), raw.role)
     if role is not None and is_internal:
-        raise ConfigKeyError(
-            f"{key}.role", f"peer-as {raw.peer_as} is our own: a role is between two (RFC 9234)"
-        )
+        raise ConfigKeyError(f"{key}.role", f"peer-as {raw.peer_as} is our own: a role is between two (RFC 9234)")
     if raw.role_strict and role is None:
         raise ConfigKeyError(f"{key}.role-strict", "there is no role to be strict about")
     return {

@@ -113,6 +113,8 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     ('role = "customer"', {"role": Role.CUSTOMER}),
     ('role = "peer"\nrole-strict = true', {"role": Role.PEER, "role_strict": True}),
     ('hold-time = "0s"', {"hold_time": 0}),
+    ('idle-hold = "0s"', {"idle_hold": 0}),
+    ('idle-hold = "1500ms"', {"idle_hold": 1.5}),
     ('import-policy = "open"', {"import_policy": Policy("open")}),
     ('export-policy = "open"', {"export_policy": Policy("open")}),
 ]
@@ -128,10 +130,10 @@ def test_a_neighbor_and_a_range_take_the_key(directory: Path, text: str, fields:
 
 
 def test_what_only_a_neighbor_or_only_a_range_takes(directory: Path) -> None:
-    settings = settings_of(directory, f'{INTERNAL}idle-hold = "0s"\n{RANGE}limit = 1\n')
-    assert settings.neighbors[0].idle_hold == 0
+    settings = settings_of(directory, f'{INTERNAL}port = 1790\nlocal-address = "127.0.1.9"\n{RANGE}limit = 1\n')
+    assert (settings.neighbors[0].port, settings.neighbors[0].local_address) == (1790, IPv4Address("127.0.1.9"))
     assert settings.neighbor_ranges[0].limit == 1
-    for key in ('address = "127.0.3.1"', "port = 179", "passive = true", 'local-address = "::1"', 'idle-hold = "1s"'):
+    for key in ('address = "127.0.3.1"', "port = 179", "passive = true", 'local-address = "::1"'):
         assert mistake_in(directory, f"{RANGE}{key}\n") == f"bgp.dynamic-neighbors[0].{key.split()[0]}: unknown key"
 
 
