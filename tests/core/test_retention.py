@@ -75,7 +75,7 @@ def test_who_keeps_what_nobody_imports(
     talk = Conversation(_BLUE, _RED, neighbors=neighbors, neighbor_ranges=ranges)
     peer = talk.neighbor(str(neighbors[0].address) if neighbors else "127.0.9.1", families, says=says)
     _send(talk, peer, 1, 3)
-    assert _kept(talk) == {_IMPORTED, _FOREIGN} if keeps_all else {_IMPORTED}
+    assert _kept(talk) == ({_IMPORTED, _FOREIGN} if keeps_all else {_IMPORTED})
 
 
 def test_a_route_that_loses_its_imported_target_is_gone() -> None:
