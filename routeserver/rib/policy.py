@@ -30,6 +30,7 @@ _REMEMBERED_MAX = 8192
 _RT_BITS = 64
 _VERSION_AND_BITS = {Family.VPNV4: (4, 32), Family.VPNV6: (6, 128)}
 _AS_IT_IS = PolicyRule()
+_NOTHING: tuple[None, None, tuple[()], frozenset[int]] = (None, None, (), frozenset())
 
 _Nlri: TypeAlias = list[tuple[bytes, int]]
 
@@ -47,7 +48,8 @@ def admitted(
     rejected: list[bytes] = []
     for rule, routes in _by_rule(rules, family, nlri):
         if rule.accept:
-            made = _remembered(attributes, rule.local_pref, rule.med, rule.add_communities, rule.remove_communities)
+            sets = (rule.local_pref, rule.med, rule.add_communities, rule.remove_communities)
+            made = attributes if sets == _NOTHING else _remembered(attributes, *sets) or attributes
             accepted.setdefault(id(made), (made, []))[1].extend(routes)
         else:
             rejected += [key for key, _ in routes]
@@ -124,7 +126,7 @@ def _leads(prefixes: tuple[IPNetwork, ...], family: Family) -> tuple[tuple[int, 
 def applied(rule: PolicyRule, attributes: PathAttributes, *, internal: bool) -> PathAttributes:
     """The attributes as the rule sends them: LOCAL_PREF is for internal peers only."""
     preference = rule.local_pref if internal else None
-    return _changed(attributes, preference, rule.med, rule.add_communities, rule.remove_communities)
+    return _changed(attributes, preference, rule.med, rule.add_communities, rule.remove_communities) or attributes
 
 
 def _changed(
@@ -133,8 +135,8 @@ def _changed(
     med: int | None,
     add_communities: tuple[int, ...],
     remove_communities: frozenset[int],
-) -> PathAttributes:
-    """The same object when nothing differs, and with it what is known of its octets on the wire; a copy has none."""
+) -> PathAttributes | None:
+    """A changed copy, which has nothing of what is known of the octets on the wire; None when nothing differs."""
     communities = attributes.communities
     if add_communities or remove_communities:
         kept = tuple(c for c in communities if c not in remove_communities)
@@ -142,7 +144,7 @@ def _changed(
     preference = attributes.local_pref if local_pref is None else local_pref
     metric = attributes.med if med is None else med
     if (preference, metric, communities) == (attributes.local_pref, attributes.med, attributes.communities):
-        return attributes
+        return None
     return replace(attributes, local_pref=preference, med=metric, communities=communities)
 
 

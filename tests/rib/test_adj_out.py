@@ -8,6 +8,7 @@ import pytest
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP
+from routeserver.rib.path import Path
 from tests.support.adj_outs import LOTS, OutNeighbor
 from tests.support.routes import (
     attributes,
@@ -155,8 +156,7 @@ def test_families_are_independent() -> None:
 
 def test_membership_comes_and_goes_after_the_routes() -> None:
     neighbor = OutNeighbor(rtc=True)
-    for path in (_A, _B):
-        neighbor.rib.update(path)
+    neighbor.known(_A, _B)
     assert neighbor.drain() == set()
     neighbor.wants(membership_key("64512:100"))
     assert neighbor.drain() == {_A.key}
@@ -171,8 +171,7 @@ def test_membership_comes_and_goes_after_the_routes() -> None:
 @pytest.mark.parametrize("bits", [0, 1, 16, 32, 47])
 def test_a_partial_membership_reaches_every_route_it_matches(bits: int) -> None:
     neighbor = OutNeighbor(rtc=True)
-    for path in (_A, _B):
-        neighbor.rib.update(path)
+    neighbor.known(_A, _B)
     neighbor.drain()
     neighbor.wants(membership_key("64512:100", bits=bits))
     assert neighbor.drain() == {_A.key, _B.key}
@@ -193,11 +192,72 @@ def test_a_route_whose_targets_change_is_judged_anew() -> None:
 
 def test_a_membership_touches_only_what_it_concerns() -> None:
     neighbor = OutNeighbor(rtc=True)
-    for path in (_A, _B):
-        neighbor.rib.update(path)
+    neighbor.known(_A, _B)
     neighbor.drain()
     neighbor.wants(membership_key("64512:100"))
     assert neighbor.out.drain(neighbor.rib.table, LOTS) == 2, "the membership itself and one route"
+
+
+_BOTH = bgp_path(_SOURCE, "1:1", "10.0.0.3/32", attributes(("64512:100", "64512:200")))
+_NONE = bgp_path(_SOURCE, "1:1", "10.0.0.4/32", attributes(()))
+_SIX = bgp_path(_SOURCE, "1:1", "2001:db8::/64", attributes(_RED))
+_MEMBERSHIPS = {
+    "blue": membership_key("64512:100"),
+    "red": membership_key("64512:200"),
+    "blue of 65001": membership_key("64512:100", 65001),
+    "any": membership_key("64512:100", bits=0),
+    "any of 64512": membership_key("64512:100", bits=32),
+    "default": DEFAULT_MEMBERSHIP,
+}
+MINIMUM: list[tuple[str, list[tuple[str, list[Path]]]]] = [
+    ("+ blue", [("routes", [_A]), ("routes", [_BOTH])]),
+    ("+ blue of 65001", []),
+    ("- blue", []),
+    ("+ red", [("routes", [_B]), ("routes", [_SIX])]),
+    ("- blue of 65001", [("withdrawals", [_A])]),
+    ("+ any", [("routes", [_A])]),
+    ("+ any of 64512", []),
+    ("- any", []),
+    ("+ default", [("routes", [_NONE])]),
+    ("- red", []),
+    ("- any of 64512", []),
+    ("- default", [("withdrawals", [_A, _B, _BOTH, _NONE]), ("withdrawals", [_SIX])]),
+]
+"""One step after the other, each with all that is said of VPN routes (RFC 4684 section 6)."""
+
+
+@pytest.mark.parametrize("paths_out", [(), VPN_FAMILIES], ids=["best path", "all paths"])
+def test_a_change_of_interest_says_the_minimum(paths_out: tuple[Family, ...]) -> None:
+    neighbor = OutNeighbor(rtc=True, paths_out=paths_out)
+    neighbor.known(_A, _B, _BOTH, _NONE, _SIX)
+    assert [kind for kind, _, _ in neighbor.said()] == ["end-of-rib"] * 3
+    for step, expected in MINIMUM:
+        sign, name = step.split(" ", 1)
+        (neighbor.wants if sign == "+" else neighbor.wants_no_more)(_MEMBERSHIPS[name])
+        # Which of several messages is the first, and which route in one, depends on the order of a set.
+        said = [(kind, family, sorted(key[-9:] for key in keys)) for kind, family, keys in neighbor.said()]
+        wanted = [(kind, paths[0].family, sorted(path.key[-9:] for path in paths)) for kind, paths in expected]
+        assert sorted(said) == sorted(wanted), step
+
+
+def test_memberships_that_come_and_go_between_two_drains_say_nothing() -> None:
+    neighbor = OutNeighbor(rtc=True)
+    neighbor.known(_A, _B)
+    neighbor.drain_all()
+    neighbor.wants(*_MEMBERSHIPS.values())
+    neighbor.wants_no_more(*_MEMBERSHIPS.values())
+    assert neighbor.said() == []
+
+
+def test_interest_filters_no_other_family() -> None:
+    """An RT-Constraint session without any interest hears of all memberships, and of its End-of-RIBs."""
+    neighbor = OutNeighbor(rtc=True)
+    neighbor.known(_A, _SIX)
+    neighbor.wants(membership_key("64512:7"), DEFAULT_MEMBERSHIP, source=_SOURCE)
+    neighbor.drain_all()
+    assert neighbor.peer.keys(Family.RTC) == {membership_key("64512:7"), DEFAULT_MEMBERSHIP}
+    assert set(neighbor.peer.ended) == set(Family)
+    assert not neighbor.peer.keys(Family.VPNV4) | neighbor.peer.keys(Family.VPNV6)
 
 
 def test_without_rt_constraint_everything_is_wanted() -> None:

@@ -125,18 +125,21 @@ def test_requests_while_one_runs_are_one_more(neighbor: OutNeighbor) -> None:
     assert _kinds(neighbor) == []
 
 
-def test_a_request_before_end_of_rib_is_answered_after_it() -> None:
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_request_before_end_of_rib_is_answered_after_it(has_begun: bool) -> None:
     neighbor = OutNeighbor()
     neighbor.known(_A, _B)
-    neighbor.drain(1)
+    if has_begun:
+        neighbor.drain(1)
     neighbor.refresh()
-    neighbor.drain_all()
+    neighbor.drain_all(1)
     assert [entry for entry in neighbor.peer.take_log() if entry[1] is Family.VPNV4] == [
         _routes(_A),
         _routes(_B),
         ("end-of-rib", Family.VPNV4, ()),
         _BEGINS,
-        _routes(_A, _B),
+        _routes(_A),
+        _routes(_B),
         _ENDS,
     ]
 
