@@ -80,6 +80,17 @@ def test_the_route_servers_file_says_what_it_seems_to(deployed: Deployed) -> Non
     assert config.xmpp is not None
 
 
+def test_what_the_route_servers_file_offers_in_comments_is_taken(deployed: Deployed) -> None:
+    file = deployed.directory / "routeserver.toml"
+    text, count = re.subn(r"^# (?=\[\[|[a-z-]+ = )", "", file.read_text(), flags=re.MULTILINE)
+    assert count >= 4
+    file.write_text(text)
+    (deployed.directory / "router1.secret").write_text("secret\n")
+    settings = routeserver_config.load(file).settings
+    assert settings.neighbors[0].auth_password == b"secret"
+    assert settings.neighbor_ranges
+
+
 class DeployedForwarder(Daemon):
     """The forwarder as its image starts it: same command, files in a directory of ours."""
 

@@ -109,5 +109,10 @@ def test_a_unit_starts_its_program_as_its_image_does(path: Path) -> None:
     assert [Path(command[0]).name, *command[1:]] == stages()[path.stem].command()
 
 
+def test_the_route_servers_unit_reloads_by_the_signal_it_takes() -> None:
+    (path,) = [path for path in UNITS if path.stem == "routeserver"]
+    assert shlex.split(unit(path)["Service"]["ExecReload"]) == ["/bin/kill", "-HUP", "$MAINPID"]
+
+
 def test_there_is_a_unit_for_each_program() -> None:
     assert {path.stem for path in UNITS} == set(SCRIPTS)
