@@ -49,17 +49,16 @@ def attribute_cases() -> list[pytest.ParameterSet]:
 
 @pytest.mark.parametrize(("fault", "kind"), attribute_cases())
 def test_an_attribute_at_fault_beside_a_route(site: Site, fault: AttributeFault, kind: str) -> None:
-    case = Case(site, kind)
-    case.peer.send(framed(good(kind, "reach", without=fault.kind) + octets(fault.octets)))
-    case.settle()
-    if fault.answer == WITHDRAWN:
-        assert case.seen() == (ROUTES - {bytes.fromhex(ROUTE)}, BYSTANDERS)
-        case.assert_malformed(1)
-    else:
-        assert isinstance(fault.answer, Kept)
-        assert case.seen() == (ROUTES, BYSTANDERS)
-        assert_told(case.told(), {4: PIECES[kind]["med"], 16: RT, **fault.answer.seen})
-    case.end()
+    with Case(site, kind) as case:
+        case.peer.send(framed(good(kind, "reach", without=fault.kind) + octets(fault.octets)))
+        case.settle()
+        if fault.answer == WITHDRAWN:
+            assert case.seen() == (ROUTES - {bytes.fromhex(ROUTE)}, BYSTANDERS)
+            case.assert_malformed(1)
+        else:
+            assert isinstance(fault.answer, Kept)
+            assert case.seen() == (ROUTES, BYSTANDERS)
+            assert_told(case.told(), {4: PIECES[kind]["med"], 16: RT, **fault.answer.seen})
 
 
 def assert_told(told: Told, expected: dict[int, str | None]) -> None:
@@ -70,50 +69,47 @@ def assert_told(told: Told, expected: dict[int, str | None]) -> None:
 @pytest.mark.parametrize(("fault", "kind"), attribute_cases())
 def test_an_attribute_at_fault_where_nothing_is_announced(site: Site, fault: AttributeFault, kind: str) -> None:
     """RFC 7606 section 5.2: what cannot mean a withdrawal ends the session; a discard is one here too."""
-    case = Case(site, kind)
-    case.peer.send(framed(octets("{unreach}" + fault.octets, kind)))
-    if fault.alone:
-        data = octets(fault.octets) if fault.carried else b""
-        assert notification(case.peer) == f"03{fault.alone:02x}{data.hex()}"
-    else:
-        case.settle()
-        assert case.seen() == (ROUTES - {bytes.fromhex(ROUTE)}, BYSTANDERS)
-        assert site.server.neighbor(site.sources[kind])["state"] == "established"
-    case.end()
+    with Case(site, kind) as case:
+        case.peer.send(framed(octets("{unreach}" + fault.octets, kind)))
+        if fault.alone:
+            data = octets(fault.octets) if fault.carried else b""
+            assert notification(case.peer) == f"03{fault.alone:02x}{data.hex()}"
+        else:
+            case.settle()
+            assert case.seen() == (ROUTES - {bytes.fromhex(ROUTE)}, BYSTANDERS)
+            assert site.server.neighbor(site.sources[kind])["state"] == "established"
 
 
 @pytest.mark.parametrize("fault", UPDATES, ids=lambda fault: f"{fault.section}: {fault.what}, {fault.peer}")
 def test_an_update_at_fault(site: Site, fault: UpdateFault) -> None:
-    case = Case(site, fault.peer)
-    case.peer.send(update(fault))
-    match fault.answer:
-        case Reset(subcode, data):
-            assert notification(case.peer) == f"03{subcode:02x}{octets(data).hex()}"
-        case Kept(expected):
-            case.settle()
-            assert case.seen() == (ROUTES, BYSTANDERS)
-            assert_told(case.told(), dict(expected))
-        case Treatment.WITHDRAWN:
-            case.settle()
-            named = ROUTES if fault.names_other else {bytes.fromhex(ROUTE)}
-            assert case.seen() == (ROUTES - named, BYSTANDERS)
-            case.assert_malformed(1)
-        case Treatment.DISABLED:
-            case.peer.send(framed(good(fault.peer, "reach")))
-            case.settle()
-            assert case.seen() == (set(), BYSTANDERS)
-            case.assert_malformed(1)
-    case.end()
+    with Case(site, fault.peer) as case:
+        case.peer.send(update(fault))
+        match fault.answer:
+            case Reset(subcode, data):
+                assert notification(case.peer) == f"03{subcode:02x}{octets(data).hex()}"
+            case Kept(expected):
+                case.settle()
+                assert case.seen() == (ROUTES, BYSTANDERS)
+                assert_told(case.told(), dict(expected))
+            case Treatment.WITHDRAWN:
+                case.settle()
+                named = ROUTES if fault.names_other else {bytes.fromhex(ROUTE)}
+                assert case.seen() == (ROUTES - named, BYSTANDERS)
+                case.assert_malformed(1)
+            case Treatment.DISABLED:
+                case.peer.send(framed(good(fault.peer, "reach")))
+                case.settle()
+                assert case.seen() == (set(), BYSTANDERS)
+                case.assert_malformed(1)
 
 
 def test_a_malformed_update_is_logged_whole(site: Site) -> None:
     """RFC 7606 section 8."""
-    case = Case(site, "internal")
-    bad = framed(good("internal", "reach", without=1) + octets("400101 07"))
-    case.peer.send(bad)
-    case.settle()
-    lines = [json.loads(line) for line in site.server.log().splitlines()]
-    (found,) = [line for line in lines if line["event"] == "bgp.update.malformed" and line["message"] == bad.hex()]
-    assert found["peer"] == site.sources["internal"]
-    assert "ORIGIN" in found["reason"]
-    case.end()
+    with Case(site, "internal") as case:
+        bad = framed(good("internal", "reach", without=1) + octets("400101 07"))
+        case.peer.send(bad)
+        case.settle()
+        lines = [json.loads(line) for line in site.server.log().splitlines()]
+        (found,) = [line for line in lines if line["event"] == "bgp.update.malformed" and line["message"] == bad.hex()]
+        assert found["peer"] == site.sources["internal"]
+        assert "ORIGIN" in found["reason"]

@@ -72,7 +72,7 @@ class Site(NamedTuple):
 
 
 class Case:
-    """One session of a faulty neighbor, its three routes told to the witness."""
+    """One session of a faulty neighbor, its three routes told to the witness. Leaving it ends it, routes and all."""
 
     def __init__(self, site: Site, kind: str, more: str = "") -> None:
         self.site, self.kind = site, kind
@@ -117,7 +117,10 @@ class Case:
         view = self.site.view(self.kind)
         assert (view["state"], view["malformed-updates"]) == ("established", self.malformed + more)
 
-    def end(self) -> None:
+    def __enter__(self) -> Case:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.peer.close()
         self.site.witness.wait(lambda witness: not witness.snapshot(), "the peer's routes are gone")
 
