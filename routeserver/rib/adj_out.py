@@ -12,6 +12,9 @@ and ends with End-of-RIB (RFC 4724 section 2).
 A refresh (RFC 2918) dumps it again, between two marks where both sides know those (RFC 7313 section 4).  A request
 that comes while a dump is on its way is answered by one more refresh after it, however many there were: no refresh
 may begin before End-of-RIB, and what had left before the request might be what it is about.
+
+A family that is held says what there is and neither takes anything away nor comes to End-of-RIB: the neighbor is
+bridging a restart of ours and has from before what we may yet learn again (RFC 4724 section 4.1).
 """
 
 from __future__ import annotations
@@ -81,6 +84,8 @@ class AdjRibOut:
         self._dumps: dict[Family, _Dump] = {}
         self._refresh_due: set[Family] = set()
         """Families that are to be refreshed when the dump that is on its way, or yet to come, is out."""
+        self._held: dict[Family, set[bytes]] = {}
+        """What of a held family was announced and is not any more."""
 
     def is_open(self, family: Family) -> bool:
         return family in self._pending
@@ -100,6 +105,16 @@ class AdjRibOut:
             return SentMemberships(self.receiver)
         sent = SentPaths if family in self.paths_out else SentRoutes
         return sent(family, self.receiver, self.interest)
+
+    def hold(self, family: Family) -> None:
+        """Withdraw nothing and send no End-of-RIB until `release`."""
+        self._held[family] = set()
+
+    def release(self, family: Family) -> None:
+        """Withdraw what is to be withdrawn; End-of-RIB follows when everything is out."""
+        gone = self._held.pop(family).difference(self._sent[family].keys)
+        if gone:
+            self.sender.send_withdrawals(family, sorted(gone))
 
     def touch(self, family: Family, key: bytes) -> None:
         pending = self._pending.get(family)
@@ -132,7 +147,7 @@ class AdjRibOut:
 
     @property
     def has_pending(self) -> bool:
-        return bool(self._dumps) or any(self._pending.values())
+        return any(self._pending.values()) or any(family not in self._held for family in self._dumps)
 
     def drain(self, table: VpnTable, budget: int) -> int:
         """Decide at most `budget` noted NLRIs and send what differs; how many were decided."""
@@ -149,7 +164,7 @@ class AdjRibOut:
             done += len(keys)
             if dump is not None and dump.left is not None:
                 dump.left -= len(keys)
-                if dump.left <= 0:
+                if dump.left <= 0 and family not in self._held:
                     self._end(family, dump, table)
         return done
 
@@ -157,7 +172,9 @@ class AdjRibOut:
         decided = self._sent[family].decide(keys, table)
         for attributes, nlri in decided.groups:
             self.sender.send_routes(family, attributes, nlri)
-        if decided.withdrawn:  # last, so that what takes their place is there already
+        if decided.withdrawn and family in self._held:
+            self._held[family].update(decided.withdrawn)
+        elif decided.withdrawn:  # last, so that what takes their place is there already
             self.sender.send_withdrawals(family, decided.withdrawn)
 
     def _end(self, family: Family, dump: _Dump, table: VpnTable) -> None:
