@@ -32,8 +32,6 @@ class Speaker:
 
 def closes_new(new: Connection, existing: Connection, local: Speaker, peer: Speaker) -> bool:
     """Whether to close the connection the OPEN came on (True) or the other one (False), with NOTIFICATION 6/7."""
-    if existing.state is State.CLOSED:
-        return False
     if existing.state is State.ESTABLISHED:
         return True
     if new.dialled == existing.dialled:

@@ -3,13 +3,16 @@
 The session is made when TCP is up and queues its OPEN at once.  `receive_data` cuts the stream into messages,
 asks the table in `fsm.py` what each does in the present state, and returns what the core must know; `data_to_send`
 drains what is to be written.  It never waits, never looks at a clock and never opens anything: dialling, retrying
-and choosing between two connections to one neighbor happen outside, with the help of `retry.py` and `collision.py`.
+and choosing between two connections to one neighbor are the work of `peering.py`, which reads in `last_step` what the
+end of a session asks of it.
 
 Every ending is the same: `SessionClosed` is the last event, `closing` is True, and the octets still to be sent end
 with a NOTIFICATION if one is due.  What is sent after that goes nowhere, silently, because there is nobody to tell.
 
-Keepalives go out every third of the negotiated hold time whether or not UPDATEs did (RFC 4271 section 4.4 permits
-leaving them out, and nothing is gained by it).  Hold time 0 switches both timers off.
+Keepalives go out every third of the negotiated hold time, shortened by jitter, whether or not UPDATEs did (RFC 4271
+section 4.4 permits leaving them out, and nothing is gained by it).  A peer that stops reading may keep its own
+keepalives coming for ever; the send hold timer ends that (RFC 9687): it runs while octets handed out wait for the
+socket and starts again whenever the socket takes some.  Hold time 0 switches all timers off.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from ipaddress import IPv4Address
 from routeserver.bgp.attribute_codec import AttributeContext
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.capabilities import announced
-from routeserver.bgp.errors import ErrorCode, NotificationError
+from routeserver.bgp.errors import Cease, ErrorCode, NotificationError, OpenFault
 from routeserver.bgp.events import (
     BgpEvent,
     Established,
@@ -29,7 +32,7 @@ from routeserver.bgp.events import (
     RefreshRequested,
     SessionClosed,
 )
-from routeserver.bgp.fsm import MESSAGE_EVENTS, Action, FsmEvent, State, step_for
+from routeserver.bgp.fsm import FAULT_EVENTS, MESSAGE_EVENTS, Action, FsmEvent, State, Step, step_for
 from routeserver.bgp.iana import Family
 from routeserver.bgp.messages import (
     KEEPALIVE,
@@ -45,6 +48,7 @@ from routeserver.bgp.messages import (
 )
 from routeserver.bgp.negotiation import Negotiated, negotiate
 from routeserver.bgp.packing import UpdateEncoder, end_of_rib
+from routeserver.bgp.retry import shortened
 from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import EXTENDED_MESSAGE_MAX, MESSAGE_MAX, MessageReader, MessageType
 from routeserver.settings import NeighborSettings
@@ -52,6 +56,11 @@ from schema.values import IPAddress
 
 OPEN_HOLD_TIME = 240.0
 """Seconds a peer has for its OPEN (RFC 4271 section 8.2.2)."""
+KEEPALIVE_INTERVAL_MIN = 1.0
+"""Seconds between two KEEPALIVEs at least (RFC 4271 section 4.4)."""
+SEND_HOLD_MIN = 480.0
+"""Seconds a peer may leave everything unread, unless twice the hold time is longer (RFC 9687)."""
+_VERSION_ERROR = bytes((ErrorCode.OPEN, OpenFault.VERSION))
 _NONE = NotificationError(0, 0)
 # The clock, the message (b"" for none) and the NOTIFICATION to be sent (_NONE for none).
 _Act = Callable[[float, bytes, NotificationError], list[BgpEvent]]
@@ -64,11 +73,20 @@ _NAMES = {kind: kind.name.lower() for kind in MessageType}
 _RECEIVED = {int(kind): (_NAMES[kind], event) for kind, event in MESSAGE_EVENTS.items()}
 
 
+def _no_jitter() -> float:
+    return 1.0
+
+
 class BgpSession:
     """A connected neighbor. Times are seconds of the caller's clock.
 
-    Read-only for others: `state`, `peer_open` (once it came), `families` and `hold_time` (once negotiated),
-    `messages_in` and `messages_out` (counts by type), `last_error` (the reason of the end, in words).
+    `jitter` gives random numbers of 0 to 1; `restarted` says in the OPEN that we have lost what we knew (RFC 4724
+    section 4.1).
+
+    Read-only for others: `state` and `state_since`, `last_step` (the one that led there), `peer_open` and `opened`
+    (the OPEN received, decoded and as it came), `negotiated`, `families` and `hold_time` (once the OPEN came),
+    `messages_in` and `messages_out` (counts by type), `octets_in` and `octets_out`, `last_sent` and `last_received`
+    (the NOTIFICATION that ended it), `last_error` (the reason of the end, in words), `retry_after` (see `close`).
     """
 
     def __init__(
@@ -78,26 +96,44 @@ class BgpSession:
         router_id: IPv4Address,
         local_address: IPAddress,
         now: float,
+        *,
+        jitter: Callable[[], float] = _no_jitter,
+        restarted: bool = False,
     ) -> None:
         self.neighbor = neighbor
         self.local_as = local_as
+        self.router_id = router_id
         self.local_address = local_address
         self.state = State.OPEN_SENT
+        self.state_since = now
+        self.last_step = Step(State.OPEN_SENT)
         self.closing = False
+        self.is_cut = False
+        """Whether the connection is to be closed as soon as it is over, whatever is left to write."""
         self.writable = True
         """Set by whoever writes: False while the transport asks for a pause."""
         self.peer_open: Open | None = None
+        self.opened = b""
         self.negotiated: Negotiated | None = None
         self.families: frozenset[Family] = frozenset()
         self.hold_time = 0
+        self.send_hold = SEND_HOLD_MIN
+        """Seconds the socket may take nothing of what it was given (RFC 9687)."""
         self.messages_in = dict.fromkeys(_NAMES.values(), 0)
         self.messages_out = dict.fromkeys(_NAMES.values(), 0)
+        self.octets_in = self.octets_out = 0
         self.last_error = ""
+        self.last_sent: Notification | None = None
+        self.last_received: Notification | None = None
+        self.retry_after: float | None = None
+        self._jitter = jitter
         self._out: list[bytes] = []
+        self._handed_out = self._taken = 0
         self._reader = MessageReader()
         self._hold_deadline: float | None = now + OPEN_HOLD_TIME
         self._keepalive_due: float | None = None
-        self._open = Open.of(local_as, neighbor.hold_time, router_id, announced(neighbor, local_as, restarted=False))
+        self._send_deadline: float | None = None
+        self._open = Open.of(local_as, neighbor.hold_time, router_id, announced(neighbor, local_as, restarted))
         self._codec()
         self._actions: dict[Action, _Act] = {
             Action.ACCEPT_OPEN: self._accept_open,
@@ -108,7 +144,8 @@ class BgpSession:
             Action.DELIVER_ROUTES: self._deliver_routes,
             Action.DELIVER_REFRESH: self._deliver_refresh,
             Action.NOTIFY: self._notify,
-            Action.END: self._end,
+            Action.CLOSE: self._close,
+            Action.CUT: self._cut,
         }
         self._send(MessageType.OPEN, self._open.encode())
 
@@ -119,25 +156,33 @@ class BgpSession:
         if self.closing:
             return []
         if not data:
-            return self._step(FsmEvent.CONNECTION_LOST, now)
+            return self._step(FsmEvent.RESTARTING_PEER_LOST if self.keeps_routes else FsmEvent.CONNECTION_LOST, now)
+        self.octets_in += len(data)
         events: list[BgpEvent] = []
         try:
             self._reader.feed(data)
             while not self.closing and (message := self._reader.next_message()) is not None:
                 name, event = _RECEIVED[message[18]]
                 self.messages_in[name] += 1
+                if event is FsmEvent.NOTIFICATION and message[19:21] == _VERSION_ERROR:
+                    event = FsmEvent.VERSION_NOTIFICATION
                 events += self._step(event, now, message)
         except NotificationError as error:
-            events += self._step(FsmEvent.FAULT, now, b"", error)
+            events += self._step(FsmEvent.HEADER_FAULT, now, b"", error)
         return events
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, or None."""
-        deadlines = [time for time in (self._hold_deadline, self._keepalive_due) if time is not None]
-        return min(deadlines, default=None)
+        deadlines = (self._hold_deadline, self._keepalive_due, self._send_deadline)
+        return min((time for time in deadlines if time is not None), default=None)
 
     def handle_timer(self, now: float) -> list[BgpEvent]:
-        """Do what is due; calling it early does nothing."""
+        """Do what is due; calling it early does nothing. `written` goes before, so that progress is known."""
+        if self._send_deadline is not None and now >= self._send_deadline:
+            error = NotificationError(
+                ErrorCode.SEND_HOLD_TIMER, 0, b"", f"the peer has read nothing for {self.send_hold:g} s"
+            )
+            return self._step(FsmEvent.SEND_HOLD_EXPIRED, now, b"", error)
         if self._hold_deadline is not None and now >= self._hold_deadline:
             waited = "no OPEN came in time" if self.state is State.OPEN_SENT else f"nothing for {self.hold_time} s"
             error = NotificationError(ErrorCode.HOLD_TIMER, 0, b"", waited)
@@ -150,7 +195,17 @@ class BgpSession:
         """What is to be written; it is handed out once."""
         data = b"".join(self._out)
         self._out.clear()
+        self._handed_out += len(data)
         return data
+
+    def written(self, unsent: int, now: float) -> None:
+        """Of all that was handed out the socket has not taken the last `unsent` octets: runs the send hold timer."""
+        taken = self._handed_out - unsent
+        if not unsent or not self.hold_time or self.state is not State.ESTABLISHED:
+            self._send_deadline = None
+        elif taken > self._taken or self._send_deadline is None:
+            self._send_deadline = now + self.send_hold
+        self._taken = taken
 
     # -- orders of the core
 
@@ -174,15 +229,69 @@ class BgpSession:
         if self._can_send(family):
             self._send(MessageType.UPDATE, end_of_rib(family))
 
-    def send_refresh(self, family: Family) -> None:
-        """Ask for all routes of a family again, if the peer can be asked (RFC 2918 section 4)."""
-        if self._can_send(family) and self.peer_open is not None and self.peer_open.capabilities.route_refresh:
-            self._send(MessageType.ROUTE_REFRESH, encode_route_refresh(family))
+    def send_refresh(self, family: Family) -> bool:
+        """Ask for all routes of a family again (RFC 2918 section 4). False if the peer cannot be asked."""
+        if not self._can_send(family) or self.negotiated is None or not self.negotiated.can_refresh:
+            return False
+        self._send(MessageType.ROUTE_REFRESH, encode_route_refresh(family))
+        return True
 
-    def close(self, code: int, subcode: int, data: bytes = b"", reason: str = "") -> list[BgpEvent]:
-        """End the session with a NOTIFICATION. With 6/2 and 6/4 the peer's operator reads the reason (RFC 9003)."""
+    def send_refresh_begin(self, family: Family) -> None:
+        """Say that all routes of a family follow, if the peer knows what that means (RFC 7313 section 4)."""
+        self._send_refresh_mark(family, RefreshKind.BEGIN)
+
+    def send_refresh_end(self, family: Family) -> None:
+        """Say that all routes of a family are out again, if the peer knows what that means."""
+        self._send_refresh_mark(family, RefreshKind.END)
+
+    def _send_refresh_mark(self, family: Family, kind: RefreshKind) -> None:
+        if self._can_send(family) and self.negotiated is not None and self.negotiated.enhanced_refresh:
+            self._send(MessageType.ROUTE_REFRESH, encode_route_refresh(family, kind))
+
+    # -- ends from our side
+
+    def close(
+        self, code: int, subcode: int, data: bytes = b"", reason: str = "", retry_after: float | None = None
+    ) -> list[BgpEvent]:
+        """End the session with a NOTIFICATION. With 6/2 and 6/4 the peer's operator reads the reason (RFC 9003).
+
+        `retry_after` is how many seconds the neighbor stays down, math.inf until its configuration changes; without
+        it, the idle hold.
+        """
+        self.retry_after = retry_after
+        return self._stop(FsmEvent.AUTOMATIC_STOP, code, subcode, data, reason)
+
+    def stop(self, code: int, subcode: int, reason: str) -> list[BgpEvent]:
+        """End it as `close` does, because the configuration or the operator wants no session any more."""
+        return self._stop(FsmEvent.MANUAL_STOP, code, subcode, b"", reason)
+
+    def give_way(self, reason: str) -> list[BgpEvent]:
+        """End it for the sake of another connection to the same neighbor (RFC 4271 section 6.8); not once it is up."""
+        return self._stop(FsmEvent.COLLISION, ErrorCode.CEASE, Cease.COLLISION, b"", reason)
+
+    def abandon(self, reason: str) -> list[BgpEvent]:
+        """End it without NOTIFICATION: the other end is gone already (RFC 4724 section 4.2)."""
+        if self.closing:
+            return []
+        self.last_error = reason
+        is_up = self.state is State.ESTABLISHED
+        return self._step(FsmEvent.PEER_RESTARTED if is_up else FsmEvent.CONNECTION_LOST, self.state_since)
+
+    def _stop(self, event: FsmEvent, code: int, subcode: int, data: bytes, reason: str) -> list[BgpEvent]:
+        if self.closing:
+            return []
         data = data or shutdown_communication(code, subcode, reason)
-        return self._step(FsmEvent.STOP, 0.0, b"", NotificationError(code, subcode, data, reason))
+        return self._step(event, self.state_since, b"", NotificationError(code, subcode, data, reason))
+
+    # -- for the API and the log
+
+    @property
+    def keeps_routes(self) -> bool:
+        """Whether the peer's routes outlive the loss of this connection, or some of them (RFC 4724 section 4.2)."""
+        terms = self.negotiated
+        if self.state is not State.ESTABLISHED or terms is None or terms.restart is None:
+            return False
+        return bool(terms.restart.preserved) or any(family.seconds for family in terms.long_lived.values())
 
     @property
     def unsendable(self) -> int:
@@ -206,18 +315,20 @@ class BgpSession:
             for action in step.actions:
                 events += self._actions[action](now, message, error)
         except NotificationError as fault:
-            return self._step(FsmEvent.FAULT, now, b"", fault)
-        self.state = step.state
+            return self._step(FAULT_EVENTS[ErrorCode(fault.code)], now, b"", fault)
+        if step.state is not self.state:
+            self.state, self.state_since, self.last_step = step.state, now, step
         return events
 
     def _accept_open(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         received = decode_open(message)
         check_open(received, self._open, self.neighbor)
-        self.peer_open = received
+        self.peer_open, self.opened = received, message
         self.negotiated = terms = negotiate(self._open, received)
         if terms.extended_messages:
             self._reader.accept_extended()
         self.hold_time, self.families = terms.hold_time, terms.families
+        self.send_hold = max(SEND_HOLD_MIN, 2.0 * terms.hold_time)
         self._codec()
         return []
 
@@ -239,8 +350,11 @@ class BgpSession:
             self._hold_deadline = self._keepalive_due = None
         else:
             self._hold_deadline = now + self.hold_time
-            self._keepalive_due = now + self.hold_time / 3
+            self._keepalive_due = now + self._keepalive_interval()
         return []
+
+    def _keepalive_interval(self) -> float:
+        return max(KEEPALIVE_INTERVAL_MIN, shortened(self.hold_time / 3, self._jitter()))
 
     def _restart_hold(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         if self.hold_time:
@@ -250,7 +364,7 @@ class BgpSession:
     def _send_keepalive(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         self._send(MessageType.KEEPALIVE, KEEPALIVE)
         if self.hold_time:
-            self._keepalive_due = now + self.hold_time / 3
+            self._keepalive_due = now + self._keepalive_interval()
         return []
 
     def _announce(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
@@ -268,24 +382,28 @@ class BgpSession:
         return [_REFRESHES[kind](family)]
 
     def _notify(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
+        self.last_sent = Notification(error.code, error.subcode, error.data)
         is_extended = self.negotiated is not None and self.negotiated.extended_messages
-        notification = Notification(error.code, error.subcode, error.data)
-        octets = notification.encode(EXTENDED_MESSAGE_MAX if is_extended else MESSAGE_MAX)
+        octets = self.last_sent.encode(EXTENDED_MESSAGE_MAX if is_extended else MESSAGE_MAX)
         self._send(MessageType.NOTIFICATION, octets)
         return []
 
-    def _end(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
+    def _close(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         notification = None
         if error is not _NONE:
             self.last_error, notification = f"sent {error}", (error.code, error.subcode)
         elif message:
-            received = decode_notification(message)
+            self.last_received = received = decode_notification(message)
             self.last_error, notification = f"received {received}", (received.code, received.subcode)
         else:
-            self.last_error = "connection closed by the peer"
+            self.last_error = self.last_error or "connection closed by the peer"
         self.closing = True
-        self._hold_deadline = self._keepalive_due = None
+        self._hold_deadline = self._keepalive_due = self._send_deadline = None
         return [SessionClosed(self.last_error, notification)]
+
+    def _cut(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
+        self.is_cut = True
+        return self._close(now, message, error)
 
     def _can_send(self, family: Family) -> bool:
         """False once the session is over. Raises ValueError for a family the peer did not agree to."""
@@ -297,4 +415,5 @@ class BgpSession:
 
     def _send(self, kind: MessageType, message: bytes) -> None:
         self.messages_out[_NAMES[kind]] += 1
+        self.octets_out += len(message)
         self._out.append(message)

@@ -1,9 +1,8 @@
-"""A configured BGP neighbor: its connections in both directions, and the dialling that goes on for ever.
+"""A BGP neighbor's connections, both ways: performs what its `Peering` orders, and tells it what happens.
 
-A neighbor that is not passive is dialled whenever it has no connection: at once after the start, then after an idle
-hold that grows while nothing comes of it (RFC 4271 section 8.1).  A connection it makes itself is as good as ours.
-When both sides dial at once there are two, and the first OPEN on the second of them tells which one goes (RFC 4271
-section 6.8); the core hears of that one nothing but its end.
+Everything that needs deciding is decided there, when to dial, whom to refuse and which of two connections stays; here
+are the sockets, the timer and the log.  The core hears the events the peering passes on, in the order in which it
+gave them: the ends it ordered before what the session at hand has to say.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from typing import cast
 
-from routeserver.bgp import collision
 from routeserver.bgp.errors import Cease, ErrorCode
-from routeserver.bgp.events import Established, FamilyDisabled, SessionClosed, UpdateMalformed
-from routeserver.bgp.peering import Peering
-from routeserver.bgp.retry import JITTER_LOW, retry_delay
+from routeserver.bgp.events import BgpEvent, Established, FamilyDisabled, SessionClosed, UpdateMalformed
+from routeserver.bgp.fsm import State
+from routeserver.bgp.peering import CancelDial, Dial, End, Peering
 from routeserver.bgp.session import BgpSession
 from routeserver.io import tcp
 from routeserver.io.driver import Connection
@@ -25,8 +24,6 @@ from routeserver.io.hub import Event, Hub
 from routeserver.log import record
 from routeserver.settings import NeighborSettings
 
-CONNECT_RETRY = 120.0
-"""Seconds one attempt to connect may take (RFC 4271 section 10)."""
 _LOGGED = frozenset((Established, SessionClosed, UpdateMalformed, FamilyDisabled))
 
 
@@ -39,108 +36,134 @@ class NeighborLink:
         self._hub = hub
         self.peering = peering
         self._alone = alone
-        """Told when the last connection there was is gone."""
+        """Told when there is no connection any more and the neighbor may make one."""
         self._connections: dict[Connection[BgpSession], None] = {}
-        self._awaiting_open: set[Connection[BgpSession]] = set()
-        self._failures = 0
         self._dialling: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def settings(self) -> NeighborSettings:
         return self.peering.settings
 
     def start(self) -> None:
-        """Dial from now on, unless the neighbor is the one who dials."""
-        if not self.settings.passive:
-            self._dialling = self._hub.loop.create_task(self._stay_connected())
+        """Dial, or wait to be dialled, from now on; without an idle hold that may still run."""
+        self.peering.start(self._hub.now(), random.random)
+        self._follow_orders()
 
     def stop(self, code: int, subcode: int, reason: str) -> None:
-        """Dial no more, and end what sessions there are with this NOTIFICATION."""
-        if self._dialling is not None:
-            self._dialling.cancel()
-        for connection in [c for c in self._connections if not c.session.closing]:
-            self.deliver(connection, connection.session.close(code, subcode, reason=reason))
-            self._hub.touch(connection)
+        """Dial no more, refuse connections, and end what sessions there are with this NOTIFICATION."""
+        self.peering.stop(self._hub.now(), code, subcode, reason)
+        self._follow_orders()
 
-    # --- Dialling ---------------------------------------------------------------------------------------------------
+    # --- Orders -----------------------------------------------------------------------------------------------------
 
-    async def _stay_connected(self) -> None:
-        while True:
-            if self._connections:
-                await asyncio.wait([connection.ended for connection in self._connections])
-            if self._failures:
-                await asyncio.sleep(retry_delay(self._failures, random.random()))
-            if not self._connections:
-                await self._dial()
+    def _follow_orders(self) -> None:
+        for order in self.peering.take_orders():
+            match order:
+                case Dial():
+                    self._dialling = self._hub.loop.create_task(self._dial())
+                case CancelDial():
+                    self._cancel_dial(order.reason)
+                case End():
+                    self._tell(order.session, order.events)
+                    self._hub.touch(self._hub.connections[order.session])
+        self._set_timer()
 
     async def _dial(self) -> None:
-        settings, loop = self.settings, self._hub.loop
-        patience = CONNECT_RETRY * random.uniform(JITTER_LOW, 1.0)
+        connection: Connection[BgpSession] = Connection(self._hub, lambda _: self, is_outgoing=True)
         try:
-            async with asyncio.timeout(patience):
-                connected = await tcp.connect(settings, loop)
-                await loop.create_connection(
-                    lambda: Connection(self._hub, lambda _: self, is_outgoing=True), sock=connected
-                )
-        except OSError as error:  # a timeout is one too
-            self._failures += 1
-            reason = str(error) or f"no answer in {patience:.0f} s"
-            record(logging.INFO, "bgp.dial.failed", peer=settings.address, port=settings.port, reason=reason)
+            connected = await tcp.connect(self.settings, self._hub.loop)
+            await self._hub.loop.create_connection(lambda: connection, sock=connected)
+        except OSError as error:
+            self._dial_failed(str(error))
+            return
+        if connection not in self._connections:
+            self._dial_failed("the connection was gone as soon as it was there")
+
+    def _dial_failed(self, reason: str) -> None:
+        self._log_dial(reason)
+        self.peering.dial_failed(reason, self._hub.now())
+        self._follow_orders()
+
+    def _cancel_dial(self, reason: str) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if reason:
+            self._log_dial(reason)
+
+    def _log_dial(self, reason: str) -> None:
+        settings = self.settings
+        record(logging.INFO, "bgp.dial.failed", peer=settings.address, port=settings.port, reason=reason)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self.peering.next_timer()
+        self._timer = None if due is None else self._hub.loop.call_at(due, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self.peering.handle_timer(self._hub.now())
+        self._follow_orders()
+        self._tell_if_alone()
 
     # --- The endpoint -----------------------------------------------------------------------------------------------
 
-    def open_session(self, connection: Connection[BgpSession]) -> BgpSession:
-        peering = self.peering
-        self._connections[connection] = None
-        self._awaiting_open.add(connection)
+    def open_session(self, connection: Connection[BgpSession]) -> BgpSession | None:
         now = self._hub.now()
-        return BgpSession(self.settings, peering.local_as, peering.router_id, connection.local_address, now)
+        restarted = self._hub.core.restarting(now)
+        session = self.peering.connected(connection.local_address, connection.is_outgoing, now, restarted)
+        self._follow_orders()
+        if session is not None:
+            self._connections[connection] = None
+        elif not connection.is_outgoing:
+            record(logging.INFO, "bgp.connection.refused", peer=self.settings.address, reason=self._why_refused(now))
+        return session
+
+    def _why_refused(self, now: float) -> str:
+        until = self.peering.next_start
+        return "kept down" if until is None else f"idle for another {until - now:.1f} s"
 
     def deliver(self, connection: Connection[BgpSession], events: Sequence[Event]) -> None:
-        session = connection.session
-        if connection in self._awaiting_open and session.peer_open is not None:
-            self._awaiting_open.discard(connection)
-            if self._loses_collision(connection):  # a whole session may have come in one read, its end included
-                events = _give_up(session) or events[-1:]
+        session, now = connection.session, self._hub.now()
+        told = self.peering.received(session, cast(Sequence[BgpEvent], events), now)
+        self._follow_orders()
+        self._tell(session, told)
+        if session.closing and session in self.peering.sessions:  # the core ended it, and told itself
+            record(logging.INFO, "bgp.session.down", peer=self.settings.address, reason=session.last_error)
+            self.peering.received(session, (), now)
+            self._follow_orders()
+
+    def close_session(self, session: BgpSession, *, failed: bool) -> Sequence[Event]:
+        if failed:
+            return session.close(ErrorCode.CEASE, 0, reason="internal error")
+        return session.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
+
+    def lost(self, connection: Connection[BgpSession]) -> None:
+        del self._connections[connection]
+        self.deliver(connection, connection.session.abandon("the connection is gone"))
+        self._tell_if_alone()
+
+    def _tell_if_alone(self) -> None:
+        """A neighbor that is held back is still here: forgetting it would be forgetting that."""
+        if not self._connections and self.peering.state is not State.IDLE:
+            self._alone(self)
+
+    def _tell(self, session: BgpSession, events: Sequence[Event]) -> None:
         handle, now = self._hub.core.handle, self._hub.now()
         for event in events:
             if type(event) in _LOGGED:
                 self._log(event)
             handle(session, event, now)
 
-    def close_session(self, session: BgpSession, *, failed: bool) -> Sequence[Event]:
-        if failed:
-            return session.close(ErrorCode.CEASE, 0, reason="internal error")
-        return session.close(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, reason="the route server stops")
-
-    def lost(self, connection: Connection[BgpSession]) -> None:
-        del self._connections[connection]
-        self._awaiting_open.discard(connection)
-        if not self._connections:
-            self._failures += 1
-            self._alone(self)
-
-    def _loses_collision(self, connection: Connection[BgpSession]) -> bool:
-        """Whether the connection whose OPEN has just come is the one to close; others that lose are closed here."""
-        peer_open = connection.session.peer_open
-        assert peer_open is not None
-        local = collision.Speaker(self.peering.router_id, self.peering.local_as)
-        peer = collision.Speaker(peer_open.identifier, self.settings.peer_as)
-        for other in [c for c in self._connections if c is not connection and not c.session.closing]:
-            if collision.closes_new(_candidate(connection), _candidate(other), local, peer):
-                return True
-            self.deliver(other, _give_up(other.session))
-            self._hub.touch(other)
-        return False
-
     def _log(self, event: Event) -> None:
         peer = self.settings.address
         match event:
             case Established():
-                self._failures = 0
                 families = ",".join(sorted(family.label for family in event.negotiated.families))
                 peer_as = event.negotiated.peer_as
                 record(logging.INFO, "bgp.session.up", peer=peer, peer_as=peer_as, afi_safi=families)
+                for remark in event.negotiated.remarks:
+                    record(logging.WARNING, "bgp.capability.ignored", peer=peer, reason=remark)
             case SessionClosed():
                 record(logging.INFO, "bgp.session.down", peer=peer, reason=event.reason)
             case UpdateMalformed():
@@ -149,11 +172,3 @@ class NeighborLink:
             case FamilyDisabled():
                 family = event.family.label
                 record(logging.WARNING, "bgp.family.disabled", peer=peer, afi_safi=family, reason=event.reason)
-
-
-def _candidate(connection: Connection[BgpSession]) -> collision.Connection:
-    return collision.Connection(connection.is_outgoing, connection.session.state)
-
-
-def _give_up(session: BgpSession) -> Sequence[Event]:
-    return session.close(ErrorCode.CEASE, Cease.COLLISION, reason="connection collision")

@@ -22,6 +22,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar, cast
 
+from routeserver.bgp.session import BgpSession
 from routeserver.core import Session
 from routeserver.io.hub import Event, Hub
 from routeserver.io.tls import TlsPump
@@ -43,11 +44,11 @@ class Endpoint(Protocol[S]):
     pauses_reading: bool
     """Whether a peer that does not read is not read from either."""
 
-    def open_session(self, connection: Connection[S]) -> S:
-        """Make the session of a new connection."""
+    def open_session(self, connection: Connection[S]) -> S | None:
+        """Make the session of a new connection; None turns it away before a byte is read."""
 
     def deliver(self, connection: Connection[S], events: Sequence[Event]) -> None:
-        """Tell the core, and do what else the events ask for."""
+        """Tell the core, and do what else the events ask for. Without events: the session is over, if that is news."""
 
     def close_session(self, session: S, *, failed: bool) -> Sequence[Event]:
         """End it from our side: because its code failed, or because the server stops."""
@@ -160,8 +161,11 @@ class Connection(asyncio.Protocol, Generic[S]):
         if endpoint is None:  # turned away before a byte is read
             self._transport.abort()
             return
-        self._endpoint = endpoint
-        self.session = endpoint.open_session(self)
+        session = endpoint.open_session(self)
+        if session is None:
+            self._transport.abort()
+            return
+        self._endpoint, self.session = endpoint, session
         self._is_open = True
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
         self._hub.connections[self.session] = self
@@ -212,6 +216,7 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def _handle_timer(self) -> None:
         if self._is_open and not self.session.closing:
+            self._tell_written()
             self._endpoint.deliver(self, self.session.handle_timer(self._hub.now()))
 
     # --- Outwards ---------------------------------------------------------------------------------------------------
@@ -247,14 +252,22 @@ class Connection(asyncio.Protocol, Generic[S]):
         if data and self._linger is None:
             self._transport.write(data)
         if is_last:
+            self._endpoint.deliver(self, ())
             self._finish()
         else:
+            self._tell_written()
             self._set_timer(self.session.next_timer())
+
+    def _tell_written(self) -> None:
+        if isinstance(self.session, BgpSession):  # it minds a peer that does not read, even one that speaks
+            self.session.written(self._transport.get_write_buffer_size(), self._hub.now())
 
     def _finish(self) -> None:
         """Close our half and wait for the peer's: closing the socket on what it still sends would be a reset, which
-        can overtake our last words."""
-        if self._is_half_closed:
+        can overtake our last words. A session that is cut has none, or a peer that does not read them."""
+        if isinstance(self.session, BgpSession) and self.session.is_cut:
+            self._transport.abort()
+        elif self._is_half_closed:
             self._transport.close()
         elif self._linger is None:
             self._transport.write_eof()

@@ -172,6 +172,8 @@ class BgpService:
             self._end(neighbor.address, Cease.CONFIG_CHANGE, "the neighbor's configuration has changed")
         for neighbor in change.changed:
             speaker.change(neighbor, now)
+            if (link := self._links.get(neighbor.address)) is not None:
+                link.start()  # it may be kept down until its configuration changes, which it did
         named = {neighbor.address for neighbor in settings.neighbors}
         for neighbor in (*change.reset, *change.added):
             if neighbor.address in named:

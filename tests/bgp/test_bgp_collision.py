@@ -8,7 +8,7 @@ import pytest
 
 from routeserver.bgp.collision import Connection, Speaker, closes_new
 from routeserver.bgp.fsm import State
-from routeserver.bgp.retry import retry_delay
+from routeserver.bgp.retry import retry_delay, shortened
 
 LOW, HIGH = Speaker(IPv4Address("9.255.255.255"), 64512), Speaker(IPv4Address("192.0.2.1"), 64512)
 HIGH_AS = Speaker(LOW.identifier, 64513)
@@ -53,18 +53,25 @@ def test_of_two_connections_from_one_side_the_newer_stays(dialled: bool) -> None
     assert not closes_new(*both, HIGH, LOW)
 
 
-def test_a_closed_connection_is_no_rival() -> None:
-    assert not closes_new(Connection(True, State.OPEN_CONFIRM), Connection(False, State.CLOSED), LOW, HIGH)
-
-
 def test_the_wait_doubles_up_to_five_minutes() -> None:
-    waits = [retry_delay(failures, 1.0) for failures in range(1, 12)]
+    waits = [retry_delay(failures, 1.0, 1.0) for failures in range(1, 12)]
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    assert retry_delay(10**6, 1.0) == 300
-    assert retry_delay(0, 1.0) == 1
+    assert retry_delay(10**6, 1.0, 1.0) == 300
+    assert retry_delay(0, 1.0, 1.0) == 1
+
+
+@pytest.mark.parametrize(("first", "waits"), [(0.5, [0.5, 1, 2]), (200, [200, 300, 300]), (0, [0, 0, 0])])
+def test_the_first_wait_is_given(first: float, waits: list[float]) -> None:
+    assert [retry_delay(failures, first, 1.0) for failures in (1, 2, 3)] == waits
+
+
+def test_a_first_wait_of_a_millisecond_comes_to_five_minutes_too() -> None:
+    assert retry_delay(100, 0.001, 1.0) == 300
 
 
 def test_jitter_takes_away_up_to_a_quarter() -> None:
-    assert retry_delay(3, 0.0) == 3.0
-    assert retry_delay(3, 0.5) == 3.5
-    assert retry_delay(30, 0.0) == 225.0
+    assert retry_delay(3, 1.0, 0.0) == 3.0
+    assert retry_delay(3, 1.0, 0.5) == 3.5
+    assert retry_delay(30, 1.0, 0.0) == 225.0
+    assert shortened(120.0, 0.0) == 90.0
+    assert shortened(120.0, 1.0) == 120.0

@@ -312,7 +312,7 @@ def test_every_fault_is_answered_with_its_notification(
     assert isinstance(closed, SessionClosed)
     assert closed.reason.startswith(f"sent NOTIFICATION {notification[0]}/{notification[1]}")
     assert connected.closing
-    assert connected.state is State.CLOSED
+    assert connected.state is State.IDLE
 
 
 @pytest.mark.parametrize("identifier", [LEFT, RIGHT])

@@ -51,6 +51,7 @@ listen = ["127.0.1.1:0"]
 address = "{PEER}"
 peer-as = {ASN}
 passive = true
+idle-hold = "0s"
 [[vpns]]
 name = "blue"
 import-route-target = ["64512:100"]

@@ -46,7 +46,8 @@ COUNTS = ("added", "removed", "reset", "changed")
 
 
 def named(address: str, *more: str) -> str:
-    lines = ["[[bgp.neighbors]]", f'address = "{address}"', f"peer-as = {ASN}", "passive = true", *more]
+    lines = ["[[bgp.neighbors]]", f'address = "{address}"', f"peer-as = {ASN}", "passive = true", 'idle-hold = "0s"']
+    lines += more
     return "\n".join(lines) + "\n"
 
 

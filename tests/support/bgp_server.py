@@ -43,10 +43,13 @@ export-route-target = ["64512:100"]
 
 
 def neighbor(address: str, peer_as: int = LOCAL_AS, *more: str) -> str:
-    """A passive neighbor with VPNv4 and VPNv6; `more` are further lines, and may name other families."""
+    """A passive neighbor with VPNv4 and VPNv6 that may come again at once; `more` are further lines, and may say
+    otherwise."""
     lines = ["[[bgp.neighbors]]", f'address = "{address}"', f"peer-as = {peer_as}", "passive = true", *more]
     if not any(line.startswith("afi-safis") for line in more):
         lines.append('afi-safis = ["l3vpn-ipv4-unicast", "l3vpn-ipv6-unicast"]')
+    if not any(line.startswith("idle-hold") for line in more):
+        lines.append('idle-hold = "0s"')
     return "\n".join(lines) + "\n"
 
 
