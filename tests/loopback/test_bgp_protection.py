@@ -22,7 +22,7 @@ from routeserver.io import tcp
 from routeserver.io.server import Server
 from routeserver.settings import NeighborSettings
 from tests.support.pki import Pki
-from tests.support.protected_dial import connect, set_key, set_ttl
+from tests.support.protected_dial import connect, require_ttl, set_key, set_ttl
 from tests.support.raw_bgp import NOTIFICATION, OPEN, RawPeer, message
 from tests.support.server import HEAD, RunningServer, running
 from tests.support.waiting import eventually_async
@@ -35,7 +35,6 @@ BAD_TYPE = bytes((1, 3))
 FAMILIES = ((1, 128), (2, 128))
 SHORT = 0.4
 """Seconds to try what cannot succeed: a SYN that is dropped is followed by no answer at all."""
-IP_MINTTL = 21
 
 
 def passive(address: str, *more: str) -> str:
@@ -161,6 +160,15 @@ async def test_ttl_security_over_ipv6(server: RunningServer) -> None:
         pass
 
 
+@pytest.mark.parametrize(("source", "which", "password"), [(NEAR, 0, None), ("::1", 1, b"secret of range")])
+async def test_all_that_comes_from_us_comes_from_near(
+    server: RunningServer, source: str, which: int, password: bytes | None
+) -> None:
+    """The first answer to a SYN included, for a neighbor that is strict from the beginning."""
+    with closing(await gets_in(server, source, which, password=password, ttl=255, least_ttl=255)):
+        pass
+
+
 async def is_heard_from_near_only(peer: RawPeer) -> None:
     """Whether what would end the session arrives with a TTL of 255, and not before."""
     timeout = peer.socket.gettimeout()
@@ -187,7 +195,7 @@ async def test_a_neighbor_that_is_dialled_has_to_be_near_too(pki: Pki) -> None:
         text = f'[[bgp.neighbors]]\naddress = "{NEAR}"\npeer-as = {ASN}\nlocal-address = "{OURS}"\n'
         async with running(pki, f"{text}port = {listening.getsockname()[1]}\nttl-security = 1\n", HEAD):
             connection, _ = await blocking(listening.accept)
-            connection.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)  # what comes from us has a TTL of 255 itself
+            require_ttl(connection, 255)  # what comes from us has a TTL of 255 itself
             with closing(RawPeer(connection)) as peer:
                 assert (await blocking(peer.read))[0] == OPEN
                 await is_heard_from_near_only(peer)

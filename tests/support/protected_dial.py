@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from tests.support.raw_bgp import RawPeer
 
 PATIENCE = 20.0
-_TCP_MD5SIG = 14
+_TCP_MD5SIG, _IP_MINTTL, _IPV6_MINHOPCOUNT = 14, 21, 73
 
 
 def set_key(of: socket.socket, peer: str, password: bytes) -> None:
@@ -32,12 +32,21 @@ def set_ttl(of: socket.socket, ttl: int) -> None:
         of.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
 
 
+def require_ttl(of: socket.socket, ttl: int) -> None:
+    """Hear nothing that comes with less."""
+    if of.family == socket.AF_INET:
+        of.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, ttl)
+    else:
+        of.setsockopt(socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT, ttl)
+
+
 def connect(
     source: str,
     peer: tuple[str, int],
     *,
     password: bytes | None = None,
     ttl: int | None = None,
+    least_ttl: int | None = None,
     patience: float = PATIENCE,
 ) -> RawPeer:
     """A connection from `source`. Raises OSError."""
@@ -49,6 +58,8 @@ def connect(
             set_key(made, peer[0], password)
         if ttl is not None:
             set_ttl(made, ttl)
+        if least_ttl is not None:
+            require_ttl(made, least_ttl)
         made.connect(peer)
     except OSError:
         made.close()
