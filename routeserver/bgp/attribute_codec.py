@@ -4,17 +4,18 @@
 peer, and gives the value `PathAttributes` holds, or raises ValueError in plain words; which treatment that costs is
 the row's business, not the decoder's.  Optional transitive attributes that we check but do not use (PMSI tunnel,
 IPv6 extended communities, OTC, prefix SID), and those nobody here has heard of, are carried as octets and passed on;
-optional non-transitive ones we do not use are dropped (RFC 4271 section 5).
+optional non-transitive ones we do not use are dropped (RFC 4271 section 5).  Of those that RFC 7606 names, the Traffic
+Engineering attribute (24) and ATTR_SET (128) are such unknown ones: what is not read cannot be found malformed.
 
-MP_REACH_NLRI and MP_UNREACH_NLRI are not in the table: they hold routes, not attributes, and are cut out by
-`update.py` before.  The table is put to use by `attribute_reading.py` for what is received, and here for what is sent.
+MP_REACH_NLRI and MP_UNREACH_NLRI have their rows for what they cost; they hold routes, not values, and are read by
+`update.py`.  The table is put to use by `attribute_reading.py` for what is received, and here for what is sent.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -23,12 +24,14 @@ from routeserver.bgp.attributes import AsPath, PathAttributes
 from routeserver.bgp.errors import UpdateFault, Verdict
 from routeserver.bgp.iana import AS_TRANS
 from routeserver.bgp.tunnel_encapsulation import valid_tunnels
+from schema.values import IPAddress
 
 OPTIONAL, TRANSITIVE, PARTIAL, EXTENDED = 0x80, 0x40, 0x20, 0x10
 KIND_BITS = OPTIONAL | TRANSITIVE
 WELL_KNOWN = TRANSITIVE
 OPTIONAL_TRANSITIVE = OPTIONAL | TRANSITIVE
 ORIGIN, AS_PATH, NEXT_HOP, MED, LOCAL_PREF, AGGREGATOR, ORIGINATOR_ID, CLUSTER_LIST = 1, 2, 3, 4, 5, 7, 9, 10
+MP_REACH_NLRI, MP_UNREACH_NLRI = 14, 15
 AS4_PATH, AS4_AGGREGATOR = 17, 18
 
 
@@ -42,6 +45,8 @@ class AttributeContext:
     """Both sides announced 4-octet AS numbers: the peer is "new" (RFC 6793 section 4)."""
     on_loopback: bool = False
     """The session runs between loopback addresses, which are valid as next hops then."""
+    from_route_server: bool = False
+    """The peer is a route server of an exchange, which does not put its AS in front (RFC 7947 section 2.2.2)."""
 
     @property
     def takes_octets(self) -> bool:
@@ -59,7 +64,8 @@ class AttributeRule:
     """One attribute. `field` is the place in `PathAttributes`; a row without one is checked, then carried or dropped.
 
     `encoded_from` is the field an attribute is written from when it is not the one it is read to.  `internal_only`
-    attributes are discarded unchecked when they come from an external peer.
+    attributes are discarded unchecked when they come from an external peer.  `on_flags` is for wrong flags
+    (RFC 7606 section 3 c).
     """
 
     kind: int
@@ -72,6 +78,7 @@ class AttributeRule:
     subcode: UpdateFault = UpdateFault.OPTIONAL
     internal_only: bool = False
     encoded_from: str | None = None
+    on_flags: Verdict = Verdict.TREAT_AS_WITHDRAW
 
 
 def _sized(octets: int) -> Decoder:
@@ -92,14 +99,16 @@ def _pieces(value: bytes, size: int) -> list[bytes]:
 
 
 def _decode_origin(value: bytes, context: AttributeContext) -> int:
-    if len(value) != 1 or value[0] > 2:
-        raise ValueError(f"{value.hex()!r} is no origin")
+    if len(value) != 1:
+        raise ValueError(f"{len(value)} octets instead of 1")
+    if value[0] > 2:
+        raise ValueError(f"origin {value[0]}")
     return value[0]
 
 
 def _decode_as_path(value: bytes, context: AttributeContext) -> Any:
     path = decode_as_path(value, 4 if context.four_octet_as else 2)
-    if context.external:
+    if context.external and not context.from_route_server:
         # RFC 4271 section 6.3, RFC 7606 section 7.2; a 2-octet peer with a large AS shows AS_TRANS here.
         peer = context.peer_as if context.four_octet_as or context.peer_as <= 0xFFFF else AS_TRANS
         if not path or path[0][0] != 2 or path[0][1][0] != peer:
@@ -107,12 +116,19 @@ def _decode_as_path(value: bytes, context: AttributeContext) -> Any:
     return path
 
 
+def is_host(address: IPAddress, on_loopback: bool) -> bool:
+    """Whether a next hop can be one: no network, group or reserved address (RFC 4271 section 6.3)."""
+    if address.is_loopback:
+        return on_loopback
+    if isinstance(address, IPv4Address):
+        return 1 <= address.packed[0] < 224
+    return not address.is_multicast and not address.is_unspecified
+
+
 def _decode_next_hop(value: bytes, context: AttributeContext) -> None:
-    """Checked only: it belongs to IPv4 unicast, which we do not carry."""
+    """Its length only: the value counts where it is of use, beside routes of IPv4 unicast (RFC 4760 section 3)."""
     if len(value) != 4:
         raise ValueError(f"{len(value)} octets instead of 4")
-    if value[0] == 0 or value[0] >= 224 or (value[0] == 127 and not context.on_loopback):
-        raise ValueError(f"{IPv4Address(value)} is not a host address")
 
 
 def _decode_address(value: bytes, context: AttributeContext) -> IPv4Address:
@@ -152,13 +168,18 @@ def _aggregator(value: bytes, width: int) -> tuple[int, IPv4Address]:
     return number, IPv4Address(value[width:])
 
 
-def _decode_prefix_sid(value: bytes, context: AttributeContext) -> None:
-    """TLVs of type(1) and length(2) fill it exactly (RFC 8669 section 3)."""
-    offset = 0
-    while offset < len(value):
-        offset += 3 + int.from_bytes(value[offset + 1 : offset + 3], "big")
-    if not value or offset != len(value):
-        raise ValueError("its TLVs do not fill it")
+def _tlvs(type_octets: int) -> Decoder:
+    """TLVs of a type and a 2-octet length that fill the attribute exactly, whatever they hold."""
+
+    def decode(value: bytes, context: AttributeContext) -> None:
+        offset = 0
+        while offset < len(value):
+            start = offset + type_octets + 2
+            offset = start + int.from_bytes(value[offset + type_octets : start], "big")
+        if not value or offset != len(value):
+            raise ValueError("its TLVs do not fill it")
+
+    return decode
 
 
 def _decode_pmsi(value: bytes, context: AttributeContext) -> None:
@@ -168,9 +189,13 @@ def _decode_pmsi(value: bytes, context: AttributeContext) -> None:
 
 
 def _decode_unused(value: bytes, context: AttributeContext) -> None:
-    """An attribute that has no meaning for the families we carry, dropped whatever it holds."""
+    """An attribute that is dropped whatever it holds."""
     if not value:
         raise ValueError("is empty")
+
+
+def _decode_routes(value: bytes, context: AttributeContext) -> None:
+    """Not a value of the table's: `update.py` reads it, with what it knows of families."""
 
 
 def _encode_aggregator(value: tuple[int, IPv4Address] | None, context: AttributeContext) -> bytes | None:
@@ -198,7 +223,7 @@ def _number(value: int | None, context: AttributeContext) -> bytes | None:
     return None if value is None else value.to_bytes(4, "big")
 
 
-DISC, TAW = Verdict.DISCARD, Verdict.TREAT_AS_WITHDRAW
+DISC, TAW, DISABLE = Verdict.DISCARD, Verdict.TREAT_AS_WITHDRAW, Verdict.DISABLE
 C0, LENGTH = OPTIONAL_TRANSITIVE, UpdateFault.LENGTH
 
 # fmt: off
@@ -224,6 +249,9 @@ _ROWS = (
                   lambda v, c: tuple(IPv4Address(p) for p in _pieces(v, 4)),
                   lambda v, c: b"".join([i.packed for i in v]) or None,
                   "cluster_list", LENGTH, internal_only=True),
+    # Instead of being disabled, a family that cannot be read or is not carried costs the session.
+    AttributeRule(MP_REACH_NLRI, "MP_REACH_NLRI", OPTIONAL, DISABLE, _decode_routes, on_flags=DISABLE),
+    AttributeRule(MP_UNREACH_NLRI, "MP_UNREACH_NLRI", OPTIONAL, DISABLE, _decode_routes, on_flags=DISABLE),
     AttributeRule(16, "EXTENDED_COMMUNITIES", C0, TAW, lambda v, c: tuple(_pieces(v, 8)),
                   lambda v, c: b"".join(v) or None, "ext_communities"),
     AttributeRule(AS4_PATH, "AS4_PATH", C0, DISC, _decode_as4_path, _encode_as4_path, "as4_path",
@@ -234,14 +262,15 @@ _ROWS = (
     AttributeRule(23, "TUNNEL_ENCAPSULATION", C0, TAW, lambda v, c: valid_tunnels(v, c.on_loopback),
                   lambda v, c: v, "tunnel_encapsulation"),
     AttributeRule(25, "IPV6_EXTENDED_COMMUNITIES", C0, TAW, lambda v, c: _pieces(v, 20)),
-    AttributeRule(26, "AIGP", OPTIONAL, DISC, _decode_unused),
-    AttributeRule(29, "BGP_LS", OPTIONAL, DISC, _decode_unused),
+    # With AIGP not enabled on a session it is an unrecognized attribute, however it looks (RFC 7311 section 3).
+    AttributeRule(26, "AIGP", OPTIONAL, DISC, _decode_unused, on_flags=DISC),
+    AttributeRule(29, "BGP_LS", OPTIONAL, DISC, _tlvs(2)),
     AttributeRule(32, "LARGE_COMMUNITIES", C0, TAW,
                   lambda v, c: tuple(dict.fromkeys(struct.unpack(">III", p) for p in _pieces(v, 12))),
                   lambda v, c: b"".join([struct.pack(">III", *n) for n in v]) or None,
                   "large_communities"),
     AttributeRule(35, "ONLY_TO_CUSTOMER", C0, TAW, _sized(4)),
-    AttributeRule(40, "PREFIX_SID", C0, DISC, _decode_prefix_sid),
+    AttributeRule(40, "PREFIX_SID", C0, DISC, _tlvs(1)),
 )
 # fmt: on
 RULES = {rule.kind: rule for rule in _ROWS}
@@ -290,8 +319,15 @@ def _encoded(
     return parts
 
 
+def shortened(attributes: PathAttributes) -> PathAttributes:
+    """The attributes without those whose loss has no effect on selection or installation (RFC 8654 section 4)."""
+    unknown = tuple(a for a in attributes.unknown if a[1] not in RULES or RULES[a[1]].on_fault is not DISC)
+    return replace(attributes, atomic_aggregate=False, aggregator=None, unknown=unknown)
+
+
 def encode_attribute(flags: int, kind: int, value: bytes) -> bytes:
     """One attribute; the extended length only where it is needed."""
     if len(value) > 0xFF:
-        return struct.pack(">BBH", flags | EXTENDED, kind, len(value)) + value
+        # What is longer than the longest message leaves no room in it, and so is never sent.
+        return struct.pack(">BBH", flags | EXTENDED, kind, min(len(value), 0xFFFF)) + value
     return struct.pack(">BBB", flags, kind, len(value)) + value

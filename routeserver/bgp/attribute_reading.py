@@ -34,6 +34,8 @@ from routeserver.bgp.errors import Fault, UpdateFault, Verdict
 from routeserver.bgp.iana import AS_TRANS
 
 REMEMBERED_MAX = 8192
+REMEMBERED_OCTETS_MAX = 1024
+"""Longer attributes are read anew each time, so that what is remembered stays small."""
 _MED_HEADER = bytes((OPTIONAL, MED, 4))
 _MED_LENGTH = len(_MED_HEADER) + 4
 
@@ -73,7 +75,7 @@ def read_attribute(octets: bytes, context: AttributeContext) -> Reading:
         return Reading(kind, None, None, b"")
     partial = flags & PARTIAL if rule.flags == OPTIONAL_TRANSITIVE else 0
     if flags & KIND_BITS != rule.flags:
-        fault = Fault(Verdict.TREAT_AS_WITHDRAW, UpdateFault.FLAGS, rule.name, f"flags {flags:#04x}", whole)
+        fault = Fault(rule.on_flags, UpdateFault.FLAGS, rule.name, f"flags {flags:#04x}", whole)
         return Reading(kind, None, None, b"", Notes((fault,), None, bool(partial)))
     try:
         decoded = rule.decode(value, context)
@@ -114,6 +116,8 @@ class AttributeReader:
         if octets.startswith(_MED_HEADER) and len(octets) == _MED_LENGTH:
             # Any value will do, and it may be another in every set: remembering it would push out the rest.
             return Reading(MED, "med", int.from_bytes(octets[3:], "big"), octets)
+        if len(octets) > REMEMBERED_OCTETS_MAX:
+            return read_attribute(octets, self.context)
         if len(self.known) >= REMEMBERED_MAX:
             self.known.clear()
         reading = self.known[octets] = read_attribute(octets, self.context)
@@ -141,11 +145,12 @@ class DecodedAttributes:
         in_order = reader.context.takes_octets
         for octets in attributes:
             kind, field, value, again, notes = known.get(octets) or reader.read(octets)
-            if kind <= last:
+            if kind > last:
+                last = kind
+            else:
                 in_order = False
                 if kind in present:
                     continue  # RFC 7606 section 3 g: the first one counts, later ones are not even read
-            last = kind
             present.add(kind)
             if field is not None:
                 values[field] = value

@@ -21,6 +21,8 @@ from schema.values import Encapsulation, IPAddress
 AS_SET = 1
 AS_SEQUENCE = 2
 _REMEMBERED_MAX = 8192
+_FEW, _SHORT = 64, 1024
+"""More extended communities, or a longer attribute 23, are read anew each time: what is remembered stays small."""
 
 AsPath: TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 """Segments of (AS_SET or AS_SEQUENCE, AS numbers), in order (RFC 4271 section 4.3)."""
@@ -71,9 +73,14 @@ class PathAttributes:
     reflection_at: int = field(init=False, compare=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
-        tunnel = self.tunnel_encapsulation
+        tunnel, communities = self.tunnel_encapsulation, self.ext_communities
         # Without attribute 23 every tunnel ends at the next hop, which then has no part in what is remembered.
-        facts = _facts(self.ext_communities, tunnel, None if tunnel is None else self.next_hop)
+        if tunnel is None and len(communities) <= _FEW:
+            facts = _facts(communities, None, None)
+        else:
+            is_small = len(communities) <= _FEW and (tunnel is None or len(tunnel) <= _SHORT)
+            work_out = _facts if is_small else _facts.__wrapped__
+            facts = work_out(communities, tunnel, None if tunnel is None else self.next_hop)
         self.route_targets, self.sequence, self.encapsulations, endpoint = facts
         self.tunnel_endpoint = endpoint or self.next_hop
         self.as_path_length = _length(self.as_path) if self.as_path else 0

@@ -43,7 +43,7 @@ WELL_KNOWN_NAMES = {
     0xFFFFFF03: "no-export-subconfed",
     0xFFFFFF04: "no-peer",
 }
-"""RFC 1997, RFC 3765, RFC 7611, RFC 7999, RFC 8326, RFC 9494."""
+"""The registry's names in the spelling of routers."""
 
 
 def is_route_target(community: bytes) -> bool:

@@ -16,10 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network
 
+from routeserver.bgp.communities import ext_community_text
 from routeserver.bgp.iana import Family
 from schema.values import IPNetwork
 
 LABEL_AND_RD_BITS = 24 + 64
+PATH_ID = 4
+"""Octets of a path identifier (RFC 7911 section 3)."""
 DEFAULT_MEMBERSHIP = b"\x00"
 """The RT-Constraint default route: interest in every route target (RFC 4684 section 4)."""
 
@@ -37,26 +40,43 @@ class RouteDistinguisher:
 
     @classmethod
     def parse(cls, text: str) -> RouteDistinguisher:
-        """From `AS:number` or `IPv4:number`. Raises ValueError."""
+        """From `AS:number`, `ASL:number` (an L forces the 4-octet type), `IPv4:number` or hex. Raises ValueError."""
         admin, _, number = text.rpartition(":")
         try:
+            if not admin:
+                return cls._opaque(bytes.fromhex(number))
             if "." in admin:
-                return cls.of_address(IPv4Address(admin), int(number))
-            if int(admin) > 0xFFFF:
-                return cls(struct.pack(">HIH", 2, int(admin), int(number)))
-            return cls(struct.pack(">HHI", 0, int(admin), int(number)))
+                return cls.of_address(IPv4Address(admin), _decimal(number))
+            as_number = _decimal(admin.removesuffix("L"))
+            if as_number > 0xFFFF or admin.endswith("L"):
+                return cls(struct.pack(">HIH", 2, as_number, _decimal(number)))
+            return cls(struct.pack(">HHI", 0, as_number, _decimal(number)))
         except (ValueError, AddressValueError, struct.error):
             raise ValueError(f"{text!r} is not a route distinguisher") from None
 
+    @classmethod
+    def _opaque(cls, raw: bytes) -> RouteDistinguisher:
+        """Octets of a type that has no other form."""
+        if len(raw) != 8 or raw[:2] in (b"\0\0", b"\0\1", b"\0\2"):
+            raise ValueError(raw)
+        return cls(raw)
+
     def __str__(self) -> str:
+        """What `parse` reads back: a small AS in the 4-octet type shows its `L`, an unknown type all its octets."""
         kind, first, second = struct.unpack(">HHI", self.raw)
         if kind == 0:
             return f"{first}:{second}"
         if kind == 1:
             return f"{IPv4Address(self.raw[2:6])}:{second & 0xFFFF}"
         if kind == 2:
-            return f"{first << 16 | second >> 16}:{second & 0xFFFF}"
+            return f"{first << 16 | second >> 16}{'' if first else 'L'}:{second & 0xFFFF}"
         return self.raw.hex()
+
+
+def _decimal(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return int(text)
 
 
 def vpn_family(prefix: IPNetwork) -> Family:
@@ -106,13 +126,30 @@ class RtMembership:
             return cls(None)
         return cls(int.from_bytes(key[1:5]), key[5:].ljust(8, b"\0"), key[0] - 32)
 
+    def __str__(self) -> str:
+        """`64512:target:64512:100`, `64512:any`, `default`; for other lengths bits in hex: `64512:0002fc00/32`."""
+        if self.origin_as is None:
+            return "default"
+        if self.rt_bits == 0:
+            return f"{self.origin_as}:any"
+        if self.rt_bits == 64:
+            return f"{self.origin_as}:{ext_community_text(self.rt)}"
+        return f"{self.origin_as}:{self.rt[: (self.rt_bits + 7) // 8].hex()}/{self.rt_bits}"
+
+
+def key_text(family: Family, key: bytes, path_ids: bool = False) -> str:
+    """An NLRI in words: `64512:7 10.1.2.0/24`, or a membership; with a path identifier, `path 5 of …`."""
+    if path_ids:
+        return f"path {int.from_bytes(key[:PATH_ID])} of {key_text(family, key[PATH_ID:])}"
+    if family is Family.RTC:
+        return str(RtMembership.from_key(key))
+    return f"{key_rd(key)} {key_prefix(family, key)}"
+
 
 class NlriError(ValueError):
     """A list of NLRI that cannot be parsed, so that its routes cannot even be named (RFC 7606 section 5.3)."""
 
 
-PATH_ID = 4
-"""Octets of a path identifier (RFC 7911 section 3)."""
 BITS_MAX = {Family.VPNV4: LABEL_AND_RD_BITS + 32, Family.VPNV6: LABEL_AND_RD_BITS + 128, Family.RTC: 96}
 WITHDRAWN_LABEL = b"\x80\x00\x00"
 """What stands for the label in a withdrawal (RFC 8277 section 2.4)."""

@@ -6,7 +6,8 @@ again and again, and comparing identities is all that asks for.  A reflected set
 octets it came as, with ORIGINATOR_ID and CLUSTER_LIST put in their place.
 
 Messages are of 4096 octets at most, also for a peer that takes longer ones: a longer one is sent only where the
-attributes leave no room in a short one (RFC 8654 section 4).
+attributes leave no room in a short one.  A peer that takes none gets such attributes without those nobody's choice of
+route depends on, if that helps (RFC 8654 section 4).
 
 A route that cannot be sent is answered by its withdrawal: attributes that leave no room for one NLRI (RFC 4271
 section 9.2), or a next hop this peer cannot take (RFC 8950 section 5).  An earlier version of it must not stay with
@@ -21,16 +22,18 @@ from ipaddress import IPv4Address, IPv6Address
 
 from routeserver.bgp.attribute_codec import (
     EXTENDED,
+    MP_REACH_NLRI,
+    MP_UNREACH_NLRI,
     OPTIONAL,
     AttributeContext,
     encode_attribute,
     encode_attributes,
     encode_reflection,
+    shortened,
 )
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import PATH_ID, pack_keys, pack_routes
-from routeserver.bgp.update import MP_REACH_NLRI, MP_UNREACH_NLRI
 from routeserver.bgp.wire import HEADER_LENGTH, MARKER, MESSAGE_MAX, MessageType, frame
 from schema.values import IPAddress
 
@@ -84,7 +87,7 @@ class UpdateEncoder:
         others = self._encoded(attributes)
         room = BODY_MAX - len(others) - len(head) - MP_HEADER_LENGTH
         if room < NLRI_MAX:
-            room += self._message_max - MESSAGE_MAX
+            others, room = self._squeezed(attributes, others, room)
             routes = list(routes)
             yield from self._instead(family, [route for route in routes if _size(family, route[0]) > room])
             routes = [route for route in routes if _size(family, route[0]) <= room]
@@ -97,6 +100,14 @@ class UpdateEncoder:
         nlris = pack_keys(family, keys, family in self._paths_out)
         for nlri in _batches(nlris, BODY_MAX - len(head) - MP_HEADER_LENGTH):
             yield _update(MP_UNREACH_NLRI, head + nlri)
+
+    def _squeezed(self, attributes: PathAttributes, others: bytes, room: int) -> tuple[bytes, int]:
+        """Attributes and room for NLRI where a short message has not enough: a longer one, or fewer attributes."""
+        room += self._message_max - MESSAGE_MAX
+        if room >= NLRI_MAX:
+            return others, room
+        fewer = encode_attributes(shortened(attributes), self._context)
+        return fewer, room + len(others) - len(fewer)
 
     def _instead(self, family: Family, routes: list[tuple[bytes, int]]) -> Iterator[bytes]:
         self.unsendable += len(routes)
@@ -121,9 +132,12 @@ class UpdateEncoder:
             return octets[:at] + self._reflection(attributes) + octets[at:]
         known = self._cache.get(id(attributes))
         if known is None:
+            encoded = encode_attributes(attributes, self._context)
+            if len(encoded) > MESSAGE_MAX:
+                return encoded
             if len(self._cache) >= CACHE_MAX:
                 self._cache.clear()
-            known = self._cache[id(attributes)] = (attributes, encode_attributes(attributes, self._context))
+            known = self._cache[id(attributes)] = (attributes, encoded)
         return known[1]
 
     def _reflection(self, attributes: PathAttributes) -> bytes:

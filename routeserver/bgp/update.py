@@ -9,8 +9,9 @@ The octets that are left are often the same for thousands of routes, so their `P
 looked up by those octets afterwards: equal octets give the identical object.  The store is bounded and simply starts
 anew when full.
 
-IPv4 unicast is not carried: the two fields of RFC 4271 are checked for their framing and otherwise passed over, like
-routes of any family that was not negotiated.
+Whatever was found is told with the routes it concerns and the whole message (RFC 7606 section 6).  IPv4 unicast is not
+carried: the two fields of RFC 4271 are checked for their framing and otherwise passed over, like routes of any family
+that was not negotiated, which is said once.
 """
 
 from __future__ import annotations
@@ -19,17 +20,22 @@ import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from itertools import chain, islice
 
 from routeserver.bgp.attribute_codec import (
     AS_PATH,
     EXTENDED,
     KIND_BITS,
     LOCAL_PREF,
+    MP_REACH_NLRI,
+    MP_UNREACH_NLRI,
     NEXT_HOP,
     OPTIONAL,
     ORIGIN,
     RULES,
     AttributeContext,
+    is_host,
+    split,
 )
 from routeserver.bgp.attribute_reading import AttributeReader, DecodedAttributes
 from routeserver.bgp.attributes import PathAttributes
@@ -43,13 +49,10 @@ from routeserver.bgp.events import (
     UpdateMalformed,
 )
 from routeserver.bgp.iana import Family
-from routeserver.bgp.nlri import parse_keys, parse_routes
-from routeserver.bgp.wire import HEADER_LENGTH
+from routeserver.bgp.nlri import key_text, parse_keys, parse_routes
+from routeserver.bgp.wire import HEADER_LENGTH, MESSAGE_MAX
 from schema.values import IPAddress
 
-MP_REACH_NLRI = 14
-MP_UNREACH_NLRI = 15
-_MP_NAMES = {MP_REACH_NLRI: "MP_REACH_NLRI", MP_UNREACH_NLRI: "MP_UNREACH_NLRI"}
 NEXT_HOP_LENGTHS = {Family.VPNV4: (12,), Family.VPNV6: (24, 48), Family.RTC: (4, 16)}
 """RFC 4364 section 4.3.2, RFC 4659 section 3.2.1, RFC 4684 section 4."""
 EXTENDED_NEXT_HOP_LENGTHS = {Family.VPNV4: (24, 48)}
@@ -57,6 +60,11 @@ EXTENDED_NEXT_HOP_LENGTHS = {Family.VPNV4: (24, 48)}
 NO_WITHDRAWN = HEADER_LENGTH + 4
 """Where attributes begin when the withdrawn routes field is empty."""
 CACHE_MAX = 8192
+NAMED_MAX = 10
+"""How many routes of a malformed UPDATE are named."""
+PASSED_OVER_MAX = 16
+"""How many families that were not negotiated are spoken of."""
+_IPV4_UNICAST = b"\0\1\1"
 
 
 @dataclass(slots=True)
@@ -105,6 +113,7 @@ class UpdateDecoder:
         self._reader = AttributeReader(context)
         self._required = frozenset((ORIGIN, AS_PATH) if context.external else (ORIGIN, AS_PATH, LOCAL_PREF))
         self._cache: dict[tuple[bytes, bytes], PathAttributes] = {}
+        self._passed_over: set[bytes] = set()
 
     def decode(self, message: bytes) -> list[BgpEvent]:
         """The events of one UPDATE, withdrawals before announcements. Raises NotificationError 3/x."""
@@ -112,6 +121,8 @@ class UpdateDecoder:
         if start == end and not has_ipv4:
             return []  # the End-of-RIB marker of IPv4 unicast (RFC 4724 section 2)
         faults: list[Fault] = []
+        if has_ipv4:
+            self._pass_over(_IPV4_UNICAST, "NLRI", faults)
         rest, reach_octets, unreach_octets = _cut(message, start, end)
         unreach = reach = _NO_ROUTES
         if unreach_octets:
@@ -143,14 +154,18 @@ class UpdateDecoder:
         try:
             if not whole:
                 raise ValueError("overruns the attributes")
-            return self._parse(kind, octets[0], value, family)
+            routes = self._parse(kind, octets[0], value, family)
         except ValueError as error:
-            verdict = Verdict.RESET if family is None else Verdict.DISABLE
-            fault = Fault(verdict, UpdateFault.OPTIONAL, _MP_NAMES[kind], str(error), octets, family)
+            rule = RULES[kind]
+            verdict = Verdict.RESET if family is None else rule.on_fault
+            fault = Fault(verdict, rule.subcode, rule.name, str(error), octets, family)
             if family is None:
                 raise fault.notification() from None
             faults.append(fault)
             return _Routes(None, True)
+        if family is None and routes.filled:
+            self._pass_over(value[:3], RULES[kind].name, faults)
+        return routes
 
     def _parse(self, kind: int, flags: int, value: bytes, family: Family | None) -> _Routes:
         """Raises ValueError for all RFC 7606 sections 5.3, 7.11 and 7.12 call malformed."""
@@ -171,6 +186,15 @@ class UpdateDecoder:
         nlri = parse_routes(family, value[5 + length :], family in self._paths_in)
         return _Routes(family, bool(nlri), value[4 : 4 + length], nlri)
 
+    def _pass_over(self, pair: bytes, attribute: str, faults: list[Fault]) -> None:
+        """Note the routes of a family that was not negotiated; the first time is worth telling."""
+        if pair not in self._passed_over and len(self._passed_over) < PASSED_OVER_MAX:
+            self._passed_over.add(pair)
+            reason = (
+                f"routes of AFI {int.from_bytes(pair[:2])} SAFI {pair[2]}, which was not negotiated, are passed over"
+            )
+            faults.append(Fault(Verdict.DISCARD, UpdateFault.OPTIONAL, attribute, reason))
+
     def _attributes(
         self, rest: list[bytes], reach: _Routes, has_ipv4: bool, faults: list[Fault]
     ) -> PathAttributes | None:
@@ -183,19 +207,35 @@ class UpdateDecoder:
         found = decoded.faults
         if has_ipv4 or (reach.filled and not self._required <= decoded.present):
             self._check_mandatory(decoded.present, has_ipv4, found)
+        if has_ipv4:
+            self._check_next_hop(rest, found)
+        if reach.announced:
+            next_hop, is_valid = _next_hop(reach.next_hop, self._context.on_loopback)
+            if not is_valid and reach.family is not Family.RTC:
+                reason = f"next hop {next_hop} is not a host address"
+                found.append(Fault(Verdict.TREAT_AS_WITHDRAW, UpdateFault.NEXT_HOP, "MP_REACH_NLRI", reason))
         for fault in found:
             if fault.verdict is Verdict.RESET:
                 raise fault.notification()
         faults += found
         if not reach.announced or (found and max(fault.verdict for fault in found) > Verdict.DISCARD):
             return None
-        attributes = PathAttributes(_next_hop(reach.next_hop), **decoded.values)
-        if not found:
+        attributes = PathAttributes(next_hop, **decoded.values)
+        if not found and len(key[0]) <= MESSAGE_MAX:
             attributes.octets, attributes.reflection_at = decoded.octets, decoded.reflection_at
             if len(self._cache) >= CACHE_MAX:
                 self._cache.clear()
             self._cache[key] = attributes
         return attributes
+
+    def _check_next_hop(self, rest: list[bytes], faults: list[Fault]) -> None:
+        """The value of NEXT_HOP, which counts only for routes of IPv4 unicast (RFC 4760 section 3)."""
+        for _, kind, value, whole in split(b"".join(rest)):
+            if kind == NEXT_HOP:
+                if len(value) == 4 and not is_host(IPv4Address(value), self._context.on_loopback):
+                    reason = f"{IPv4Address(value)} is not a host address"
+                    faults.append(Fault(Verdict.TREAT_AS_WITHDRAW, UpdateFault.NEXT_HOP, "NEXT_HOP", reason, whole))
+                return
 
     def _check_mandatory(self, present: set[int], has_ipv4: bool, faults: list[Fault]) -> None:
         """RFC 4271 section 5, RFC 7606 section 3 d; LOCAL_PREF as RFC 4271 section 5.1.5 wants it."""
@@ -212,7 +252,7 @@ class UpdateDecoder:
         for fault in faults:
             self.malformed[fault.attribute] = self.malformed.get(fault.attribute, 0) + 1
         reasons = "; ".join(f"{f.attribute}: {f.reason} ({f.verdict.name.lower().replace('_', '-')})" for f in faults)
-        events: list[BgpEvent] = [UpdateMalformed(reasons, message)]
+        events: list[BgpEvent] = [UpdateMalformed(reasons + self._named(unreach, reach), message)]
         for fault in faults:
             if fault.family is not None and fault.family not in self.disabled:
                 self.disabled.add(fault.family)
@@ -227,6 +267,16 @@ class UpdateDecoder:
         if reach.announced and attributes is not None and not withdraws:
             events.append(RoutesReceived(reach.family, attributes, reach.announced))
         return events
+
+    def _named(self, *parts: _Routes) -> str:
+        """The routes of an UPDATE in words, as many as make a readable line."""
+        keys = [(part.family, part.keys()) for part in parts if part.family is not None]
+        named = chain.from_iterable(
+            (key_text(family, key, family in self._paths_in) for key in found) for family, found in keys
+        )
+        more = sum(len(found) for _, found in keys) - NAMED_MAX
+        text = ", ".join(islice(named, NAMED_MAX))
+        return (f"; routes: {text}" if text else "") + (f" and {more} more" if more > 0 else "")
 
 
 def _refuse_without_routes(faults: list[Fault]) -> None:
@@ -267,7 +317,7 @@ def _cut(message: bytes, start: int, end: int) -> tuple[list[bytes], bytes, byte
     """The attributes of an UPDATE as (all others, MP_REACH_NLRI, MP_UNREACH_NLRI), each with its header.
 
     One that overruns comes last and is given as far as it goes. Raises NotificationError 3/1 for a second MP
-    attribute of a kind (RFC 7606 section 3 g).
+    attribute of a kind (RFC 7606 section 3 g), 3/9 for one that is cut off before its length.
     """
     found = {MP_REACH_NLRI: b"", MP_UNREACH_NLRI: b""}
     rest = []
@@ -283,27 +333,33 @@ def _cut(message: bytes, start: int, end: int) -> tuple[list[bytes], bytes, byte
         if kind not in found:
             rest.append(message[offset:stop])
         elif found[kind]:
-            raise _update_error(UpdateFault.ATTRIBUTE_LIST, f"{_MP_NAMES[kind]} twice")
+            raise _update_error(UpdateFault.ATTRIBUTE_LIST, f"{RULES[kind].name} twice")
         else:
             found[kind] = message[offset:stop]
         offset = stop
     if offset < end:
-        rest.append(message[offset:end])
+        tail = message[offset:end]
+        if len(tail) == 2 and tail[1] in found:
+            raise _update_error(UpdateFault.OPTIONAL, f"{RULES[tail[1]].name} is cut off", tail)
+        rest.append(tail)
     return rest, found[MP_REACH_NLRI], found[MP_UNREACH_NLRI]
 
 
-def _update_error(subcode: UpdateFault, reason: str) -> NotificationError:
-    return NotificationError(ErrorCode.UPDATE, subcode, b"", reason)
+def _update_error(subcode: UpdateFault, reason: str, data: bytes = b"") -> NotificationError:
+    return NotificationError(ErrorCode.UPDATE, subcode, data, reason)
 
 
 @lru_cache(CACHE_MAX)
-def _next_hop(octets: bytes) -> IPAddress:
-    """The address in an MP_REACH next hop; its family follows from the length, never from the AFI.
+def _next_hop(octets: bytes, on_loopback: bool) -> tuple[IPAddress, bool]:
+    """The address in an MP_REACH next hop, and whether a host can have it.
 
-    Equal octets give the identical object. The RD and a link-local address beside the global one are ignored; an
-    IPv4-mapped one is IPv4 (RFC 4659 section 3.2.1.2).
+    Its family follows from the length, never from the AFI (RFC 8950 section 3). Equal octets give the identical
+    object. The RD and a link-local address beside the global one are ignored; an IPv4-mapped one is IPv4 (RFC 4659
+    section 3.2.1.2).
     """
     if len(octets) in (4, 12):
-        return IPv4Address(octets[-4:])
-    address = IPv6Address(octets if len(octets) == 16 else octets[8:24])
-    return address.ipv4_mapped or address
+        address: IPAddress = IPv4Address(octets[-4:])
+    else:
+        given = IPv6Address(octets if len(octets) == 16 else octets[8:24])
+        address = given.ipv4_mapped or given
+    return address, is_host(address, on_loopback)

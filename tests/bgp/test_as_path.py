@@ -9,7 +9,7 @@ import pytest
 from routeserver.bgp.as_path import decode_as4_path, decode_as_path, encode_as_path, merge_as_paths, needs_as4_path
 from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, AsPath, PathAttributes
 from routeserver.bgp.errors import Verdict
-from tests.support.updates import OLD, attribute, read_attributes
+from tests.support.updates import INTERNAL, OLD, attribute, read_attributes
 
 BIG = 4200000000
 
@@ -51,6 +51,10 @@ def test_large_numbers_become_as_trans_in_two_octets() -> None:
         pytest.param((one_of(7, 8), seq(23456)), (seq(BIG),), (one_of(7, 8), seq(BIG)), id="set-taken-whole"),
         pytest.param((seq(7), one_of(8, 23456)), (one_of(8, BIG),), (seq(7), one_of(8, BIG)), id="set-counts-one"),
         pytest.param((seq(7),), (seq(7, BIG),), (seq(7),), id="as4-path-longer-is-ignored"),
+        pytest.param((seq(7, 8), one_of(9), seq(23456)), (seq(BIG),), (seq(7, 8), one_of(9), seq(BIG)), id="mixed"),
+        pytest.param((seq(7, 8, 9),), (one_of(8, BIG),), (seq(7, 8), one_of(8, BIG)), id="a-set-in-place-of-a-number"),
+        pytest.param((one_of(7, 23456),), (one_of(7, BIG),), (one_of(7, BIG),), id="a-set-of-its-own"),
+        pytest.param((one_of(7), one_of(8)), (seq(BIG),), (one_of(7), seq(BIG)), id="one-set-of-two"),
         pytest.param((), (), (), id="empty"),
     ],
 )
@@ -80,6 +84,19 @@ def test_aggregators(aggregator: str | None, as4_aggregator: str | None, expecte
     found = values.get("aggregator")
     assert (found and found[0]) == expected
     assert values["as_path"] == ((seq(64513), seq(BIG)) if merges else (seq(64513, 23456),))
+
+
+def test_a_new_speaker_has_no_second_view() -> None:
+    """RFC 6793 section 4.1: both AS4 attributes of a speaker of 4-octet numbers are discarded and said so."""
+    octets = attribute(0x40, 2, "020100005ba0")
+    octets += attribute(0xC0, 7, "00005ba0c0000207") + attribute(0xC0, 17, "0201fa56ea00")
+    decoded = read_attributes(octets + attribute(0xC0, 18, "fa56ea00c0000207"), INTERNAL)
+    assert decoded.values["as_path"] == (seq(23456),)
+    assert decoded.values["aggregator"][0] == 23456
+    assert [(fault.attribute, fault.verdict) for fault in decoded.faults] == [
+        ("AS4_PATH", Verdict.DISCARD),
+        ("AS4_AGGREGATOR", Verdict.DISCARD),
+    ]
 
 
 def test_a_malformed_as4_path_leaves_as_path_standing() -> None:

@@ -6,13 +6,14 @@ nothing, where RFC 7606 section 5.2 turns all but a discarded attribute into a s
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
 
 from routeserver.bgp.attribute_codec import RULES, AttributeContext
-from routeserver.bgp.errors import NotificationError
+from routeserver.bgp.errors import NotificationError, Verdict
 from routeserver.bgp.events import RoutesReceived, RoutesWithdrawn, UpdateMalformed
 from routeserver.bgp.iana import Family
 from tests.support.updates import (
@@ -20,7 +21,10 @@ from tests.support.updates import (
     INTERNAL,
     OLD,
     OTHER_KEY,
+    ROUTE,
     ROUTE_KEY,
+    RTC_NLRI,
+    V6_ROUTE,
     attribute,
     base,
     decoder,
@@ -30,6 +34,7 @@ from tests.support.updates import (
 )
 
 TUNNEL = "000d0010060a000000000001c0000201080219eb"
+BEHIND_ROUTE_SERVER = replace(EXTERNAL, from_route_server=True)
 
 # (peer, flags, type, value, subcode of the NOTIFICATION where nothing is announced)
 TREATED_AS_WITHDRAW = [
@@ -49,10 +54,7 @@ TREATED_AS_WITHDRAW = [
     pytest.param(OLD, 0x40, 2, "0201" + "fc02", 11, id="path-foreign-first-as-old"),
     pytest.param(OLD, 0x40, 2, "0201" + "0000fc01", 11, id="path-of-the-wrong-width"),
     pytest.param(INTERNAL, 0x40, 3, "c00002", 8, id="next-hop-length"),
-    pytest.param(INTERNAL, 0x40, 3, "00000001", 8, id="next-hop-zero-net"),
-    pytest.param(INTERNAL, 0x40, 3, "7f000001", 8, id="next-hop-loopback"),
-    pytest.param(INTERNAL, 0x40, 3, "e0000001", 8, id="next-hop-class-d"),
-    pytest.param(INTERNAL, 0x40, 3, "f0000001", 8, id="next-hop-class-e"),
+    pytest.param(INTERNAL, 0x40, 3, "", 8, id="next-hop-empty"),
     pytest.param(INTERNAL, 0x80, 4, "000001", 5, id="med-length"),
     pytest.param(INTERNAL, 0x80, 4, "", 5, id="med-empty"),
     pytest.param(INTERNAL, 0x40, 5, "0000000064", 5, id="local-pref-length"),
@@ -88,7 +90,10 @@ DISCARDED = [
     pytest.param(INTERNAL, 0xC0, 18, "0000fc00c0000201", id="as4-aggregator-from-a-new-peer"),
     pytest.param(OLD, 0xC0, 18, "fc00c0000201", id="as4-aggregator-length"),
     pytest.param(INTERNAL, 0x80, 26, "", id="aigp-empty"),
+    pytest.param(INTERNAL, 0xC0, 26, "01000b0000000000000001", id="aigp-transitive"),
     pytest.param(INTERNAL, 0x80, 29, "", id="bgp-ls-empty"),
+    pytest.param(INTERNAL, 0x80, 29, "04020001", id="bgp-ls-overrun"),
+    pytest.param(INTERNAL, 0x80, 29, "040200010004", id="bgp-ls-tlv-cut-off"),
     pytest.param(INTERNAL, 0xC0, 40, "01000700", id="prefix-sid-overrun"),
     pytest.param(INTERNAL, 0xC0, 40, "", id="prefix-sid-empty"),
 ]
@@ -100,6 +105,8 @@ ACCEPTED: list[Any] = [
     pytest.param(OLD, 0x40, 2, "0202fc015ba0", {"as_path": ((2, (64513, 23456)),)}, id="path-old"),
     pytest.param(INTERNAL, 0x40, 2, "01010000fc05", {"as_path": ((1, (64517,)),)}, id="path-set"),
     pytest.param(INTERNAL, 0x40, 3, "c0000201", {}, id="next-hop-beside-mp-reach"),
+    pytest.param(INTERNAL, 0x40, 3, "00000000", {}, id="next-hop-beside-mp-reach-whatever-it-is"),
+    pytest.param(BEHIND_ROUTE_SERVER, 0x40, 2, "02010000fc05", {"as_path": ((2, (64517,)),)}, id="path-by-way-of-a-rs"),
     pytest.param(INTERNAL, 0x80, 4, "00000007", {"med": 7}, id="med"),
     pytest.param(INTERNAL, 0x40, 5, "000000c8", {"local_pref": 200}, id="local-pref"),
     pytest.param(EXTERNAL, 0x40, 5, "00", {"local_pref": None}, id="local-pref-from-external-unchecked"),
@@ -214,7 +221,15 @@ def test_accepted(context: AttributeContext, flags: int, kind: int, value: str, 
     assert {name: getattr(received.attributes, name) for name in fields} == fields
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.name)
+FLAGS_WITHDRAW = [rule for rule in RULES.values() if rule.on_flags is Verdict.TREAT_AS_WITHDRAW]
+
+
+def test_attributes_with_a_rule_of_their_own_for_wrong_flags() -> None:
+    """MP_REACH_NLRI and MP_UNREACH_NLRI by RFC 7606 section 5.3, AIGP by RFC 7311 section 3."""
+    assert {rule.kind for rule in RULES.values() if rule not in FLAGS_WITHDRAW} == {14, 15, 26}
+
+
+@pytest.mark.parametrize("rule", FLAGS_WITHDRAW, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("wrong", [0x80, 0x40, 0xC0])
 def test_wrong_flags_are_treated_as_withdraw(rule: Any, wrong: int) -> None:
     message = sent(INTERNAL, rule.flags ^ wrong, rule.kind, "00" * 8, mp_reach())
@@ -257,6 +272,62 @@ def test_the_first_of_repeated_attributes_counts() -> None:
     assert received.attributes.med == 7
 
 
+def test_so_does_the_first_of_repeated_ones_out_of_order() -> None:
+    first, second = attribute(0xC0, 8, "fc000001"), attribute(0xC0, 8, "fc000002")
+    strange, stranger = attribute(0xC0, 99, "01"), attribute(0xC0, 99, "02")
+    message = update(mp_reach(), strange, first, *base(INTERNAL), second, stranger)
+    (received,) = decoder(INTERNAL).decode(message)
+    assert isinstance(received, RoutesReceived)
+    assert received.attributes.communities == (0xFC000001,)
+    assert received.attributes.unknown == ((0xE0, 99, b"\1"),)
+
+
+def test_a_repeated_attribute_is_not_even_read() -> None:
+    """RFC 7606 section 3 g: neither its value nor its flags count, unless it could not be known to be repeated."""
+    repeated = [attribute(0x80, 4, "01"), attribute(0x40, 4, "00000001"), attribute(0x40, 99, "01")]
+    message = update(mp_reach(), *base(INTERNAL), attribute(0x80, 4, "00000007"), attribute(0x80, 99, ""), *repeated)
+    (received,) = decoder(INTERNAL).decode(message)
+    assert isinstance(received, RoutesReceived)
+    assert (received.attributes.med, received.attributes.unknown) == (7, ())
+
+
+@pytest.mark.parametrize("value", ["00000001", "7f000001", "e0000001", "f0000001", "ffffffff"])
+def test_the_next_hop_of_ipv4_routes_is_a_host(value: str) -> None:
+    """RFC 4271 section 6.3. Elsewhere nobody looks at it (RFC 4760 section 3)."""
+    bad = attribute(0x40, 3, value)
+    reading = decoder(INTERNAL)
+    malformed, withdrawn = reading.decode(update(mp_reach(), *base(INTERNAL), bad, nlri=b"\x08\x0a"))
+    assert isinstance(malformed, UpdateMalformed)
+    assert "is not a host address" in malformed.reason
+    assert withdrawn == RoutesWithdrawn(Family.VPNV4, [ROUTE_KEY])
+    (received,) = decoder(INTERNAL).decode(update(mp_reach(), *base(INTERNAL), bad))
+    assert isinstance(received, RoutesReceived)
+
+
+@pytest.mark.parametrize(
+    ("afi", "nlri", "hop"),
+    [
+        *((1, ROUTE, bytes(8) + bytes(ip_address(hop).packed)) for hop in ("0.0.0.0", "0.0.0.1", "127.0.0.1")),
+        *((1, ROUTE, bytes(8) + bytes(ip_address(hop).packed)) for hop in ("224.0.0.1", "240.0.0.1")),
+        *((2, V6_ROUTE, bytes(8) + bytes(ip_address(hop).packed)) for hop in ("::", "::1", "ff02::1")),
+        (2, V6_ROUTE, bytes(18) + b"\xff\xff" + bytes(4)),
+        (2, V6_ROUTE, bytes(8) + bytes(16) + bytes(8) + ip_address("fe80::1").packed),
+    ],
+)
+def test_the_next_hop_of_vpn_routes_is_a_host(afi: int, nlri: bytes, hop: bytes) -> None:
+    reading = decoder(INTERNAL)
+    malformed, withdrawn = reading.decode(update(mp_reach(nlri, hop, afi), *base(INTERNAL)))
+    assert isinstance(malformed, UpdateMalformed)
+    assert "is not a host address (treat-as-withdraw)" in malformed.reason
+    assert isinstance(withdrawn, RoutesWithdrawn)
+    assert reading.malformed == {"MP_REACH_NLRI": 1}
+
+
+def test_the_next_hop_of_memberships_is_not_judged() -> None:
+    (received,) = decoder(INTERNAL).decode(update(mp_reach(RTC_NLRI, bytes(4), 1, 132), *base(INTERNAL)))
+    assert isinstance(received, RoutesReceived)
+
+
 def test_attributes_may_come_in_any_order_and_with_an_extended_length() -> None:
     attributes = [mp_reach(), *base(INTERNAL), attribute(0x80, 4, "00000007", extended=True)]
     assert decoder(INTERNAL).decode(update(*attributes)) == decoder(INTERNAL).decode(update(*reversed(attributes)))
@@ -283,10 +354,17 @@ def test_all_findings_are_told_and_the_strongest_counts() -> None:
 
 def test_loopback_next_hops_are_valid_where_the_session_is_on_loopback() -> None:
     context = AttributeContext(64512, False, True, on_loopback=True)
-    (received,) = decoder(context).decode(sent(context, 0x40, 3, "7f000001", mp_reach()))
+    loopback = mp_reach(next_hop=bytes(8) + b"\x7f\0\0\1")
+    (received,) = decoder(context).decode(update(loopback, *base(context)))
     assert isinstance(received, RoutesReceived)
+    of_ipv4 = update(mp_reach(), *base(context), attribute(0x40, 3, "7f000001"), nlri=b"\x08\x0a")
+    assert isinstance(decoder(context).decode(of_ipv4)[-1], RoutesReceived)
 
 
 def test_every_row_of_the_table_is_tried() -> None:
+    """MP_REACH_NLRI and MP_UNREACH_NLRI are, in the tests of UPDATEs as wholes."""
     tried = {parameters.values[2] for parameters in (*TREATED_AS_WITHDRAW, *DISCARDED)}
-    assert tried == RULES.keys()
+    assert tried | {14, 15} == RULES.keys()
+    verdicts = {kind: rule.on_fault for kind, rule in RULES.items() if kind not in (14, 15)}
+    withdrawing = {parameters.values[2] for parameters in TREATED_AS_WITHDRAW}
+    assert {kind for kind, verdict in verdicts.items() if verdict is Verdict.TREAT_AS_WITHDRAW} == withdrawing

@@ -10,7 +10,7 @@ from routeserver.bgp.errors import NotificationError
 from routeserver.bgp.events import EndOfRib, FamilyDisabled, RoutesReceived, RoutesWithdrawn, UpdateMalformed
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import parse_keys, parse_routes
-from routeserver.bgp.update import CACHE_MAX
+from routeserver.bgp.update import CACHE_MAX, PASSED_OVER_MAX
 from tests.support.updates import (
     INTERNAL,
     NEXT_HOP,
@@ -19,6 +19,8 @@ from tests.support.updates import (
     ROUTE,
     ROUTE_KEY,
     RTC_NLRI,
+    V6_KEY,
+    V6_ROUTE,
     attribute,
     base,
     decoder,
@@ -27,8 +29,6 @@ from tests.support.updates import (
     update,
 )
 
-V6_ROUTE = bytes.fromhex("d80001110001c0000201000520010db8000000000000000000000001")
-V6_KEY = bytes.fromhex("d80001c0000201000520010db8000000000000000000000001")
 GLOBAL_V6 = bytes.fromhex("20010db8000000000000000000000009")
 LINK_LOCAL = bytes.fromhex("fe800000000000000000000000000001")
 MAPPED = bytes.fromhex("00000000000000000000ffffc0000201")
@@ -133,6 +133,8 @@ def test_an_impossible_membership_disables_rt_constraint(bits: int) -> None:
         pytest.param(attribute(0x80, 14, "0019461000"), id="reach-cut-off-other-family"),
         pytest.param(attribute(0x80, 14, "0001800c")[:5], id="reach-overruns-before-the-family"),
         pytest.param(bytes.fromhex("800f"), id="unreach-header-cut-off"),
+        pytest.param(mp_unreach() + bytes.fromhex("800e"), id="reach-header-cut-off"),
+        pytest.param(bytes.fromhex("900e00"), id="reach-extended-header-cut-off"),
     ],
 )
 def test_an_mp_attribute_that_names_no_family_of_ours_ends_the_session(broken: bytes) -> None:
@@ -189,12 +191,52 @@ def test_withdrawals_come_before_announcements() -> None:
     assert received.nlri == [(ROUTE_KEY, 16)]
 
 
-def test_routes_of_a_family_that_was_not_negotiated_are_passed_over() -> None:
+def test_routes_of_a_family_that_was_not_negotiated_are_passed_over_and_told_of_once() -> None:
     reading = decoder(INTERNAL, Family.RTC)
-    assert reading.decode(update(mp_reach(), *BASE)) == []
-    assert reading.decode(update(mp_unreach())) == []
     assert reading.decode(update(mp_unreach(b""))) == []
-    assert reading.decode(update(mp_reach(b"\xff", b"\1\2\3", 25, 70), *BASE)) == []
+    for message in (update(mp_reach(), *BASE), update(mp_reach(b"\xff", b"\1\2\3", 25, 70), *BASE)):
+        (told,) = reading.decode(message)
+        assert isinstance(told, UpdateMalformed)
+        assert "not negotiated" in told.reason
+        assert reading.decode(message) == []
+    assert reading.decode(update(mp_unreach())) == []
+    assert reading.malformed == {"MP_REACH_NLRI": 2}
+    for safi in range(200, 200 + 2 * PASSED_OVER_MAX):
+        reading.decode(update(mp_unreach(b"\0", 25, safi)))
+    assert reading.malformed == {"MP_REACH_NLRI": 2, "MP_UNREACH_NLRI": PASSED_OVER_MAX - 2}
+
+
+def test_attributes_of_routes_passed_over_still_count() -> None:
+    reading = decoder(INTERNAL, Family.RTC)
+    reading.decode(update(mp_reach(), *BASE))
+    (malformed,) = reading.decode(update(mp_reach(), *BASE, attribute(0xC0, 8, "00")))
+    assert isinstance(malformed, UpdateMalformed)
+    assert "COMMUNITIES" in malformed.reason
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (update(mp_reach(), mp_unreach(), attribute(0x40, 2, "")), "192.0.2.1:5 10.1.2.2/32, 192.0.2.1:5 10.1.2.1/32"),
+        (update(mp_reach(V6_ROUTE, bytes(8) + GLOBAL_V6, 2)), "192.0.2.1:5 2001:db8::1/128"),
+        (update(mp_reach(RTC_NLRI, NEXT_HOP[8:], 1, 132)), "64512:target:64512:100"),
+        (update(mp_reach(b"\0", NEXT_HOP[8:], 1, 132)), "default"),
+        (update(mp_reach(ROUTE * 12)), ", ".join(["192.0.2.1:5 10.1.2.1/32"] * 10) + " and 2 more"),
+    ],
+    ids=["both-kinds", "vpnv6", "membership", "default", "many"],
+)
+def test_the_routes_of_a_malformed_update_are_named(message: bytes, named: str) -> None:
+    """RFC 7606 section 6: they are listed, in a line that stays readable, with the whole message."""
+    malformed = decoder(INTERNAL).decode(message)[0]
+    assert isinstance(malformed, UpdateMalformed)
+    assert malformed.message == message
+    assert malformed.reason.endswith(f"; routes: {named}")
+
+
+def test_what_has_no_routes_names_none() -> None:
+    malformed = decoder(INTERNAL).decode(update(mp_reach(ROUTE[:-1]), *BASE))[0]
+    assert isinstance(malformed, UpdateMalformed)
+    assert "routes:" not in malformed.reason
 
 
 def test_equal_octets_give_the_identical_attributes() -> None:
@@ -204,7 +246,7 @@ def test_equal_octets_give_the_identical_attributes() -> None:
         for nlri in (ROUTE, OTHER_ROUTE)
     )
     (elsewhere,) = reading.decode(update(*BASE, mp_reach(), attribute(0xC0, 16, "0002fc0000000064")))
-    (other_hop,) = reading.decode(update(mp_reach(next_hop=bytes(11) + b"\1"), *BASE))
+    (other_hop,) = reading.decode(update(mp_reach(next_hop=bytes(8) + b"\x0a\0\0\1"), *BASE))
     assert isinstance(first, RoutesReceived)
     assert isinstance(second, RoutesReceived)
     assert isinstance(elsewhere, RoutesReceived)
@@ -262,11 +304,12 @@ def test_an_empty_mp_unreach_among_others_is_no_end_of_rib() -> None:
 
 
 def test_ipv4_unicast_routes_are_passed_over() -> None:
-    hop = attribute(0x40, 3, "c0000201")
-    assert (
-        decoder(INTERNAL).decode(update(*BASE, hop, withdrawn=b"\x00", nlri=b"\x18\x0a\x01\x02\x20\x0a\x01\x02\x03"))
-        == []
-    )
+    hop, reading = attribute(0x40, 3, "c0000201"), decoder(INTERNAL)
+    message = update(*BASE, hop, withdrawn=b"\x00", nlri=b"\x18\x0a\x01\x02\x20\x0a\x01\x02\x03")
+    (told,) = reading.decode(message)
+    assert isinstance(told, UpdateMalformed)
+    assert told.reason == "NLRI: routes of AFI 1 SAFI 1, which was not negotiated, are passed over (discard)"
+    assert reading.decode(message) == []
 
 
 def test_ipv4_unicast_routes_need_a_next_hop() -> None:

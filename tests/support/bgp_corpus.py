@@ -1,18 +1,20 @@
-"""The corpus of BGP messages: tests/corpus/bgp/good.jsonl and bad.jsonl, one message a line.
+"""The corpus of BGP messages: tests/corpus/bgp/good/ and bad/, a file for each message.
 
-A line has `from` (who sent it, or what it is about), `peer` (how that neighbor is configured: internal, external or
-old, the latter a speaker of 2-octet AS numbers), `message` in hex, and `says`: what the codec must make of it, in
-the words of `told`.  In bad.jsonl that is a verdict, or the NOTIFICATION that ends the session.
+A file begins with `from:` (who sent the message, or what it is about) and `peer:`, how that neighbor is configured:
+`internal`, `external` or `old` (external, and a speaker of 2-octet AS numbers), then what else was negotiated or is so,
+in the words of `_TERMS`.  After an empty line comes the message in hex, after another one what the codec must make of
+it, in the words of `told`.  In bad/ that is a verdict, or the NOTIFICATION that ends the session.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from routeserver.bgp.attribute_codec import AttributeContext
-from routeserver.bgp.communities import route_target_text
+from routeserver.bgp.attributes import AS_SET
+from routeserver.bgp.communities import community_text, ext_community_text, large_community_text
 from routeserver.bgp.errors import NotificationError
 from routeserver.bgp.events import (
     BgpEvent,
@@ -22,40 +24,80 @@ from routeserver.bgp.events import (
     RoutesWithdrawn,
     UpdateMalformed,
 )
-from routeserver.bgp.iana import Family
+from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.messages import decode_open
-from routeserver.bgp.nlri import key_prefix, key_rd
+from routeserver.bgp.nlri import key_text
+from routeserver.bgp.tunnel_encapsulation import tunnel_texts
+from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import MessageReader, MessageType
-from tests.support.updates import EXTERNAL, INTERNAL, OLD, decoder
+from tests.support.updates import EXTERNAL, INTERNAL, OLD
 
 DIRECTORY = Path(__file__).parent.parent / "corpus" / "bgp"
-PEERS: dict[str, AttributeContext] = {"internal": INTERNAL, "external": EXTERNAL, "old": OLD}
+_CONTEXTS = {"internal": INTERNAL, "external": EXTERNAL, "old": OLD}
+_TERMS = ("on loopback", "path identifiers", "IPv6 next hops", "extended messages", "route server")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A neighbor and the terms of its session."""
+
+    context: AttributeContext
+    paths_in: frozenset[Family] = frozenset()
+    ipv6_next_hops: frozenset[Family] = frozenset()
+    extended_messages: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Peer:
+        kind, *terms = text.split(", ")
+        assert set(terms) <= set(_TERMS), text
+        context = _CONTEXTS[kind]
+        context = replace(context, on_loopback="on loopback" in terms, from_route_server="route server" in terms)
+        return cls(
+            context,
+            frozenset(VPN_FAMILIES if "path identifiers" in terms else ()),
+            frozenset({Family.VPNV4} if "IPv6 next hops" in terms else ()),
+            "extended messages" in terms,
+        )
+
+    def decoder(self) -> UpdateDecoder:
+        return UpdateDecoder(self.context, frozenset(Family), self.paths_in, self.ipv6_next_hops)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    source: str
-    context: AttributeContext
+    name: str
+    about: str
+    peer: Peer
     message: bytes
     says: list[str]
 
 
-def entries(name: str) -> list[Entry]:
-    """The lines of a corpus file."""
-    lines = (DIRECTORY / name).read_text().splitlines()
-    return [
-        Entry(line["from"], PEERS[line["peer"]], bytes.fromhex(line["message"]), line["says"])
-        for line in map(json.loads, lines)
-    ]
+def entries(directory: str) -> list[Entry]:
+    """The messages of `good` or `bad`, by the names of their files."""
+    return [_entry(path) for path in sorted((DIRECTORY / directory).glob("*.txt"))]
 
 
-def said(context: AttributeContext, message: bytes) -> list[str]:
+def _entry(path: Path) -> Entry:
+    head, octets, said_of_it = (path.read_text().rstrip("\n") + "\n").split("\n\n")
+    values = dict(line.split(": ", 1) for line in head.splitlines())
+    return Entry(
+        path.stem,
+        values["from"],
+        Peer.parse(values["peer"]),
+        bytes.fromhex(octets),
+        said_of_it.strip("\n").splitlines(),
+    )
+
+
+def said(peer: Peer, message: bytes) -> list[str]:
     """What the codec makes of a whole message, in words."""
     try:
         reader = MessageReader()
+        if peer.extended_messages:
+            reader.accept_extended()
         reader.feed(message)
         whole = reader.next_message()
-        assert whole == message, "a corpus line is one whole message"
+        assert whole == message, "a file holds one whole message"
         if message[18] == MessageType.OPEN:
             received = decode_open(message)
             pairs = " ".join(f"{afi}/{safi}" for afi, safi in sorted(received.capabilities.families))
@@ -64,23 +106,21 @@ def said(context: AttributeContext, message: bytes) -> list[str]:
                 f"open AS {received.peer_as} hold {received.hold_time} id {received.identifier}",
                 f"families {pairs}; capabilities {codes}",
             ]
-        return [word for event in decoder(context).decode(message) for word in told(event)]
+        events = peer.decoder().decode(message)
+        return [word for event in events for word in told(event, peer.paths_in)] or ["nothing"]
     except NotificationError as error:
         return [f"reset {error.code}/{error.subcode} {error.data.hex()}".rstrip()]
 
 
-def told(event: BgpEvent) -> list[str]:
+def told(event: BgpEvent, paths_in: frozenset[Family] = frozenset()) -> list[str]:
     match event:
-        case RoutesReceived(family, attributes, nlri):
-            targets = " ".join(sorted(map(route_target_text, attributes.route_targets)))
-            path = " ".join(str(number) for _, ases in attributes.as_path for number in ases)
+        case RoutesReceived(family, _, nlri):
             return [
-                *(f"announce {_name(family, key)} label {label}" for key, label in nlri),
-                f"next hop {attributes.next_hop}; path {path}; targets {targets}; local-pref {attributes.local_pref}",
-                f"encapsulations {' '.join(attributes.encapsulations)}",
+                *(f"announce {key_text(family, key, family in paths_in)} label {label}" for key, label in nlri),
+                *(f"  {line}" for line in _attribute_lines(event)),
             ]
         case RoutesWithdrawn(family, keys):
-            return [f"withdraw {_name(family, key)}" for key in keys]
+            return [f"withdraw {key_text(family, key, family in paths_in)}" for key in keys]
         case EndOfRib(family):
             return [f"end of {family.label}"]
         case FamilyDisabled(family, _):
@@ -91,5 +131,35 @@ def told(event: BgpEvent) -> list[str]:
             return [repr(event)]
 
 
-def _name(family: Family, key: bytes) -> str:
-    return key.hex() if family is Family.RTC else f"{key_rd(key)} {key_prefix(family, key)}"
+def _attribute_lines(event: RoutesReceived) -> Iterator[str]:
+    """Next hop first, then whatever is there."""
+    a = event.attributes
+    yield f"next-hop {a.next_hop}"
+    yield f"origin {a.origin}"
+    yield f"as-path {' '.join(map(_segment_text, a.as_path)) or 'empty'}"
+    for name in ("med", "local_pref", "originator_id"):
+        if (value := getattr(a, name)) is not None:
+            yield f"{name.replace('_', '-')} {value}"
+    if a.atomic_aggregate:
+        yield "atomic-aggregate"
+    if a.aggregator:
+        yield "aggregator {} {}".format(*a.aggregator)
+    if a.communities:
+        yield f"communities {' '.join(map(community_text, a.communities))}"
+    if a.cluster_list:
+        yield f"cluster-list {' '.join(map(str, a.cluster_list))}"
+    if a.ext_communities:
+        yield f"ext-communities {' '.join(map(ext_community_text, a.ext_communities))}"
+    if a.large_communities:
+        yield f"large-communities {' '.join(map(large_community_text, a.large_communities))}"
+    if a.tunnel_encapsulation is not None:
+        yield from (f"tunnel {text}" for text in tunnel_texts(a.tunnel_encapsulation))
+    yield from (f"carried {kind} flags {flags:02x} {value.hex()}".rstrip() for flags, kind, value in a.unknown)
+    if a.partial:
+        yield f"partial {' '.join(map(str, sorted(a.partial)))}"
+    yield f"encapsulations {' '.join(a.encapsulations) or 'none'} to {a.tunnel_endpoint}"
+
+
+def _segment_text(segment: tuple[int, tuple[int, ...]]) -> str:
+    numbers = " ".join(map(str, segment[1]))
+    return f"{{{numbers}}}" if segment[0] == AS_SET else numbers

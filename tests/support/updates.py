@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from routeserver.bgp.attribute_codec import AttributeContext, split
 from routeserver.bgp.attribute_reading import AttributeReader, DecodedAttributes
+from routeserver.bgp.errors import NotificationError
 from routeserver.bgp.iana import Family
 from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import MessageType, frame
@@ -20,6 +22,8 @@ ROUTE_KEY = bytes.fromhex("780001c000020100050a010201")
 OTHER_ROUTE = bytes.fromhex("788000000001c000020100050a010202")
 OTHER_KEY = bytes.fromhex("780001c000020100050a010202")
 NEXT_HOP = bytes(8) + IPv4Address("192.0.2.1").packed
+V6_ROUTE = bytes.fromhex("d80001110001c0000201000520010db8000000000000000000000001")
+V6_KEY = bytes.fromhex("d80001c0000201000520010db8000000000000000000000001")
 RTC_NLRI = bytes.fromhex("600000fc000002fc0000000064")
 
 OPTIONAL, TRANSITIVE, WELL_KNOWN = 0x80, 0xC0, 0x40
@@ -63,10 +67,19 @@ def base(context: AttributeContext, without: int | None = None) -> list[bytes]:
 
 
 def decoder(context: AttributeContext, *families: Family) -> UpdateDecoder:
-    """A decoder for these families, or all of them."""
+    """A decoder for these families, or all of them, without extensions."""
     return UpdateDecoder(context, frozenset(families or Family))
 
 
 def read_attributes(octets: bytes, context: AttributeContext) -> DecodedAttributes:
     """What attributes without MP_REACH and MP_UNREACH come to."""
     return DecodedAttributes([whole or value for _, _, value, whole in split(octets)], AttributeReader(context))
+
+
+def refusal_code(call: Callable[[], object]) -> int | None:
+    """The code of the NOTIFICATION a call asks for; any other exception is the test's failure."""
+    try:
+        call()
+    except NotificationError as error:
+        return error.code
+    return None
