@@ -23,6 +23,7 @@ from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.log import record
 from routeserver.settings import NeighborSettings
+from schema.values import IPAddress
 
 _LOGGED = frozenset((Established, SessionClosed, UpdateMalformed, FamilyDisabled))
 
@@ -32,9 +33,17 @@ class NeighborLink:
 
     pauses_reading = False  # two speakers that each wait for the other to read would never read again
 
-    def __init__(self, hub: Hub, peering: Peering, alone: Callable[[NeighborLink], None]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        peering: Peering,
+        alone: Callable[[NeighborLink], None],
+        refused: Callable[[IPAddress, str], None],
+    ) -> None:
         self._hub = hub
         self.peering = peering
+        self._refused = refused
+        """Told who was turned away, and why."""
         self._alone = alone
         """Told when there is no connection any more and the neighbor may make one."""
         self._connections: dict[Connection[BgpSession], None] = {}
@@ -116,7 +125,7 @@ class NeighborLink:
         if session is not None:
             self._connections[connection] = None
         elif not connection.is_outgoing:
-            record(logging.INFO, "bgp.connection.refused", peer=self.settings.address, reason=self._why_refused(now))
+            self._refused(self.settings.address, self._why_refused(now))
         return session
 
     def _why_refused(self, now: float) -> str:

@@ -105,7 +105,7 @@ class BgpService:
             link.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
 
     def _link(self, neighbor: Neighbor) -> NeighborLink:
-        link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection)
+        link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection, self._refusals.note)
         self._links[neighbor.settings.address] = link
         return link
 

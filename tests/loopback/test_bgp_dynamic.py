@@ -15,7 +15,7 @@ import pytest
 from routeserver.io.listen import RefusalLog
 from tests.support.pki import Pki
 from tests.support.protected_dial import connect
-from tests.support.raw_bgp import RawPeer
+from tests.support.raw_bgp import NOTIFICATION, RawPeer, message
 from tests.support.server import HEAD, RunningServer, running
 from tests.support.waiting import eventually_async
 
@@ -30,6 +30,7 @@ listen = ["127.0.1.1:0"]
 address = "{NAMED}"
 peer-as = {ASN}
 passive = true
+idle-hold = "60s"
 [[bgp.dynamic-neighbors]]
 prefix = "127.0.3.0/24"
 peer-as = {ASN}
@@ -125,6 +126,18 @@ async def test_a_flood_of_strangers_fills_no_log(server: RunningServer, caplog: 
     for _ in range(30):
         await is_turned_away(server, STRANGER)
     assert refusals(caplog) == [{"peer": IPv4Address(STRANGER), "reason": "not a configured neighbor"}] * 10
+
+
+async def test_a_neighbor_that_is_held_back_fills_no_log_either(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(await gets_in(server, NAMED)) as peer:
+        await blocking(peer.send, message(9))  # there is no such type
+        await blocking(peer.read_until, NOTIFICATION)
+    for _ in range(30):
+        await is_turned_away(server, NAMED)
+    assert [str(keys["peer"]) for keys in refusals(caplog)] == [NAMED] * 10
+    assert all(keys["reason"].startswith("idle for another") for keys in refusals(caplog))
 
 
 async def test_what_was_not_logged_is_counted(caplog: pytest.LogCaptureFixture) -> None:
