@@ -79,10 +79,10 @@ def may_send(path: Path, receiver: Receiver) -> bool:
 
 def _may_leave(path: Path, receiver: Receiver) -> bool:
     """Whether the neighbor may have this path, whoever gave it."""
-    attributes, source = path.attributes, path.source
-    if path.family is Family.VPNV4 and attributes.next_hop.version == 6 and not receiver.ipv6_next_hops:
+    attributes = path.attributes
+    if attributes.next_hop.version == 6 and path.family is Family.VPNV4 and not receiver.ipv6_next_hops:
         return False
-    if source.kind is SourceKind.LOCAL and path.published and not _is_export(attributes, receiver):
+    if path.published and not _is_export(attributes, receiver):
         return False
     communities = attributes.communities
     if not communities:

@@ -113,11 +113,14 @@ class VpnTable:
 
     def _settle(self, family: Family, key: bytes, before: tuple[Path, ...], paths: tuple[Path, ...]) -> Change | None:
         """Put `paths` where `before` was, of which one of both is not empty."""
-        new = best_of(paths) if paths else None
-        if new is None:
-            del self.destinations[family][key]
+        new = None
+        if len(paths) == 1:
+            new, self.destinations[family][key] = paths[0], paths
+        elif paths:
+            new = best_of(paths)
+            self.destinations[family][key] = (new, *(p for p in paths if p is not new))
         else:
-            self.destinations[family][key] = (new, *(p for p in paths if p is not new)) if len(paths) > 1 else paths
+            del self.destinations[family][key]
         index = self.by_rt.get(family)
         if index is not None:
             self._reindex(index, key, _route_targets(before), _route_targets(paths))
@@ -139,6 +142,8 @@ class VpnTable:
 
 def _route_targets(paths: tuple[Path, ...]) -> frozenset[bytes]:
     """All that the paths carry. Paths to one NLRI mostly carry the same, and then that very set."""
+    if len(paths) == 1:
+        return paths[0].attributes.route_targets
     rts: frozenset[bytes] = frozenset()
     for path in paths:
         if not path.attributes.route_targets <= rts:
