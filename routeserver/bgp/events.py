@@ -50,7 +50,7 @@ class FamilyDisabled:
 
 @dataclass(frozen=True, slots=True)
 class UpdateMalformed:
-    """An UPDATE had a fault that did not end the session; for the log and the counters."""
+    """An UPDATE had a fault, and what it cost; for the log and the counters."""
 
     reason: str
     message: bytes

@@ -31,9 +31,10 @@ from routeserver.bgp.events import (
     RefreshEnds,
     RefreshRequested,
     SessionClosed,
+    UpdateMalformed,
 )
 from routeserver.bgp.fsm import FAULT_EVENTS, MESSAGE_EVENTS, Action, FsmEvent, State, Step, step_for
-from routeserver.bgp.iana import Family
+from routeserver.bgp.iana import Family, Role
 from routeserver.bgp.messages import (
     KEEPALIVE,
     Notification,
@@ -315,7 +316,9 @@ class BgpSession:
             for action in step.actions:
                 events += self._actions[action](now, message, error)
         except NotificationError as fault:
-            return self._step(FAULT_EVENTS[ErrorCode(fault.code)], now, b"", fault)
+            if fault.code == ErrorCode.UPDATE:  # the whole of it is for the log, ended session or not (RFC 7606 s6)
+                events.append(UpdateMalformed(f"{fault.reason} (reset)", message))
+            return events + self._step(FAULT_EVENTS[ErrorCode(fault.code)], now, b"", fault)
         if step.state is not self.state:
             self.state, self.state_since, self.last_step = step.state, now, step
         return events
@@ -335,12 +338,16 @@ class BgpSession:
     def _codec(self) -> None:
         """Decoder and encoder on the terms negotiated; before that, ones nothing is read or written by."""
         peer_as, terms = self.neighbor.peer_as, self.negotiated
-        is_external, on_loopback = peer_as != self.local_as, self.local_address.is_loopback
+        context = AttributeContext(
+            peer_as,
+            external=peer_as != self.local_as,
+            four_octet_as=terms is None or terms.four_octet_as,
+            on_loopback=self.local_address.is_loopback,
+            from_route_server=self.neighbor.role is Role.RS_CLIENT,
+        )
         if terms is None:
-            context = AttributeContext(peer_as, is_external, True, on_loopback)
             self._decoder, self._encoder = UpdateDecoder(context, frozenset()), UpdateEncoder(context)
             return
-        context = AttributeContext(peer_as, is_external, terms.four_octet_as, on_loopback)
         self._decoder = UpdateDecoder(context, terms.families, terms.paths_in, terms.ipv6_next_hops)
         message_max = EXTENDED_MESSAGE_MAX if terms.extended_messages else MESSAGE_MAX
         self._encoder = UpdateEncoder(context, terms.paths_out, terms.ipv6_next_hops, message_max)

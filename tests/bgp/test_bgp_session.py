@@ -288,7 +288,7 @@ OS, OC, UP = State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED
         pytest.param(UP, update(attribute(0xC0, 1, "00")), (3, 4, "c0010100"), id="flags"),
         pytest.param(UP, update(attribute(0x80, 4, "00")), (3, 5, "80040100"), id="length"),
         pytest.param(UP, update(attribute(0x40, 1, "09")), (3, 6, "40010109"), id="origin"),
-        pytest.param(UP, update(attribute(0x40, 3, "00000000")), (3, 8, "40030400000000"), id="next-hop"),
+        pytest.param(UP, update(attribute(0x40, 3, "000000")), (3, 8, "400303000000"), id="next-hop"),
         pytest.param(UP, update(attribute(0xC0, 8, "00")), (3, 9, "c0080100"), id="optional"),
         pytest.param(UP, update(nlri=b"\x21"), (3, 10, ""), id="network"),
         pytest.param(UP, update(attribute(0x40, 2, "00")), (3, 11, ""), id="as-path"),
@@ -308,9 +308,12 @@ def test_every_fault_is_answered_with_its_notification(
     connected = in_state(state)
     events = [e for at in range(0, len(octets), size) for e in connected.receive_data(octets[at : at + size], 0.0)]
     assert last_notification(connected.data_to_send()) == notification
-    (closed,) = events
+    *told, closed = events
     assert isinstance(closed, SessionClosed)
     assert closed.reason.startswith(f"sent NOTIFICATION {notification[0]}/{notification[1]}")
+    # An UPDATE is told whole as well (RFC 7606 section 6).
+    assert [event.message for event in told if isinstance(event, UpdateMalformed)] == [octets] * (notification[0] == 3)
+    assert len(told) == (notification[0] == 3)
     assert connected.closing
     assert connected.state is State.IDLE
 
