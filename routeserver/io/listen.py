@@ -147,10 +147,9 @@ class BgpService:
         return link
 
     def _has_no_connection(self, link: NeighborLink) -> None:
-        """A link has no connection any more; one to a neighbor of a range is made anew when that one comes again."""
+        """A link has no connection any more, and nobody stopped it; one to a neighbor of a range is made anew when
+        that one comes again."""
         address, speaker = link.settings.address, self._hub.core.speaker
-        if self._links.get(address) is not link:
-            return
         if speaker.neighbors[address].is_dynamic:
             del self._links[address]
         speaker.release(address)

@@ -15,7 +15,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -28,7 +28,7 @@ from routeserver.io.hub import Hub
 from routeserver.io.listen import BgpService, XmppService
 from routeserver.log import record
 from routeserver.reconfiguration import Reconfiguration, ReconfigurationError, compare, differing_keys, followed
-from routeserver.settings import NeighborSettings, Settings
+from routeserver.settings import Settings
 
 STOP_TIMEOUT = 1.0
 """Seconds all sessions together get to say their last words, and the API's clients to read theirs."""
@@ -71,7 +71,7 @@ class Server:
             for host, port in config.xmpp.listen:
                 self._serve("xmpp", await hub.loop.create_server(xmpp.accept, host, port, start_serving=False))
         listening = [self._listeners.add(where) for where in config.bgp_listen]
-        self._protect(config.settings, config.settings.neighbors)
+        self._protect(config.settings)
         for made in listening:
             self._serve("bgp", await hub.loop.create_server(self._bgp.accept, sock=made, start_serving=False))
         if config.api_listen:
@@ -85,9 +85,9 @@ class Server:
         self._servers.append(server)
         self.addresses[service] += [address_text(socket.getsockname()) for socket in server.sockets]
 
-    def _protect(self, settings: Settings, new: Iterable[NeighborSettings]) -> None:
-        """Have the kernel ready for the neighbors' connections before they come. Raises UnprotectedError."""
-        for neighbor in new:
+    def _protect(self, settings: Settings) -> None:
+        """Have the kernel ready for the neighbors' connections before there are any. Raises UnprotectedError."""
+        for neighbor in (*settings.neighbors, *(one.template for one in settings.neighbor_ranges)):
             tcp.check(neighbor)
         self._listeners.protect(settings.neighbors, settings.neighbor_ranges)
 
@@ -100,7 +100,7 @@ class Server:
         try:
             config = read()
             change = compare(old, config.settings, self._bgp.guests())
-            self._protect(config.settings, (*change.reset, *change.added))
+            self._protect(config.settings)
         except (ConfigError, ReconfigurationError, tcp.UnprotectedError) as error:
             self._listeners.protect(old.neighbors, old.neighbor_ranges)
             record(logging.ERROR, "config.reload.refused", reason=error)

@@ -107,6 +107,8 @@ def refusal(accepted: socket.socket, settings: NeighborSettings) -> str | None:
 
 def check(settings: NeighborSettings) -> None:
     """Raises UnprotectedError if this kernel cannot protect the neighbor's sessions as it should."""
+    if settings.auth_password is None and settings.ttl_security is None:
+        return
     with socket.socket(_FAMILY[settings.address.version], socket.SOCK_STREAM) as trial:
         _protect(trial, settings)
         require_ttl(trial, settings)

@@ -274,6 +274,17 @@ async def test_a_neighbor_of_a_range_follows_it(
     assert reloaded(caplog) == counts
 
 
+async def test_the_old_connection_of_a_neighbor_reset_is_not_missed(server: RunningServer) -> None:
+    """It may outlive the beginning of the new session, and its end is not that one's."""
+    old = await gets_in(server, GUEST)
+    server.reload(TEXT.replace(RANGE, range_of("127.0.3.0/24", 'hold-time = "30s"')))
+    assert (await blocking(old.read_until, NOTIFICATION))[:2] == CONFIG_CHANGE
+    async with in_peace(server, GUEST):
+        old.close()
+        _, _, answer = await server.get("/api/v1/bgp/neighbors")
+        assert {view["state"] for view in answer["items"] if view["address"] == GUEST} == {"established"}
+
+
 async def test_who_is_here_counts_after_a_reload_too(server: RunningServer) -> None:
     async with in_peace(server, GUEST):
         server.reload(TEXT.replace(RANGE, range_of("127.0.3.0/24", "limit = 1")))
