@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from ipaddress import IPv4Address, ip_address
 
 import pytest
@@ -12,19 +13,19 @@ from routeserver.bgp.events import (
     EndOfRib,
     Established,
     FamilyDisabled,
-    RefreshRequested,
     RoutesReceived,
     RoutesWithdrawn,
     SessionClosed,
     UpdateMalformed,
 )
-from routeserver.bgp.fsm import State
+from routeserver.bgp.fsm import PeeringAction, State
 from routeserver.bgp.iana import Family
-from routeserver.bgp.messages import KEEPALIVE, Notification, Open
+from routeserver.bgp.messages import KEEPALIVE, Notification, Open, decode_open
 from routeserver.bgp.negotiation import Negotiated
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP
-from routeserver.bgp.session import OPEN_HOLD_TIME, BgpSession
+from routeserver.bgp.session import BgpSession
 from routeserver.bgp.wire import MessageType, frame
+from routeserver.settings import GracefulRestart, NeighborSettings
 from tests.support.bgp_pair import ALL, LEFT, RIGHT, established, open_of, peer_open, session, wired
 from tests.support.updates import INTERNAL, ROUTE_KEY, attribute, base, decoder, mp_reach, mp_unreach, update
 
@@ -130,24 +131,6 @@ def test_routes_withdrawals_and_end_of_rib_cross_the_wire() -> None:
     assert left.messages_out["update"] == 6
 
 
-def test_a_refresh_is_asked_for_and_heard() -> None:
-    wire, left, right = wired(families=((Family.VPNV4, Family.RTC), (Family.VPNV4,)))
-    left.send_refresh(Family.VPNV4)
-    wire.pump()
-    assert wire.right.of(RefreshRequested) == [RefreshRequested(Family.VPNV4)]
-    assert right.receive_data(frame(MessageType.ROUTE_REFRESH, bytes.fromhex("00010084")), 0.0) == []
-    assert right.receive_data(frame(MessageType.ROUTE_REFRESH, bytes.fromhex("00010001")), 0.0) == []
-
-
-def test_a_peer_without_route_refresh_is_not_asked() -> None:
-    connected = session()
-    mute = Open(64512, 90, IPv4Address(RIGHT), Capabilities(frozenset({(1, 128)}), four_octet_as=64512))
-    connected.receive_data(mute.encode() + KEEPALIVE, 0.0)
-    connected.data_to_send()
-    connected.send_refresh(Family.VPNV4)
-    assert connected.data_to_send() == b""
-
-
 def test_a_family_nobody_agreed_to_cannot_be_sent() -> None:
     _, left, _ = wired(families=(ALL, VPNS))
     with pytest.raises(ValueError, match="route-target-constrain was not negotiated"):
@@ -177,71 +160,6 @@ def test_faults_that_do_not_end_the_session_are_events_and_counted() -> None:
     assert [type(event) for event in events] == [UpdateMalformed, FamilyDisabled]
     assert connected.malformed == {"COMMUNITIES": 1, "MP_UNREACH_NLRI": 1}
     assert (connected.state, connected.data_to_send()) == (State.ESTABLISHED, b"")
-
-
-# -- timers
-
-
-def test_keepalives_hold_an_idle_session() -> None:
-    wire, left, right = wired(hold_times=(9, 9))
-    wire.advance(100.0)
-    assert (left.state, right.state) == (State.ESTABLISHED, State.ESTABLISHED)
-    assert left.messages_out["keepalive"] == 1 + 33
-
-
-def test_hold_time_0_runs_no_timer() -> None:
-    wire, left, right = wired(hold_times=(0, 90))
-    assert (left.next_timer(), right.next_timer()) == (None, None)
-    wire.advance(10_000.0)
-    assert left.messages_out["keepalive"] == 1
-
-
-def test_a_silent_peer_is_given_up_after_the_hold_time() -> None:
-    connected = established(hold_time=9)
-    assert connected.next_timer() == 3.0
-    for now in (3.0, 6.0):
-        assert connected.handle_timer(now) == []
-        assert connected.data_to_send() == KEEPALIVE
-    assert connected.handle_timer(8.9) == []
-    (closed,) = connected.handle_timer(9.0)
-    assert closed == SessionClosed("sent NOTIFICATION 4/0 (hold timer expired): nothing for 9 s", (4, 0))
-    assert last_notification(connected.data_to_send()) == (4, 0, "")
-    assert (connected.closing, connected.next_timer(), connected.last_error) == (True, None, closed.reason)
-
-
-@pytest.mark.parametrize(
-    ("message", "restarts"),
-    [(KEEPALIVE, True), (UPDATE, True), (REFRESH, False)],
-    ids=["keepalive", "update", "refresh"],
-)
-def test_what_restarts_the_hold_timer(message: bytes, restarts: bool) -> None:
-    connected = established(hold_time=9)
-    connected.receive_data(message, 5.0)
-    assert bool([e for e in connected.handle_timer(9.5) if isinstance(e, SessionClosed)]) is not restarts
-
-
-def test_a_peer_that_never_opens_is_given_up() -> None:
-    connected = session(now=1000.0)
-    assert connected.next_timer() == 1000.0 + OPEN_HOLD_TIME
-    (closed,) = connected.handle_timer(1000.0 + OPEN_HOLD_TIME)
-    assert closed == SessionClosed("sent NOTIFICATION 4/0 (hold timer expired): no OPEN came in time", (4, 0))
-
-
-def test_a_peer_that_never_confirms_is_given_up() -> None:
-    connected = session(hold_time=9)
-    connected.receive_data(peer_open(), 100.0)
-    connected.data_to_send()
-    assert connected.next_timer() == 103.0
-    assert connected.handle_timer(103.0) == []
-    assert connected.data_to_send() == KEEPALIVE
-    (closed,) = connected.handle_timer(109.0)
-    assert isinstance(closed, SessionClosed)
-
-
-def test_a_call_too_early_does_nothing() -> None:
-    connected = established()
-    assert connected.handle_timer(1.0) == []
-    assert connected.data_to_send() == b""
 
 
 # -- endings
@@ -407,3 +325,119 @@ def test_what_follows_a_fault_in_the_same_chunk_is_not_read() -> None:
     connected = established()
     events = connected.receive_data(UPDATE + b"\0" * 19 + UPDATE, 0.0)
     assert [type(event) for event in events] == [RoutesReceived, SessionClosed]
+
+
+# -- what is seen of a session
+
+
+@pytest.mark.parametrize(
+    ("octets", "sent", "received"),
+    [
+        (Notification(6, 4).encode(), None, Notification(6, 4)),
+        (b"\0" * 19, Notification(1, 1), None),
+        (b"", None, None),
+    ],
+)
+def test_the_notification_that_ended_it(
+    octets: bytes, sent: Notification | None, received: Notification | None
+) -> None:
+    connected = established()
+    connected.receive_data(octets, 0.0)
+    assert (connected.last_sent, connected.last_received) == (sent, received)
+
+
+def test_the_notification_we_ended_it_with() -> None:
+    connected = established()
+    connected.close(6, 2, reason="bye")
+    assert (connected.last_sent, connected.last_received) == (Notification(6, 2, b"\3bye"), None)
+
+
+def test_the_state_and_since_when() -> None:
+    connected = session(now=100.0)
+    assert (connected.state, connected.state_since) == (OS, 100.0)
+    connected.receive_data(peer_open(), 101.0)
+    assert (connected.state, connected.state_since) == (OC, 101.0)
+    connected.receive_data(KEEPALIVE, 102.0)
+    connected.receive_data(KEEPALIVE + UPDATE, 103.0)
+    assert (connected.state, connected.state_since) == (UP, 102.0)
+    connected.receive_data(b"", 104.0)
+    assert (connected.state, connected.state_since) == (State.IDLE, 104.0)
+
+
+def test_octets_both_ways() -> None:
+    connected = session()
+    sent = len(connected.data_to_send())
+    assert (connected.octets_in, connected.octets_out) == (0, sent)
+    octets = peer_open() + KEEPALIVE + UPDATE[:10]
+    connected.receive_data(octets, 0.0)
+    connected.receive_data(UPDATE[10:], 0.0)
+    sent += len(connected.data_to_send())
+    assert (connected.octets_in, connected.octets_out) == (len(octets + UPDATE[10:]), sent)
+
+
+def test_the_open_received_as_it_came() -> None:
+    connected = session()
+    assert connected.opened == b""
+    connected.receive_data(peer_open() + KEEPALIVE, 0.0)
+    assert connected.opened == peer_open()
+
+
+def test_a_restart_of_ours_is_said_in_the_open() -> None:
+    neighbor = NeighborSettings(ip_address(RIGHT), 64512)
+    for restarted in (False, True):
+        connected = BgpSession(neighbor, 64512, IPv4Address(LEFT), ip_address(LEFT), 0.0, restarted=restarted)
+        announced = decode_open(connected.data_to_send()).capabilities.restart
+        assert announced is not None
+        assert announced.restarted is restarted
+
+
+# -- endings for the neighbor around it
+
+
+@pytest.mark.parametrize("state", [OS, OC, UP])
+def test_an_abandoned_session_says_nothing(state: State) -> None:
+    connected = in_state(state)
+    assert connected.abandon("it is gone") == [SessionClosed("it is gone")]
+    assert (connected.data_to_send(), connected.closing, connected.last_error) == (b"", True, "it is gone")
+    assert connected.abandon("again") == []
+    assert connected.last_error == "it is gone"
+
+
+@pytest.mark.parametrize("state", [OS, OC, UP])
+def test_a_session_gives_way(state: State) -> None:
+    connected = in_state(state)
+    (closed,) = connected.give_way("another one stays")
+    assert isinstance(closed, SessionClosed)
+    assert closed.notification == (6, 7)
+    assert last_notification(connected.data_to_send()) == (6, 7, "")
+    assert connected.give_way("again") == []
+
+
+@pytest.mark.parametrize("state", [OS, OC, UP])
+def test_a_session_is_stopped(state: State) -> None:
+    connected = in_state(state)
+    connected.stop(6, 2, "for good")
+    assert last_notification(connected.data_to_send()) == (6, 2, "08" + b"for good".hex())
+    assert PeeringAction.START_DAMPED not in connected.last_step.peering
+    assert connected.stop(6, 2, "again") == []
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0, 60.0, math.inf])
+def test_the_end_says_when_to_come_back(retry_after: float | None) -> None:
+    connected = established()
+    assert connected.retry_after is None
+    connected.close(6, 1, reason="too many", retry_after=retry_after)
+    assert connected.retry_after == retry_after
+    assert PeeringAction.START_DAMPED in connected.last_step.peering
+
+
+@pytest.mark.parametrize("state", [OS, OC, UP])
+def test_routes_are_kept_of_an_established_peer_that_said_so(state: State) -> None:
+    staying = open_of(identifier=RIGHT, graceful_restart=GracefulRestart(restarting=True)).encode()
+    connected = session()
+    if state is not OS:
+        connected.receive_data(staying, 0.0)
+    if state is UP:
+        connected.receive_data(KEEPALIVE, 0.0)
+    assert connected.keeps_routes is (state is UP)
+    assert not in_state(state).keeps_routes
