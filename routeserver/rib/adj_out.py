@@ -112,7 +112,7 @@ class AdjRibOut:
 
     def release(self, family: Family) -> None:
         """Withdraw what is to be withdrawn; End-of-RIB follows when everything is out."""
-        gone = self._held.pop(family).difference(self._sent[family].keys)
+        gone = self._held.pop(family)
         if gone:
             self.sender.send_withdrawals(family, sorted(gone))
 
@@ -169,11 +169,13 @@ class AdjRibOut:
         return done
 
     def _send(self, family: Family, keys: list[bytes], table: VpnTable) -> None:
-        decided = self._sent[family].decide(keys, table)
+        decided, held = self._sent[family].decide(keys, table), self._held.get(family)
         for attributes, nlri in decided.groups:
             self.sender.send_routes(family, attributes, nlri)
-        if decided.withdrawn and family in self._held:
-            self._held[family].update(decided.withdrawn)
+            if held:
+                held.difference_update(key for key, _ in nlri)
+        if held is not None:
+            held.update(decided.withdrawn)
         elif decided.withdrawn:  # last, so that what takes their place is there already
             self.sender.send_withdrawals(family, decided.withdrawn)
 

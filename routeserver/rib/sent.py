@@ -50,11 +50,6 @@ class Sent(Protocol):
     """One family of an Adj-RIB-Out."""
 
     @property
-    def keys(self) -> Iterable[bytes]:
-        """The NLRIs the neighbor has routes of."""
-        ...
-
-    @property
     def count(self) -> int:
         """How many routes the neighbor has."""
         ...
@@ -76,10 +71,6 @@ class SentRoutes:
         self._receiver = receiver
         self._interest = interest
         self._sent: dict[bytes, Path | _Outdated] = {}
-
-    @property
-    def keys(self) -> Iterable[bytes]:
-        return self._sent
 
     @property
     def count(self) -> int:
@@ -162,10 +153,6 @@ class SentMemberships:
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._sent: dict[bytes, _SentMembership] = {}
-
-    @property
-    def keys(self) -> Iterable[bytes]:
-        return self._sent
 
     @property
     def count(self) -> int:

@@ -49,10 +49,6 @@ class SentPaths:
         self._sent: dict[bytes, dict[_Way, _SentPath]] = {}
 
     @property
-    def keys(self) -> Iterable[bytes]:
-        return self._sent
-
-    @property
     def count(self) -> int:
         return sum(map(len, self._sent.values()))
 
