@@ -1,4 +1,4 @@
-"""What neighbors are told, by the terms of their sessions: paths, next hops, policies, refreshes, over real sessions."""
+"""What neighbors are told, by the terms of their sessions: paths, next hops, policies, refreshes."""
 
 from __future__ import annotations
 
