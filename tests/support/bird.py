@@ -141,7 +141,9 @@ class Bird(Speaker):
         return self._said(neighbor, "Got ROUTE-REFRESH")
 
     def updates_received(self, neighbor: str) -> int:
-        return self._said(neighbor, "Got UPDATE")
+        """Routes announced rather than messages: those are logged at a limited rate only."""
+        shown = self.tell(f"show protocols all {self._protocol(neighbor)}")
+        return sum(map(int, re.findall(r"Import updates: +(\d+)", shown)))
 
     def end_of_rib_received(self, neighbor: str, family: str) -> bool:
         """BIRD does not say of which family: whether there is one of each since the session is up."""

@@ -37,6 +37,7 @@ class Frr(Speaker):
         files = ["-f", str(config), "-i", str(self.directory / "pid"), "--log", "stdout"]
         self.spawn([DAEMON, "-Z", "-S", "-n", *where, *files])
         self.wait_ready(lambda: self._tool("show bgp summary json").returncode == 0, 15.0)
+        assert "No such command" not in self.log(), self.log_tail()
 
     def tell(self, *lines: str) -> str:
         """Run vtysh lines in one go. Raises AssertionError with its words when it fails."""

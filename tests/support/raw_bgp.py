@@ -64,6 +64,10 @@ def mp_reach(family: tuple[int, int], next_hop: str, nlri: bytes) -> bytes:
     return attribute(0x80, 14, value)
 
 
+def mp_unreach(family: tuple[int, int], nlri: bytes) -> bytes:
+    return attribute(0x80, 15, struct.pack(">HB", *family) + nlri)
+
+
 def common_attributes(route_target: bytes, med: int | None = None, as_path: tuple[int, ...] = ()) -> bytes:
     """ORIGIN, AS_PATH, MED if given, LOCAL_PREF 100 on iBGP (an empty AS_PATH), and one extended community."""
     path = struct.pack(f">BB{len(as_path)}I", 2, len(as_path), *as_path) if as_path else b""
@@ -85,6 +89,7 @@ class RawPeer:
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
+        self.address: str = connection.getsockname()[0]
         self.socket.settimeout(_TIMEOUT)
         self.buffer = b""
 

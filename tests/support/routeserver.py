@@ -8,6 +8,8 @@ only: through BGP, through a stock XMPP client and through the HTTP API.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -19,6 +21,7 @@ from typing import Any
 from routeserver import pki
 from tests.support.process import Daemon, loopback_address
 from tests.support.speaker import BGP_PORT, RTC, VPNV4, VPNV6, NeighborConfig
+from tests.support.waiting import eventually
 from tests.support.xmpp_client import XmppClient
 
 DOMAIN = "rs.example.net"
@@ -47,7 +50,10 @@ class ForwarderConfig:
 
 
 class RouteServerProcess(Daemon):
-    """A running route server; `start` returns once it has said that it is ready."""
+    """A running route server; `start` returns once it has said that it is ready.
+
+    With a `restart_time` it asks its neighbors to keep its routes for so many seconds after a crash (RFC 4724).
+    """
 
     def __init__(
         self,
@@ -59,6 +65,7 @@ class RouteServerProcess(Daemon):
         address: str | None = None,
         stale_time: str = "2s",
         rtc_wait: str = "60s",
+        restart_time: int | None = None,
     ) -> None:
         self.address = address or loopback_address()
         super().__init__(f"routeserver {self.address}", directory)
@@ -68,15 +75,29 @@ class RouteServerProcess(Daemon):
         self.forwarders = forwarders
         self._timers = {"stale-time": stale_time, "startup-hold": "0s", "rtc-settle": "100ms", "rtc-wait": rtc_wait}
         self.pki = directory / "pki"
+        self._config_file = directory / "rs.toml"
+        self._restart_time = restart_time
 
     def start(self) -> None:
         if not self.pki.exists():
             pki.init(self.pki, DOMAIN)
-        config = self.directory / "rs.toml"
-        config.write_text(self._config())
-        command = [sys.executable, "-m", "routeserver", "run", "--config", str(config)]
+        self._config_file.write_text(self._config())
+        command = [sys.executable, "-m", "routeserver", "run", "--config", str(self._config_file)]
         self.spawn(command, {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"})
         self.wait_ready(lambda: '"server.ready"' in self.log(), 30.0)
+
+    def reload(self, neighbors: tuple[NeighborConfig, ...], vpns: tuple[VpnConfig, ...] | None = None) -> None:
+        """Write another configuration, send SIGHUP, and wait until the server says that it follows it."""
+        done, refused = '"config.reloaded"', '"config.reload.refused"'
+        before = self.log().count(done)
+        self.neighbors = neighbors
+        self.vpns = self.vpns if vpns is None else vpns
+        self._config_file.write_text(self._config())
+        os.kill(self.pid, signal.SIGHUP)
+        eventually(
+            lambda: self.log().count(done) > before or refused in self.log(), describe="the configuration is read again"
+        )
+        assert refused not in self.log(), self.log_tail()
 
     def get(self, path: str) -> Any:
         """GET under /api/v1, as JSON. Raises AssertionError with the problem on an error status."""
@@ -112,6 +133,10 @@ class RouteServerProcess(Daemon):
         lines += ["[bgp]", f'listen = ["{self.address}:{BGP_PORT}"]']
         for neighbor in self.neighbors:
             lines += self._neighbor(neighbor)
+        for neighbor in self.neighbors:
+            if neighbor.rejects:
+                rule = f'{{ action = "reject", prefixes = {json.dumps(neighbor.rejects)} }}'
+                lines += ["[[bgp.policies]]", f'name = "{neighbor.address}"', f"rules = [{rule}]"]
         for vpn in self.vpns:
             imports = vpn.imports if vpn.imports is not None else (vpn.route_target,)
             lines += ["[[vpns]]", f'name = "{vpn.name}"', f"import-route-target = {json.dumps(imports)}"]
@@ -127,6 +152,16 @@ class RouteServerProcess(Daemon):
         lines += [f"passive = {json.dumps(neighbor.passive)}", f"afi-safis = {families}"]
         if neighbor.client:
             lines.append("route-reflector-client = true")
+        if neighbor.password:
+            password = self.directory / f"password-{neighbor.address}"
+            password.write_text(neighbor.password)
+            lines.append(f'auth-password-file = "{password.name}"')
+        if neighbor.idle_hold:
+            lines.append(f'idle-hold = "{neighbor.idle_hold}"')
+        if neighbor.rejects:
+            lines.append(f'import-policy = "{neighbor.address}"')
+        if self._restart_time is not None:
+            lines.append(f'graceful-restart = {{ mode = "full", restart-time = "{self._restart_time}s" }}')
         if not neighbor.passive:
             lines += [f"port = {BGP_PORT}", f'local-address = "{self.address}"']
         return lines

@@ -27,7 +27,8 @@ ENCAPSULATIONS = {"gre": 2, "mpls-in-udp": 13}
 class NeighborConfig:
     """A neighbor of a speaker: `passive` means the speaker waits to be dialled, `client` that it reflects to it.
 
-    With a `password` the connection is signed (RFC 2385).
+    With a `password` the connection is signed (RFC 2385).  The last two are for the route server alone: how long it
+    waits after a first failure, instead of its default, and the prefixes it takes no routes of from the neighbor.
     """
 
     address: str
@@ -36,6 +37,8 @@ class NeighborConfig:
     client: bool = False
     families: tuple[str, ...] = (VPNV4, VPNV6)
     password: str | None = None
+    idle_hold: str | None = None
+    rejects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
