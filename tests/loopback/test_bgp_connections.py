@@ -54,6 +54,7 @@ listen = ["{OURS}:0", "127.0.1.2:0"]
 address = "{PASSIVE}"
 peer-as = {ASN}
 passive = true
+idle-hold = "0s"
 [[bgp.neighbors]]
 address = "{DIALLED}"
 peer-as = {ASN}
