@@ -26,6 +26,8 @@ SESSIONS = tuple(
     ", ".join(words) + end for *words, end in product(("iBGP", "eBGP"), ("we dial", "they dial"), ("", ", MD5"))
 )
 ROUTES = ("established", "VPNv4", "VPNv6", "withdraw", "End-of-RIB", "refresh", "our refresh", "clear", "cut")
+BETWEEN = "Unknown attributes"
+BORDERS = ("iBGP", "eBGP")
 LIMITS = {
     "a": "GoBGP never asks for a refresh: `softresetin` looks again at what it has.",
 }
@@ -47,7 +49,10 @@ class Table:
         return (Cell(self.title, row, column) for row in self.rows for column in self.columns)
 
 
-TABLES = (*(Table(f"Sessions with {peer}", SESSIONS, ROUTES) for peer in PEERS),)
+TABLES = (
+    *(Table(f"Sessions with {peer}", SESSIONS, ROUTES) for peer in PEERS),
+    Table(BETWEEN, tuple(row for peer in PEERS for row in (f"we, then {peer}", f"{peer}, then we")), BORDERS),
+)
 
 
 class Page:
