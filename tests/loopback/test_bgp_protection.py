@@ -22,7 +22,7 @@ from routeserver.io import tcp
 from routeserver.io.server import Server
 from routeserver.settings import NeighborSettings
 from tests.support.pki import Pki
-from tests.support.protected_dial import connect, require_ttl, set_key, set_ttl
+from tests.support.protected_dial import connect, require_ttl, set_key, set_ttl, too_many_keys
 from tests.support.raw_bgp import NOTIFICATION, OPEN, RawPeer, message
 from tests.support.server import HEAD, RunningServer, running
 from tests.support.waiting import eventually_async
@@ -203,7 +203,7 @@ async def test_a_neighbor_that_is_dialled_has_to_be_near_too(pki: Pki) -> None:
 
 async def test_a_kernel_that_has_no_room_for_the_keys_says_so_at_the_start(pki: Pki) -> None:
     """One socket holds a bounded number of keys; a server that left some of them out would shut neighbors out."""
-    more = "".join(passive(f"127.1.{n // 250}.{n % 250}", 'auth-password-file = "signed"') for n in range(5000))
+    more = "".join(passive(f"127.1.{n // 250}.{n % 250}", 'auth-password-file = "signed"') for n in range(too_many_keys()))
     file = pki.directory / "many.toml"
     file.write_text(f'{HEAD}[bgp]\nlisten = ["{OURS}:0"]\n{more}')
     server = Server(load(file))

@@ -17,7 +17,7 @@ import pytest
 
 from routeserver.bgp.iana import Family
 from tests.support.pki import Pki
-from tests.support.protected_dial import connect
+from tests.support.protected_dial import connect, too_many_keys
 from tests.support.raw_bgp import (
     KEEPALIVE,
     NOTIFICATION,
@@ -363,7 +363,7 @@ async def test_what_the_kernel_cannot_do_changes_nothing(
 ) -> None:
     protected = TEXT.replace(named(ONE), named(ONE, 'auth-password-file = "old"'))
     server.reload(protected)
-    more = "".join(named(f"127.1.{n // 250}.{n % 250}", 'auth-password-file = "old"') for n in range(5000))
+    more = "".join(named(f"127.1.{n // 250}.{n % 250}", 'auth-password-file = "old"') for n in range(too_many_keys()))
     async with in_peace(server):
         server.reload(TEXT.replace(named(ONE), named(ONE, 'auth-password-file = "new"')) + more)
         assert "auth-password-file: no room for another key" in refused(caplog)

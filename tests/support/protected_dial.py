@@ -9,11 +9,17 @@ from __future__ import annotations
 import socket
 import struct
 from ipaddress import ip_address
+from pathlib import Path
 
 from tests.support.raw_bgp import RawPeer
 
 PATIENCE = 20.0
 _TCP_MD5SIG, _IP_MINTTL, _IPV6_MINHOPCOUNT = 14, 21, 73
+
+
+def too_many_keys() -> int:
+    """More keys than this kernel lets one socket hold: each takes over a hundred octets of what it may."""
+    return int(Path("/proc/sys/net/core/optmem_max").read_text()) // 100
 
 
 def set_key(of: socket.socket, peer: str, password: bytes) -> None:
