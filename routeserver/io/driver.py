@@ -5,6 +5,9 @@ stream has asked for it.  What the session makes of the bytes goes to the connec
 there is to do besides telling the core.  Writing happens in the hub's turn, by `flush`, which also moves the timer and
 closes the socket of a session that is done.
 
+Everybody gets a turn.  A connection has one read between two looks of the loop at its sockets, of `READ_MAX` octets
+at most: one that always has more would otherwise be read until it has not, and nobody else meanwhile.
+
 Back-pressure works both ways.  When the socket takes no more, the session is marked not writable and the core keeps
 its changes in the outbox; an endpoint whose clients ask for answers stops reading as well, since answers have no
 outbox to wait in.
@@ -24,7 +27,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from routeserver.bgp.session import BgpSession
 from routeserver.core import Session
-from routeserver.io.hub import Event, Hub
+from routeserver.io.hub import READ_MAX, Event, Hub
 from routeserver.io.tls import TlsPump
 from routeserver.log import record_exception
 from routeserver.xmpp.sasl import ClientCertificate
@@ -57,7 +60,7 @@ class Endpoint(Protocol[S]):
         """The socket is gone; the core knows already."""
 
 
-class Connection(asyncio.Protocol, Generic[S]):
+class Connection(asyncio.BufferedProtocol, Generic[S]):
     """One socket and its session."""
 
     __slots__ = (
@@ -122,9 +125,20 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._contain(self._open)
         self._hub.touch(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._hub.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._hub.read_buffer[:nbytes])
         self._contain(lambda: self._receive(data))
         self._hub.touch(self)
+        if nbytes == READ_MAX and not self._transport.is_closing():
+            self._transport.pause_reading()  # uvloop reads on as long as a read fills the buffer
+            self._hub.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing() and (self.session.writable or not self._endpoint.pauses_reading):
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         self._is_half_closed = True

@@ -21,6 +21,9 @@ from routeserver.xmpp.events import XmppEvent
 
 Event: TypeAlias = BgpEvent | XmppEvent
 
+READ_MAX = 64 * 1024
+"""Octets of one read: some 4000 routes, tens of milliseconds of work."""
+
 
 class Link(Protocol):
     """The socket under a session, as the hub and the server's end see it."""
@@ -44,6 +47,8 @@ class Hub:
         self.core = core
         self.loop = loop
         self.connections: dict[Session, Link] = {}
+        self.read_buffer = memoryview(bytearray(READ_MAX))
+        """Filled and taken in one call of the loop, so one serves all connections."""
         self._touched: set[Link] = set()
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
