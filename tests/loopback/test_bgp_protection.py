@@ -203,7 +203,9 @@ async def test_a_neighbor_that_is_dialled_has_to_be_near_too(pki: Pki) -> None:
 
 async def test_a_kernel_that_has_no_room_for_the_keys_says_so_at_the_start(pki: Pki) -> None:
     """One socket holds a bounded number of keys; a server that left some of them out would shut neighbors out."""
-    more = "".join(passive(f"127.1.{n // 250}.{n % 250}", 'auth-password-file = "signed"') for n in range(too_many_keys()))
+    more = "".join(
+        passive(f"127.1.{n // 250}.{n % 250}", 'auth-password-file = "signed"') for n in range(too_many_keys())
+    )
     file = pki.directory / "many.toml"
     file.write_text(f'{HEAD}[bgp]\nlisten = ["{OURS}:0"]\n{more}')
     server = Server(load(file))
