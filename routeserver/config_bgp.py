@@ -40,7 +40,7 @@ PASSWORD_MAX = 80
 """Octets of a TCP MD5 key in Linux (TCP_MD5SIG_MAXKEYLEN)."""
 _RANGE_LIMIT = 100
 _UINT32_MAX = 0xFFFFFFFF
-_ROLES = {role.name.lower().replace("_", "-"): role for role in Role}
+_ROLES = {role.label: role for role in Role}
 _ADD_PATH = {"receive": (True, False), "send": (False, True), "both": (True, True)}
 _RESTART_MODES = {"off": False, "helper": False, "full": True}
 _ACTIONS = {"accept": True, "reject": False}

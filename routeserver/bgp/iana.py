@@ -91,6 +91,16 @@ class Role(enum.IntEnum):
     CUSTOMER = 3
     PEER = 4
 
+    @property
+    def label(self) -> str:
+        """The name in configuration, CLI and API."""
+        return self.name.lower().replace("_", "-")
+
+    @classmethod
+    def named(cls, name: str) -> Role:
+        """The role of a configuration name. Raises KeyError for an unknown one."""
+        return cls[name.upper().replace("-", "_")]
+
 
 AS_TRANS = 23456
 DEFAULT_LOCAL_PREF = 100

@@ -50,6 +50,7 @@ from routeserver.bgp.messages import (
 from routeserver.bgp.negotiation import Negotiated, negotiate
 from routeserver.bgp.packing import UpdateEncoder, end_of_rib
 from routeserver.bgp.retry import shortened
+from routeserver.bgp.trace import SessionTrace
 from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import EXTENDED_MESSAGE_MAX, MESSAGE_MAX, MessageReader, MessageType
 from routeserver.settings import NeighborSettings
@@ -87,7 +88,8 @@ class BgpSession:
     Read-only for others: `state` and `state_since`, `last_step` (the one that led there), `peer_open` and `opened`
     (the OPEN received, decoded and as it came), `negotiated`, `families` and `hold_time` (once the OPEN came),
     `messages_in` and `messages_out` (counts by type), `octets_in` and `octets_out`, `last_sent` and `last_received`
-    (the NOTIFICATION that ended it), `last_error` (the reason of the end, in words), `retry_after` (see `close`).
+    (the NOTIFICATION that ended it), `last_error` (the reason of the end, in words), `retry_after` (see `close`); and
+    what a trace that begins in the middle has to know: `decoder`, `reader`, `hold_deadline`, `send_deadline`, `unsent`.
     """
 
     def __init__(
@@ -127,13 +129,15 @@ class BgpSession:
         self.last_sent: Notification | None = None
         self.last_received: Notification | None = None
         self.retry_after: float | None = None
+        self.trace: SessionTrace | None = None
+        """Told of all that goes in and of what comes of it, while somebody wants to know."""
         self._jitter = jitter
         self._out: list[bytes] = []
         self._handed_out = self._taken = 0
-        self._reader = MessageReader()
-        self._hold_deadline: float | None = now + OPEN_HOLD_TIME
+        self.reader = MessageReader()
+        self.hold_deadline: float | None = now + OPEN_HOLD_TIME
         self._keepalive_due: float | None = None
-        self._send_deadline: float | None = None
+        self.send_deadline: float | None = None
         self._open = Open.of(local_as, neighbor.hold_time, router_id, announced(neighbor, local_as, restarted))
         self._codec()
         self._actions: dict[Action, _Act] = {
@@ -156,13 +160,20 @@ class BgpSession:
         """Octets from the peer; `b""` says that it closed the connection, or that the connection broke."""
         if self.closing:
             return []
+        trace = self.trace
+        if trace is None:
+            return self._receive(data, now)
+        trace.received(data, now)
+        return trace.told(self._receive(data, now))
+
+    def _receive(self, data: bytes, now: float) -> list[BgpEvent]:
         if not data:
             return self._step(FsmEvent.RESTARTING_PEER_LOST if self.keeps_routes else FsmEvent.CONNECTION_LOST, now)
         self.octets_in += len(data)
         events: list[BgpEvent] = []
         try:
-            self._reader.feed(data)
-            while not self.closing and (message := self._reader.next_message()) is not None:
+            self.reader.feed(data)
+            while not self.closing and (message := self.reader.next_message()) is not None:
                 name, event = _RECEIVED[message[18]]
                 self.messages_in[name] += 1
                 if event is FsmEvent.NOTIFICATION and message[19:21] == _VERSION_ERROR:
@@ -174,17 +185,24 @@ class BgpSession:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, or None."""
-        deadlines = (self._hold_deadline, self._keepalive_due, self._send_deadline)
+        deadlines = (self.hold_deadline, self._keepalive_due, self.send_deadline)
         return min((time for time in deadlines if time is not None), default=None)
 
     def handle_timer(self, now: float) -> list[BgpEvent]:
         """Do what is due; calling it early does nothing. `written` goes before, so that progress is known."""
-        if self._send_deadline is not None and now >= self._send_deadline:
+        trace = self.trace
+        if trace is None:
+            return self._do_what_is_due(now)
+        trace.time_passed(now)
+        return trace.told(self._do_what_is_due(now))
+
+    def _do_what_is_due(self, now: float) -> list[BgpEvent]:
+        if self.send_deadline is not None and now >= self.send_deadline:
             error = NotificationError(
                 ErrorCode.SEND_HOLD_TIMER, 0, b"", f"the peer has read nothing for {self.send_hold:g} s"
             )
             return self._step(FsmEvent.SEND_HOLD_EXPIRED, now, b"", error)
-        if self._hold_deadline is not None and now >= self._hold_deadline:
+        if self.hold_deadline is not None and now >= self.hold_deadline:
             waited = "no OPEN came in time" if self.state is State.OPEN_SENT else f"nothing for {self.hold_time} s"
             error = NotificationError(ErrorCode.HOLD_TIMER, 0, b"", waited)
             return self._step(FsmEvent.HOLD_EXPIRED, now, b"", error)
@@ -197,15 +215,19 @@ class BgpSession:
         data = b"".join(self._out)
         self._out.clear()
         self._handed_out += len(data)
+        if data and self.trace is not None:
+            self.trace.sent(data)
         return data
 
     def written(self, unsent: int, now: float) -> None:
         """Of all that was handed out the socket has not taken the last `unsent` octets: runs the send hold timer."""
+        if self.trace is not None:
+            self.trace.written(unsent, now)
         taken = self._handed_out - unsent
         if not unsent or not self.hold_time or self.state is not State.ESTABLISHED:
-            self._send_deadline = None
-        elif taken > self._taken or self._send_deadline is None:
-            self._send_deadline = now + self.send_hold
+            self.send_deadline = None
+        elif taken > self._taken or self.send_deadline is None:
+            self.send_deadline = now + self.send_hold
         self._taken = taken
 
     # -- orders of the core
@@ -276,13 +298,20 @@ class BgpSession:
             return []
         self.last_error = reason
         is_up = self.state is State.ESTABLISHED
-        return self._step(FsmEvent.PEER_RESTARTED if is_up else FsmEvent.CONNECTION_LOST, self.state_since)
+        return self._end(FsmEvent.PEER_RESTARTED if is_up else FsmEvent.CONNECTION_LOST, _NONE, reason)
 
     def _stop(self, event: FsmEvent, code: int, subcode: int, data: bytes, reason: str) -> list[BgpEvent]:
         if self.closing:
             return []
         data = data or shutdown_communication(code, subcode, reason)
-        return self._step(event, self.state_since, b"", NotificationError(code, subcode, data, reason))
+        return self._end(event, NotificationError(code, subcode, data, reason), reason)
+
+    def _end(self, event: FsmEvent, error: NotificationError, reason: str) -> list[BgpEvent]:
+        trace = self.trace
+        if trace is None:
+            return self._step(event, self.state_since, b"", error)
+        trace.ended(event, error, reason)
+        return trace.told(self._step(event, self.state_since, b"", error))
 
     # -- for the API and the log
 
@@ -295,6 +324,11 @@ class BgpSession:
         return bool(terms.restart.preserved) or any(family.seconds for family in terms.long_lived.values())
 
     @property
+    def unsent(self) -> int:
+        """Octets handed out that the socket had not taken when `written` was last called."""
+        return self._handed_out - self._taken
+
+    @property
     def unsendable(self) -> int:
         """Routes withdrawn instead of sent, because they did not fit or their next hop did not."""
         return self._encoder.unsendable
@@ -302,7 +336,7 @@ class BgpSession:
     @property
     def malformed(self) -> dict[str, int]:
         """Findings in received UPDATEs that did not end the session, per attribute (RFC 7606 section 6)."""
-        return self._decoder.malformed
+        return self.decoder.malformed
 
     # -- the state machine
 
@@ -329,7 +363,7 @@ class BgpSession:
         self.peer_open, self.opened = received, message
         self.negotiated = terms = negotiate(self._open, received)
         if terms.extended_messages:
-            self._reader.accept_extended()
+            self.reader.accept_extended()
         self.hold_time, self.families = terms.hold_time, terms.families
         self.send_hold = max(SEND_HOLD_MIN, 2.0 * terms.hold_time)
         self._codec()
@@ -346,17 +380,17 @@ class BgpSession:
             from_route_server=self.neighbor.role is Role.RS_CLIENT,
         )
         if terms is None:
-            self._decoder, self._encoder = UpdateDecoder(context, frozenset()), UpdateEncoder(context)
+            self.decoder, self._encoder = UpdateDecoder(context, frozenset()), UpdateEncoder(context)
             return
-        self._decoder = UpdateDecoder(context, terms.families, terms.paths_in, terms.ipv6_next_hops)
+        self.decoder = UpdateDecoder(context, terms.families, terms.paths_in, terms.ipv6_next_hops)
         message_max = EXTENDED_MESSAGE_MAX if terms.extended_messages else MESSAGE_MAX
         self._encoder = UpdateEncoder(context, terms.paths_out, terms.ipv6_next_hops, message_max)
 
     def _start_timers(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         if self.hold_time == 0:
-            self._hold_deadline = self._keepalive_due = None
+            self.hold_deadline = self._keepalive_due = None
         else:
-            self._hold_deadline = now + self.hold_time
+            self.hold_deadline = now + self.hold_time
             self._keepalive_due = now + self._keepalive_interval()
         return []
 
@@ -365,7 +399,7 @@ class BgpSession:
 
     def _restart_hold(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         if self.hold_time:
-            self._hold_deadline = now + self.hold_time
+            self.hold_deadline = now + self.hold_time
         return []
 
     def _send_keepalive(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
@@ -379,7 +413,7 @@ class BgpSession:
         return [Established(self.negotiated)]
 
     def _deliver_routes(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
-        return self._decoder.decode(message)
+        return self.decoder.decode(message)
 
     def _deliver_refresh(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         assert self.negotiated is not None
@@ -405,7 +439,7 @@ class BgpSession:
         else:
             self.last_error = self.last_error or "connection closed by the peer"
         self.closing = True
-        self._hold_deadline = self._keepalive_due = self._send_deadline = None
+        self.hold_deadline = self._keepalive_due = self.send_deadline = None
         return [SessionClosed(self.last_error, notification)]
 
     def _cut(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:

@@ -113,7 +113,8 @@ class UpdateDecoder:
         self._reader = AttributeReader(context)
         self._required = frozenset((ORIGIN, AS_PATH) if context.external else (ORIGIN, AS_PATH, LOCAL_PREF))
         self._cache: dict[tuple[bytes, bytes], PathAttributes] = {}
-        self._passed_over: set[bytes] = set()
+        self.passed_over: set[bytes] = set()
+        """AFI and SAFI of the families not negotiated that have been spoken of."""
 
     def decode(self, message: bytes) -> list[BgpEvent]:
         """The events of one UPDATE, withdrawals before announcements. Raises NotificationError 3/x."""
@@ -188,8 +189,8 @@ class UpdateDecoder:
 
     def _pass_over(self, pair: bytes, attribute: str, faults: list[Fault]) -> None:
         """Note the routes of a family that was not negotiated; the first time is worth telling."""
-        if pair not in self._passed_over and len(self._passed_over) < PASSED_OVER_MAX:
-            self._passed_over.add(pair)
+        if pair not in self.passed_over and len(self.passed_over) < PASSED_OVER_MAX:
+            self.passed_over.add(pair)
             reason = (
                 f"routes of AFI {int.from_bytes(pair[:2])} SAFI {pair[2]}, which was not negotiated, are passed over"
             )

@@ -61,6 +61,11 @@ class MessageReader:
         self._needed = HEADER_LENGTH
         self._lengths = _PLAIN_LENGTHS
 
+    @property
+    def unread(self) -> bytes:
+        """The beginning of a message that is not complete yet, once all that are have been taken."""
+        return bytes(self._tail)
+
     def accept_extended(self) -> None:
         """From the next message on take UPDATE, NOTIFICATION and ROUTE-REFRESH of up to 65535 octets (RFC 8654)."""
         self._lengths = _EXTENDED_LENGTHS
