@@ -79,7 +79,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     ours, good, raw = (loopback_address() for _ in range(3))
-    neighbors = (NeighborConfig(good, AS), NeighborConfig(raw, AS, passive=True))
+    neighbors = (NeighborConfig(good, AS), NeighborConfig(raw, AS, passive=True, idle_hold="0s"))
     server = RouteServerProcess(tmp_path_factory.mktemp("rs"), AS, neighbors, (BLUE,), address=ours)
     gobgp = GoBgp(tmp_path_factory.mktemp("gobgp"), AS, (NeighborConfig(ours, AS, passive=True),), good)
     with gobgp, server:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from typing import NamedTuple
 
 import pytest
@@ -26,10 +26,12 @@ SESSIONS = tuple(
     ", ".join(words) + end for *words, end in product(("iBGP", "eBGP"), ("we dial", "they dial"), ("", ", MD5"))
 )
 ROUTES = ("established", "VPNv4", "VPNv6", "withdraw", "End-of-RIB", "refresh", "our refresh", "clear", "cut")
+REFLECTED, REFLECTORS = "Reflection", "Behind their reflector"
 BETWEEN = "Unknown attributes"
 BORDERS = ("iBGP", "eBGP")
 LIMITS = {
     "a": "GoBGP never asks for a refresh: `softresetin` looks again at what it has.",
+    "b": "FRR cannot give a VPN static an Encapsulation community; it relays one.",
 }
 
 
@@ -51,6 +53,12 @@ class Table:
 
 TABLES = (
     *(Table(f"Sessions with {peer}", SESSIONS, ROUTES) for peer in PEERS),
+    Table(
+        REFLECTED,
+        tuple(f"{first} to {second}" for first, second in permutations(PEERS, 2)),
+        ("VPNv4", "VPNv6", "ORIGINATOR_ID, CLUSTER_LIST", "encapsulation", "withdraw"),
+    ),
+    Table(REFLECTORS, PEERS, ("our routes arrive whole",)),
     Table(BETWEEN, tuple(row for peer in PEERS for row in (f"we, then {peer}", f"{peer}, then we")), BORDERS),
 )
 
