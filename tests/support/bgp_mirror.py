@@ -1,11 +1,13 @@
 """A BGP neighbor that believes what it is told: a `RawPeer` with a thread that reads, and a table of what it read.
 
-It answers each KEEPALIVE with one, so it needs no clock, and it parses UPDATEs by itself and without mercy: whatever
-it cannot read ends it with the reason in `ended`.  Tests ask `wait` for a state of its table; the thread wakes them.
+It parses UPDATEs by itself and without mercy: whatever it cannot read ends it with the reason in `ended`.  Tests ask
+`wait` for a state of its table; the thread wakes them.  KEEPALIVEs are sent by a thread of their own, so that being
+behind with reading is not the same as being dead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +33,7 @@ class Told(NamedTuple):
 class Mirror:
     """An established neighbor. What it has read is to be looked at inside `wait`, or by `snapshot`."""
 
-    def __init__(self, peer: RawPeer) -> None:
+    def __init__(self, peer: RawPeer, hold_time: int = 90) -> None:
         self.peer = peer
         self.routes: dict[Family, dict[bytes, Told]] = {}
         self.ends_of_rib: set[Family] = set()
@@ -41,9 +43,14 @@ class Mirror:
         """Why there is nothing more to read: the NOTIFICATION in hex, or what could not be read."""
         self._changed = threading.Condition()
         self._sending = threading.Lock()
+        self._over = threading.Event()
         peer.socket.settimeout(None)
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, daemon=True),
+            threading.Thread(target=self._keep_alive, args=(hold_time / 3,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def send(self, data: bytes) -> None:
         with self._sending:
@@ -62,9 +69,11 @@ class Mirror:
             return {family: dict(routes) for family, routes in self.routes.items() if routes}
 
     def close(self) -> None:
-        """End the connection and the thread."""
-        self.peer.socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join(_PATIENCE)
+        """End the connection and the threads."""
+        if not self.ended:
+            self.peer.socket.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(_PATIENCE)
         self.peer.close()
 
     def _state(self) -> str:
@@ -78,13 +87,17 @@ class Mirror:
                 with self._changed:
                     ended = self._take(kind, body)
                     self._changed.notify_all()
-                if kind == KEEPALIVE:
-                    self.send(message(KEEPALIVE))
             except (EOFError, OSError) as error:
                 ended = str(error) or type(error).__name__
+        self._over.set()
         with self._changed:
             self.ended = ended
             self._changed.notify_all()
+
+    def _keep_alive(self, every: float) -> None:
+        while not self._over.wait(every):
+            with contextlib.suppress(OSError):  # the reading thread finds out why
+                self.send(message(KEEPALIVE))
 
     def _take(self, kind: int, body: bytes) -> str:
         """What a message changes; the reason to stop, if it is one."""

@@ -109,4 +109,4 @@ class BgpRouteServer(Daemon):
         """An established neighbor that listens; its identifier is its address."""
         peer = self.dial(source)
         peer.establish(asn, source, (VPNV4, VPNV6), hold_time)
-        return Mirror(peer)
+        return Mirror(peer, hold_time)
