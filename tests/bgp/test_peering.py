@@ -198,6 +198,16 @@ def test_the_count_begins_again_once_a_session_has_lived(lived: float, wait: flo
     assert rim.peering.failures == (1 if wait == 1.0 else 4)
 
 
+def test_a_session_that_never_came_up_has_not_lived() -> None:
+    rim = started(hold_time=1000)
+    fails(rim)
+    session = rim.dial_succeeds()
+    rim.feed(session, open_of(hold_time=1000, identifier=RIGHT).encode())
+    rim.advance(HEALTHY_AFTER)
+    rim.feed(session, CEASE)
+    assert waits(rim) == 2.0
+
+
 def test_without_idle_hold_a_session_is_followed_by_a_dial_at_once() -> None:
     rim = started(idle_hold=0.0)
     for _ in range(5):
@@ -221,6 +231,8 @@ def test_without_idle_hold_a_dial_that_fails_still_costs_a_second() -> None:
         assert waits(rim) == wait
     rim.feed(rim.dial_succeeds(), b"")
     assert waits(rim) == 4.0
+    rim.feed(rim.established(), CEASE)
+    assert rim.is_dialling
 
 
 def test_a_start_by_hand_ends_the_idle_hold() -> None:

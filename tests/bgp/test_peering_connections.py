@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from routeserver.bgp.events import Established, RoutesReceived, SessionClosed
 from routeserver.bgp.fsm import State
-from routeserver.bgp.messages import KEEPALIVE, Notification
+from routeserver.bgp.messages import KEEPALIVE, Notification, decode_open
 from routeserver.bgp.peering import PENDING_MAX, Told
-from tests.support.bgp_pair import RIGHT, open_of
+from tests.support.bgp_pair import LEFT, RIGHT, open_of
 from tests.support.neighbor_rim import LEAVING, STAYING, Rim, notifications
 from tests.support.updates import INTERNAL, base, mp_reach, update
 
@@ -198,6 +200,21 @@ def test_a_peer_that_was_asked_for_nothing_replaces_nothing() -> None:
     up = rim.established(STAYING)
     rim.feed(rim.accept(), STAYING)
     assert (up.closing, rim.peering.state) == (False, State.ESTABLISHED)
+
+
+# -- what a session is made with
+
+
+def test_jitter_and_a_restart_of_ours() -> None:
+    rim = started(jitter=0.0)
+    for restarted in (False, True):
+        session = rim.peering.connected(ip_address(LEFT), False, rim.now, restarted)
+        assert session is not None
+        capability = decode_open(session.data_to_send()).capabilities.restart
+        assert capability is not None
+        assert capability.restarted is restarted
+        rim.feed(session, LEAVING)
+        assert session.next_timer() == rim.now + 22.5
 
 
 # -- what is counted
