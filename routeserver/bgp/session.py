@@ -62,6 +62,7 @@ KEEPALIVE_INTERVAL_MIN = 1.0
 """Seconds between two KEEPALIVEs at least (RFC 4271 section 4.4)."""
 SEND_HOLD_MIN = 480.0
 """Seconds a peer may leave everything unread, unless twice the hold time is longer (RFC 9687)."""
+_NOTIFICATION = FsmEvent.NOTIFICATION  # asked for with every message; an enum is slow to look into
 _VERSION_ERROR = bytes((ErrorCode.OPEN, OpenFault.VERSION))
 _NONE = NotificationError(0, 0)
 # The clock, the message (b"" for none) and the NOTIFICATION to be sent (_NONE for none).
@@ -176,7 +177,7 @@ class BgpSession:
             while not self.closing and (message := self.reader.next_message()) is not None:
                 name, event = _RECEIVED[message[18]]
                 self.messages_in[name] += 1
-                if event is FsmEvent.NOTIFICATION and message[19:21] == _VERSION_ERROR:
+                if event is _NOTIFICATION and message[19:21] == _VERSION_ERROR:
                     event = FsmEvent.VERSION_NOTIFICATION
                 events += self._step(event, now, message)
         except NotificationError as error:
