@@ -31,6 +31,7 @@ from routeserver.bgp.attribute_codec import (
     encode_reflection,
     shortened,
 )
+from routeserver.bgp.attribute_reading import REMEMBERED_OCTETS_MAX
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import PATH_ID, pack_keys, pack_routes
@@ -133,7 +134,7 @@ class UpdateEncoder:
         known = self._cache.get(id(attributes))
         if known is None:
             encoded = encode_attributes(attributes, self._context)
-            if len(encoded) > MESSAGE_MAX:
+            if len(encoded) > REMEMBERED_OCTETS_MAX:
                 return encoded
             if len(self._cache) >= CACHE_MAX:
                 self._cache.clear()

@@ -37,7 +37,7 @@ from routeserver.bgp.attribute_codec import (
     is_host,
     split,
 )
-from routeserver.bgp.attribute_reading import AttributeReader, DecodedAttributes
+from routeserver.bgp.attribute_reading import REMEMBERED_OCTETS_MAX, AttributeReader, DecodedAttributes
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.errors import ErrorCode, Fault, NotificationError, UpdateFault, Verdict
 from routeserver.bgp.events import (
@@ -50,7 +50,7 @@ from routeserver.bgp.events import (
 )
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import key_text, parse_keys, parse_routes
-from routeserver.bgp.wire import HEADER_LENGTH, MESSAGE_MAX
+from routeserver.bgp.wire import HEADER_LENGTH
 from schema.values import IPAddress
 
 NEXT_HOP_LENGTHS = {Family.VPNV4: (12,), Family.VPNV6: (24, 48), Family.RTC: (4, 16)}
@@ -222,7 +222,7 @@ class UpdateDecoder:
         if not reach.announced or (found and max(fault.verdict for fault in found) > Verdict.DISCARD):
             return None
         attributes = PathAttributes(next_hop, **decoded.values)
-        if not found and len(key[0]) <= MESSAGE_MAX:
+        if not found and len(key[0]) <= REMEMBERED_OCTETS_MAX:
             attributes.octets, attributes.reflection_at = decoded.octets, decoded.reflection_at
             if len(self._cache) >= CACHE_MAX:
                 self._cache.clear()
