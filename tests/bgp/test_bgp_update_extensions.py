@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
@@ -9,7 +10,14 @@ import pytest
 
 from routeserver.bgp.attribute_codec import AttributeContext, split
 from routeserver.bgp.attributes import AS_SEQUENCE, PathAttributes
-from routeserver.bgp.events import BgpEvent, EndOfRib, FamilyDisabled, RoutesReceived, RoutesWithdrawn
+from routeserver.bgp.events import (
+    BgpEvent,
+    EndOfRib,
+    FamilyDisabled,
+    RoutesReceived,
+    RoutesWithdrawn,
+    UpdateMalformed,
+)
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.packing import UpdateEncoder, end_of_rib
 from routeserver.bgp.update import UpdateDecoder
@@ -22,6 +30,7 @@ from tests.support.updates import (
     RTC_NLRI,
     V6_KEY,
     V6_ROUTE,
+    attribute,
     base,
     decoder,
     mp_reach,
@@ -147,6 +156,30 @@ def test_a_path_that_does_not_fit_is_withdrawn_by_its_identifier() -> None:
     (message,) = encoder.routes(Family.VPNV4, tight, [(SEVEN + ROUTE_KEY, 16)])
     assert reading(V4).decode(message) == [RoutesWithdrawn(Family.VPNV4, [SEVEN + ROUTE_KEY])]
     assert encoder.unsendable == 1
+
+
+@pytest.mark.parametrize("room", range(26, 36))
+def test_the_longest_nlri_fits_or_is_withdrawn(room: int) -> None:
+    """A VPNv6 host route and its identifier are 32 octets; the message may be filled and no more."""
+    paths = [(SEVEN + V6_KEY, 17)]
+    attributes = replace(PLAIN, next_hop=G, ext_communities=communities(490))
+    (message,) = UpdateEncoder(INTERNAL, VPN).routes(Family.VPNV6, attributes, paths)
+    padding = MESSAGE_MAX - (len(message) - 32) - room
+    attributes = replace(attributes, unknown=((0xE0, 99, bytes(padding - 3)),))
+    encoder = UpdateEncoder(INTERNAL, VPN)
+    (message,) = encoder.routes(Family.VPNV6, attributes, paths)
+    if room < 32:
+        assert reading(VPN).decode(message) == [RoutesWithdrawn(Family.VPNV6, [SEVEN + V6_KEY])]
+    else:
+        assert announced(reading(VPN).decode(message)) == paths
+        assert len(message) == MESSAGE_MAX - room + 32
+    assert encoder.unsendable == (room < 32)
+
+
+def test_a_malformed_update_names_its_paths() -> None:
+    malformed = reading(VPN).decode(update(mp_reach(SEVEN + ROUTE)))[0]
+    assert isinstance(malformed, UpdateMalformed)
+    assert malformed.reason.endswith("; routes: path 7 of 192.0.2.1:5 10.1.2.1/32")
 
 
 # -- IPv6 next hops of VPN-IPv4 routes (RFC 8950)
@@ -276,18 +309,37 @@ def test_a_neighbor_of_short_messages_is_spared_what_no_choice_depends_on() -> N
     assert received.attributes == attributes
 
 
-def test_what_is_remembered_of_long_attributes_is_nothing() -> None:
-    """8192 sets of 60 kB would be half a gigabyte: read from long messages, they are read anew each time."""
-    attributes = replace(PLAIN, ext_communities=communities(600))
-    (message,) = UpdateEncoder(INTERNAL, message_max=EXTENDED_MESSAGE_MAX).routes(
-        Family.VPNV4, attributes, many_routes(1)
-    )
-    read = reading()
-    first, second = read.decode(message)[0], read.decode(message)[0]
-    assert isinstance(first, RoutesReceived)
-    assert isinstance(second, RoutesReceived)
-    assert first == second
-    assert first.attributes is not second.attributes
+def long_update(number: int) -> bytes:
+    """One of 60 kB, different for each number, with a bit of everything that is remembered when it is short."""
+    tunnel = bytes.fromhex("000d") + (8 + 3 + 9000).to_bytes(2, "big") + bytes.fromhex("0606000000000000")
+    tunnel += b"\xff" + (9000).to_bytes(2, "big") + number.to_bytes(9000, "big")
+    large = b"".join((number << 64 | n).to_bytes(12, "big") for n in range(1000))
+    extended = b"".join((number << 32 | n).to_bytes(8, "big") for n in range(1000))
+    unknown = number.to_bytes(25_000, "big")
+    values = {8: number.to_bytes(4000, "big"), 16: extended, 23: tunnel, 32: large, 99: unknown}
+    return update(mp_reach(), *base(OLD), *(attribute(0xC0, kind, value) for kind, value in values.items()))
+
+
+def test_long_attributes_leave_nothing_behind() -> None:
+    """What is remembered between UPDATEs is bounded in octets too: thousands of sets of 60 kB would be half a gigabyte.
+
+    Read from one neighbor and written to another, neither of the kind that sets are spliced for.
+    """
+    read, encoder = reading(context=OLD), UpdateEncoder(OLD, message_max=EXTENDED_MESSAGE_MAX)
+
+    def pass_on(number: int) -> None:
+        (received,) = read.decode(long_update(number))
+        assert isinstance(received, RoutesReceived)
+        (message,) = encoder.routes(received.family, received.attributes, received.nlri)
+        assert len(message) > 50_000
+
+    pass_on(0)
+    tracemalloc.start()
+    for number in range(1, 31):
+        pass_on(number)
+    left, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert left < 100_000, f"{left} octets of 30 UPDATEs of 60 kB"
 
 
 def test_the_mp_attribute_of_a_long_message_is_read_to_its_end() -> None:
