@@ -26,7 +26,7 @@ from routeserver.bgp.nlri import LABEL_AND_RD_BITS, RtMembership
 from routeserver.settings import Policy, PolicyRule
 from schema.values import IPNetwork
 
-_REMEMBERED_MAX = 8192
+_REMEMBERED_MAX = 1024
 _RT_BITS = 64
 _VERSION_AND_BITS = {Family.VPNV4: (4, 32), Family.VPNV6: (6, 128)}
 _AS_IT_IS = PolicyRule()
@@ -148,4 +148,5 @@ def _changed(
     return replace(attributes, local_pref=preference, med=metric, communities=communities)
 
 
+# Few: UPDATEs that share their attributes come close together, and a peer can make a set as large as a message.
 _remembered = lru_cache(_REMEMBERED_MAX)(_changed)
