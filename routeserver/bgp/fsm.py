@@ -110,6 +110,7 @@ class PeeringAction(_Word):
     END_HOLD = "stop the idle hold timer"
     START = "start again"
     START_DAMPED = "start again when the idle hold is over"
+    RESUME = "start again, at once after a session that lasted as long as the idle hold would"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ TRANSITIONS: dict[State, dict[FsmEvent, Step]] = {
         _E.SEND_HOLD_EXPIRED: Step(_S.IDLE, (_A.NOTIFY, _A.CUT), _FAIL),
         _E.REFRESH: Step(_S.ESTABLISHED, (_A.DELIVER_REFRESH,)),
         _E.REFRESH_FAULT: _NOTIFY_AND_FAIL,
-        _E.RESTARTING_PEER_LOST: Step(_S.IDLE, (_A.CLOSE,), (_P.STOP_RETRY, _P.CANCEL_DIAL, _P.COUNT, _P.START)),
+        _E.RESTARTING_PEER_LOST: Step(_S.IDLE, (_A.CLOSE,), (_P.STOP_RETRY, _P.CANCEL_DIAL, _P.COUNT, _P.RESUME)),
         _E.PEER_RESTARTED: Step(_S.CONNECT, (_A.CUT,), (_P.RESET_COUNT, _P.START_RETRY)),
     },
 }

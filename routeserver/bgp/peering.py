@@ -16,8 +16,8 @@ row, from `idle_hold` to 300 seconds.  What broke before anything was said is a 
 Active: a connection that is refused or dropped costs the other side nothing, so at least a second passes between
 tries even if there is no idle hold.  The count begins again only when a session has lived for 300 seconds, the
 longest wait there is: being established alone is no sign of health in a session that ends each time for what is said
-in it.  A peer whose routes outlive its connection (RFC 4724) is waited for, so its loss is followed by a new start at
-once, and a new connection of its replaces the session it has lost without knowing.
+in it.  A peer whose routes outlive its connection (RFC 4724) is missed, so its loss is followed by a new start at once,
+unless the session lasted less than the idle hold would; and a new connection of its replaces the session it had.
 
 Counters are those of all sessions together, the living and the ended.
 """
@@ -99,18 +99,22 @@ def _no_messages() -> Counter[str]:
 
 @dataclass(slots=True)
 class Totals:
-    """What several sessions have carried; messages by type."""
+    """What several sessions have carried; messages by type, faults in UPDATEs by attribute (RFC 7606 section 6)."""
 
     messages_in: Counter[str] = field(default_factory=_no_messages)
     messages_out: Counter[str] = field(default_factory=_no_messages)
     octets_in: int = 0
     octets_out: int = 0
+    malformed: Counter[str] = field(default_factory=Counter)
+    unsendable: int = 0
 
     def add(self, carried: BgpSession | Totals) -> None:
         self.messages_in.update(carried.messages_in)
         self.messages_out.update(carried.messages_out)
         self.octets_in += carried.octets_in
         self.octets_out += carried.octets_out
+        self.malformed.update(carried.malformed)
+        self.unsendable += carried.unsendable
 
 
 class Peering:
@@ -141,6 +145,8 @@ class Peering:
         self._retry_at: float | None = None
         self._retry_after: float | None = None
         self._failed_silently = False
+        self._lasted = 0.0
+        """Seconds the session that ended last had been established."""
         self._actions: dict[PeeringAction, Callable[[float], None]] = {
             PeeringAction.DIAL: self._dial,
             PeeringAction.CANCEL_DIAL: self._cancel_dial,
@@ -153,6 +159,7 @@ class Peering:
             PeeringAction.END_HOLD: self._end_hold,
             PeeringAction.START: self._start,
             PeeringAction.START_DAMPED: self._start_damped,
+            PeeringAction.RESUME: self._resume,
         }
 
     # --- What is seen of it -----------------------------------------------------------------------------------------
@@ -317,9 +324,8 @@ class Peering:
                 self._end(other, other.close(ErrorCode.CEASE, Cease.REJECTED, reason="the neighbor is kept down"), now)
         if others:
             return
-        since = progress.established_at
-        is_healthy = since is not None and now - since >= HEALTHY_AFTER
-        self.failures = 1 if is_healthy else self.failures + 1
+        self._lasted = 0.0 if progress.established_at is None else now - progress.established_at
+        self.failures = 1 if self._lasted >= HEALTHY_AFTER else self.failures + 1
         self._failed_silently = False
         self._perform(session.last_step, now)
 
@@ -399,3 +405,9 @@ class Peering:
 
     def _start_damped(self, now: float) -> None:
         self._take(FsmEvent.DAMPED_START_PASSIVE if self.settings.passive else FsmEvent.DAMPED_START, now)
+
+    def _resume(self, now: float) -> None:
+        if self._lasted >= retry_delay(self.failures, self.settings.idle_hold, 1.0):
+            self._start(now)
+        else:
+            self._start_damped(now)

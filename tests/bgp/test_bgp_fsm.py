@@ -31,6 +31,7 @@ WORDS = {
     P.END_HOLD: "unhold",
     P.START: "start",
     P.START_DAMPED: "damped",
+    P.RESUME: "resume",
 }
 
 

@@ -280,10 +280,27 @@ def test_who_is_to_stay_down_has_no_other_connection() -> None:
 
 def test_a_peer_whose_routes_outlive_it_is_dialled_at_once() -> None:
     rim = started(idle_hold=20.0)
-    rim.feed(rim.established(STAYING), b"")
+    session = rim.established(STAYING)
+    rim.advance(20.0)
+    rim.feed(session, b"")
     assert (rim.peering.state, rim.is_dialling) == (State.CONNECT, True)
     rim.dial_fails()  # it is not back yet
     assert waits(rim) == 40.0
+
+
+def test_a_peer_that_is_lost_again_and_again_is_not() -> None:
+    """One that goes down by what we tell it would be told so without end."""
+    rim = started()
+    for wait in (1.0, 2.0, 4.0):
+        session = rim.established(STAYING)
+        rim.advance(wait - 0.5)
+        rim.feed(session, b"")
+        assert rim.peering.state is State.IDLE
+        assert waits(rim) == wait
+    session = rim.established(STAYING)
+    rim.advance(8.0)
+    rim.feed(session, b"")
+    assert rim.peering.state is State.CONNECT
 
 
 @pytest.mark.parametrize(
@@ -298,7 +315,9 @@ def test_a_peer_whose_routes_outlive_it_is_dialled_at_once() -> None:
 )
 def test_a_peer_whose_routes_go_with_it_is_not(opened: bytes, settings: dict[str, object], last: bytes) -> None:
     rim = started(idle_hold=20.0, **settings)
-    rim.feed(rim.established(opened), last)
+    session = rim.established(opened)
+    rim.advance(20.0)
+    rim.feed(session, last)
     assert (rim.peering.state, waits(rim)) == (State.IDLE, 20.0)
 
 
@@ -308,6 +327,7 @@ def test_a_peer_of_long_lived_routes_only_is_dialled_at_once() -> None:
     rim = started(idle_hold=20.0, graceful_restart=GracefulRestart(long_lived=60))
     session = rim.established(open_of(identifier=RIGHT, graceful_restart=terms).encode())
     assert session.keeps_routes
+    rim.advance(20.0)
     rim.feed(session, b"")
     assert rim.peering.state is State.CONNECT
 

@@ -26,6 +26,8 @@ REFRESH = frame(MessageType.ROUTE_REFRESH, bytes.fromhex("00010080"))
 BAD_REFRESH = frame(MessageType.ROUTE_REFRESH, bytes.fromhex("0001018000"))
 IDLE_HOLD = 7.0
 COUNT = 5
+AT_ONCE = {"start", "resume"}
+"""What leads to a new start at once here: the sessions that are resumed have lasted longer than the idle hold."""
 
 
 class Situation:
@@ -82,6 +84,11 @@ def unread(s: Situation) -> None:
     s.rim.advance(s.first.send_hold, alive=[s.first])
 
 
+def lost_after_a_while(s: Situation) -> None:
+    s.rim.advance(IDLE_HOLD)
+    s.rim.feed(s.first, b"")
+
+
 def held_back(s: Situation) -> None:
     s.rim.start()
     s.rim.dial_fails()
@@ -112,7 +119,7 @@ RAISED: dict[FsmEvent, dict[State, Raise]] = {
     E.SEND_HOLD_EXPIRED: {S.ESTABLISHED: unread},
     E.REFRESH: dict.fromkeys(CONNECTED, fed(REFRESH)),
     E.REFRESH_FAULT: dict.fromkeys(CONNECTED, fed(BAD_REFRESH)),
-    E.RESTARTING_PEER_LOST: {S.ESTABLISHED: fed(b"")},
+    E.RESTARTING_PEER_LOST: {S.ESTABLISHED: lost_after_a_while},
     E.PEER_RESTARTED: {S.ESTABLISHED: accepted},
 }
 CODES = {
@@ -144,7 +151,7 @@ def test_every_event_that_can_happen(event: FsmEvent, state: State, cell: str) -
 
 def _check_state(situation: Situation, state: State, event: FsmEvent, cell: str) -> None:
     expected = S.IDLE if cell.startswith("N5") else state_after(cell, state)
-    if "start" in actions_in(cell):  # which it does at once
+    if actions_in(cell) & AT_ONCE:
         expected = S.CONNECT
     elif event is E.PEER_RESTARTED:  # where the new connection goes on
         expected = S.OPEN_SENT
@@ -152,7 +159,7 @@ def _check_state(situation: Situation, state: State, event: FsmEvent, cell: str)
 
 
 def _check_counter(situation: Situation, words: set[str]) -> None:
-    started = "c0" in words or "start" in words
+    started = "c0" in words or words & AT_ONCE
     assert situation.rim.peering.connect_retry_counter == (0 if started else COUNT + ("c+" in words))
 
 
@@ -172,9 +179,9 @@ def _check_wire(situation: Situation, words: set[str], code: int | None) -> None
 def _check_dials(situation: Situation, words: set[str]) -> None:
     """A dial is under way beside every connection that came in, but beside no session that is up."""
     rim = situation.rim
-    assert rim.dials - situation.dials == bool(words & {"dial", "start"})
+    assert rim.dials - situation.dials == bool(words & {"dial", *AT_ONCE})
     if "x" in words:
-        assert rim.is_dialling is (bool(words & {"dial", "start"}) or words == {"x", "r+"})
+        assert rim.is_dialling is (bool(words & {"dial", *AT_ONCE}) or words == {"x", "r+"})
     if words >= {"x", "dial"}:
         assert rim.given_up[situation.given_up :] == ["no answer in 120 s"]
 
@@ -182,7 +189,7 @@ def _check_dials(situation: Situation, words: set[str]) -> None:
 def _check_timer(situation: Situation, words: set[str]) -> None:
     peering = situation.rim.peering
     assert (peering.next_start is not None) is ("damped" in words)
-    if words & {"r+", "start"} and situation.second is None:
+    if words & {"r+", *AT_ONCE} and situation.second is None:
         assert peering.next_timer() is not None
     elif words & {"r0", "c0", "O"} and "damped" not in words:
         assert peering.next_timer() is None

@@ -5,7 +5,8 @@ Nothing here is made from the table of the program.  A cell says what is done an
 same without waiting, `O` `K` `N` OPEN, KEEPALIVE, NOTIFICATION sent, `r+` `r0` the connect retry timer started,
 stopped, `c0` `c+` its counter, `neg` hold and keepalive timers as negotiated, `h` the hold timer restarted, `up`
 `routes` `refresh` what is passed on.  `fail` is what the RFC does with every error; its end is a new start, `damped` by
-the idle hold (`hold`, `unhold`) or `start` at once.  `N5` is the finite state machine error: subcode, message type.
+the idle hold (`hold`, `unhold`), `start` at once, or `resume`, one of both.  `N5` is the finite state machine error:
+subcode, message type.
 
 The last two events are numbers 18 and 17 as RFC 4724 section 5 changes them, the one before is any error of the table.
 """
@@ -45,7 +46,7 @@ SEND_HOLD_EXPIRED       | .                    | fail > idle        | fail > idl
 REFRESH                 | .                    | fail > idle        | fail > idle           | N5/1 5                  | N5/2 5               | refresh > =
 REFRESH_FAULT           | .                    | fail > idle        | fail > idle           | N5/1 5                  | N5/2 5               | N fail > idle
 UNEXPECTED              | .                    | fail > idle        | fail > idle           | N fail > idle           | N fail > idle        | N fail > idle
-RESTARTING_PEER_LOST    | .                    | fail > idle        | fail > idle           | N5/0                    | N5/0                 | r0 x c+ start > idle
+RESTARTING_PEER_LOST    | .                    | fail > idle        | fail > idle           | N5/0                    | N5/0                 | r0 x c+ resume > idle
 PEER_RESTARTED          | .                    | fail > idle        | fail > idle           | N5/0                    | N5/0                 | cut c0 r+ > connect
 """  # noqa: E501 - a table
 _FAIL = {"r0", "x", "c+", "damped"}
