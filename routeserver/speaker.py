@@ -97,22 +97,22 @@ class Speaker:
         self._ranges = ranges
         for neighbor in self.neighbors.values():
             if neighbor.range is not None:
-                address = neighbor.settings.address
-                neighbor.range = next((one for one in ranges if address in one.prefix), neighbor.range)
+                neighbor.range = self._range_of(neighbor.settings.address) or neighbor.range
         self._find_selective()
 
+    def _range_of(self, address: IPAddress) -> NeighborRange | None:
+        """Ranges do not overlap."""
+        return next((one for one in self._ranges if address in one.prefix), None)
+
     def accept(self, address: IPAddress) -> Neighbor | None:
-        """The neighbor a connection comes from: configured, or let in by the smallest range that has the address."""
+        """The neighbor a connection comes from: configured, or let in by the range that has the address."""
         neighbor = self.neighbors.get(address)
         if neighbor is None:
-            found = [r for r in self._ranges if address.version == r.prefix.version and address in r.prefix]
-            if not found:
+            found = self._range_of(address)
+            if found is None or sum(1 for n in self.neighbors.values() if n.range is found) >= found.limit:
                 return None
-            narrowest = max(found, key=lambda r: r.prefix.prefixlen)
-            if sum(1 for n in self.neighbors.values() if n.range is narrowest) >= narrowest.limit:
-                return None
-            neighbor = self.add(narrowest.neighbor(address))
-            neighbor.range = narrowest
+            neighbor = self.add(found.neighbor(address))
+            neighbor.range = found
         neighbor.is_connected = True
         return neighbor
 

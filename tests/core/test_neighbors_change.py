@@ -177,14 +177,15 @@ def test_a_range_lets_in_as_many_as_it_may() -> None:
     assert let_in.settings.passive
 
 
-def test_the_smallest_range_decides_even_when_it_is_full() -> None:
-    talk = Conversation(neighbor_ranges=(_range("127.0.0.0/16", 5), _range("127.0.9.0/24", 1, 65009)))
+def test_each_range_counts_its_own() -> None:
+    talk = Conversation(neighbor_ranges=(_range("127.0.8.0/24", 1), _range("127.0.9.0/24", 1, 65009)))
     speaker = talk.core.speaker
-    inner = speaker.accept(ip_address("127.0.9.1"))
-    assert inner is not None
-    assert inner.settings.peer_as == 65009
-    assert speaker.accept(ip_address("127.0.9.2")) is None
-    assert speaker.accept(ip_address("127.0.8.2")) is not None
+    found = {address: speaker.accept(ip_address(address)) for address in ("127.0.8.1", "127.0.9.1", "127.0.9.2")}
+    assert {address: n and n.settings.peer_as for address, n in found.items()} == {
+        "127.0.8.1": LOCAL_AS,
+        "127.0.9.1": 65009,
+        "127.0.9.2": None,
+    }
 
 
 def test_a_neighbor_of_a_range_goes_with_its_last_connection() -> None:

@@ -153,6 +153,19 @@ def test_stale_routes_do_not_count() -> None:
     assert len(talk.core.rib.table.paths(Family.VPNV4, key("1:1", "10.0.0.1/32"))) == 3
 
 
+def test_stale_routes_that_were_withdrawn_make_no_room() -> None:
+    talk = _talk(PrefixLimit(3))
+    words: dict[str, Any] = {"says": restarts.as_it_is, "graceful_restart": _RESTARTING}
+    peer = talk.neighbor(_PEER, VPN_FAMILIES, **words)
+    _send(talk, peer, range(3))
+    peer.lose()
+    talk.neighbors.remove(peer)
+    peer = talk.neighbor(_PEER, VPN_FAMILIES, **words)
+    peer.far.send_withdrawals(Family.VPNV4, [key("1:1", f"10.0.0.{number}/32") for number in range(3)])
+    _send(talk, peer, range(3, 7))
+    assert not peer.is_up
+
+
 def test_a_limit_that_is_lowered_is_looked_at_at_once() -> None:
     talk = _talk(PrefixLimit(10))
     observer, peer = talk.neighbor(_OBSERVER, VPN_FAMILIES), talk.neighbor(_PEER, VPN_FAMILIES)

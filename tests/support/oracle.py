@@ -2,23 +2,24 @@
 
 `Oracle` keeps the inputs of a route server (items and who vouches for them, subscriptions, what neighbors said) and
 no results: every question walks all of them.  It shares the product's value types and nothing of its RIB, selection
-or export rules, so that an error would have to be made twice.  MED and communities are not modelled; scenarios do
-not use them.
+or export rules, so that an error would have to be made twice.  What a neighbor said is in `oracle_neighbors`.  MED and
+the communities of RFC 1997 are not modelled; scenarios do not use them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from routeserver.bgp.attributes import AS_SEQUENCE, PathAttributes
 from routeserver.bgp.communities import encapsulation_community, mobility_community
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, key_prefix, key_rd, vpn_family, vpn_key
-from routeserver.settings import NeighborSettings, Settings
+from routeserver.settings import Settings
 from schema.items import RouteItem
 from schema.values import IPAddress, NextHop
+from tests.support.oracle_neighbors import LLGR_STALE, Neighborhood, NeighborWords
 
 _LOCAL, _EXTERNAL, _INTERNAL = 0, 1, 2
 _DEFAULT = b"\0"
@@ -38,6 +39,8 @@ class _Path:
     item_id: str = ""
     route: RouteItem | None = None
     stale: bool = False
+    path_id: int = 0
+    is_last_choice: bool = False
 
     @property
     def usable(self) -> bool:
@@ -57,6 +60,7 @@ class _Path:
         attributes = self.attributes
         return (
             not self.usable,
+            self.is_last_choice,
             self.stale,
             -(100 if attributes.local_pref is None else attributes.local_pref),
             -attributes.sequence[1],
@@ -67,7 +71,7 @@ class _Path:
             len(attributes.cluster_list),
             (attributes.next_hop.version, attributes.next_hop.packed),
             self.key[1:9],
-            (self.item_id, self.node),
+            (self.item_id or (str(self.path_id) if self.path_id else ""), self.node),
             self.source,
         )
 
@@ -80,29 +84,23 @@ class _Item:
     until: float = 0.0
 
 
-@dataclass
-class _Neighbor:
-    settings: NeighborSettings
-    rtc: bool
-    since: float
-    rtc_ended: bool = False
-    routes: dict[tuple[Family, bytes], tuple[PathAttributes, int]] = field(default_factory=dict)
-
-
 class Oracle:
     """The inputs. Sessions are named by the caller; `here` is our end of every BGP session."""
 
     def __init__(self, settings: Settings, here: IPAddress) -> None:
         self.settings = settings
         self.here = here
-        self.now = 0.0
         self.vpns = {vpn.name: vpn for vpn in settings.vpns}
         self.numbers = {vpn.name: number for number, vpn in enumerate(settings.vpns, 1)}
         self.sessions: dict[str, str] = {}
         self.items: dict[tuple[str, str], _Item] = {}
         self.subscriptions: set[tuple[str, str]] = set()
         self.instances: dict[tuple[str, str], int] = {}
-        self.neighbors: dict[str, _Neighbor] = {}
+        self.around = Neighborhood(settings, self.vpns)
+
+    @property
+    def now(self) -> float:
+        return self.around.now
 
     # Inputs
 
@@ -160,7 +158,7 @@ class Oracle:
         self._drop_items(lambda item: item.jid == self.sessions[session] and item.session is None)
 
     def advance(self, seconds: float) -> None:
-        self.now += seconds
+        self.around.advance(seconds)
         self._drop_items(lambda item: item.session is None and item.until <= self.now)
 
     def _drop_items(self, is_due: Callable[[_Item], bool]) -> None:
@@ -171,27 +169,6 @@ class Oracle:
         """A forwarder without session and item is a stranger when it comes back."""
         known = {*self.sessions.values(), *(item.jid for item in self.items.values())}
         self.instances = {where: number for where, number in self.instances.items() if where[0] in known}
-
-    def established(self, settings: NeighborSettings, *, rtc: bool) -> None:
-        self.neighbors[str(settings.address)] = _Neighbor(settings, rtc, self.now)
-
-    def closed(self, neighbor: str) -> None:
-        self.neighbors.pop(neighbor, None)
-
-    def announced(self, neighbor: str, family: Family, key: bytes, attributes: PathAttributes, label: int) -> None:
-        here = self.settings
-        looped = (
-            here.local_as in [number for _, ases in attributes.as_path for number in ases]
-            or attributes.originator_id == here.router_id
-            or here.router_id in attributes.cluster_list
-        )
-        if looped:
-            self.withdrawn(neighbor, family, key)
-        else:
-            self.neighbors[neighbor].routes[family, key] = attributes, label
-
-    def withdrawn(self, neighbor: str, family: Family, key: bytes) -> None:
-        self.neighbors[neighbor].routes.pop((family, key), None)
 
     # What follows from them
 
@@ -210,19 +187,25 @@ class Oracle:
 
     def routes_of(self, name: str) -> dict[tuple[Family, bytes], tuple[int, PathAttributes]]:
         """(family, key) -> (label, attributes): what a neighbor holds of the VPN families."""
-        neighbor = self.neighbors[name]
-        if neighbor.rtc and not neighbor.rtc_ended and self.now < neighbor.since + self.settings.rtc_wait:
+        neighbor = self.around.neighbors[name]
+        waits = self._has_rtc(neighbor) and Family.RTC not in neighbor.ended
+        if waits and self.now < neighbor.since + self.settings.rtc_wait:
             return {}
         return {
             (path.family, path.key): (path.label, self._exported(path, neighbor))
             for path in self._best_paths()
+            if path.family not in self.around.deferred
             if self._may_go(path, neighbor) and self._is_wanted(path, neighbor)
         }
 
+    @staticmethod
+    def _has_rtc(neighbor: NeighborWords) -> bool:
+        return neighbor.terms is not None and Family.RTC in neighbor.terms.families
+
     def memberships_of(self, name: str) -> dict[bytes, PathAttributes]:
         """Key -> attributes: what a neighbor holds of RT-Constraint."""
-        neighbor = self.neighbors[name]
-        if not neighbor.rtc:
+        neighbor = self.around.neighbors[name]
+        if not self._has_rtc(neighbor):
             return {}
         told = {key: self._membership(key, paths, neighbor) for key, paths in self._memberships().items()}
         return {key: attributes for key, attributes in told.items() if attributes is not None}
@@ -251,12 +234,17 @@ class Oracle:
         return RouteDistinguisher.of_address(address, instance)
 
     def _received(self) -> Iterator[_Path]:
-        for name, neighbor in self.neighbors.items():
+        for name, neighbor in self.around.neighbors.items():
             settings = neighbor.settings
             kind = _INTERNAL if settings.peer_as == self.settings.local_as else _EXTERNAL
-            for (family, key), (attributes, label) in neighbor.routes.items():
+            restart = settings.graceful_restart
+            for (family, key, path_id), (attributes, label) in neighbor.routes(self.around.admission(neighbor)):
                 client = settings.route_reflector_client
-                yield _Path(name, kind, IPv4Address(name), client, family, key, label, attributes)
+                is_last = restart is not None and restart.long_lived > 0 and LLGR_STALE in attributes.communities
+                yield _Path(
+                    name, kind, IPv4Address(name), client, family, key, label, attributes,
+                    path_id=path_id, is_last_choice=is_last,
+                )  # fmt: skip
 
     def _best_paths(self) -> list[_Path]:
         by_nlri: dict[tuple[Family, bytes], list[_Path]] = {}
@@ -279,21 +267,21 @@ class Oracle:
                 by_key.setdefault(path.key, []).append(path)
         return {key: sorted(paths, key=_Path.rank) for key, paths in by_key.items()}
 
-    def _is_external(self, neighbor: _Neighbor) -> bool:
+    def _is_external(self, neighbor: NeighborWords) -> bool:
         return neighbor.settings.peer_as != self.settings.local_as
 
-    def _may_go(self, path: _Path, neighbor: _Neighbor) -> bool:
+    def _may_go(self, path: _Path, neighbor: NeighborWords) -> bool:
         if path.source == str(neighbor.settings.address):
             return False
-        if path.family is Family.VPNV4 and not isinstance(path.attributes.next_hop, IPv4Address):
+        if path.is_last_choice and not neighbor.knows_long_lived:
             return False
         if path.route is not None and not path.attributes.route_targets:
             return False
         both_plain = path.kind == _INTERNAL and not path.is_client and not neighbor.settings.route_reflector_client
         return self._is_external(neighbor) or not both_plain
 
-    def _is_wanted(self, path: _Path, neighbor: _Neighbor) -> bool:
-        if not neighbor.rtc:
+    def _is_wanted(self, path: _Path, neighbor: NeighborWords) -> bool:
+        if not self._has_rtc(neighbor):
             return True
         name = str(neighbor.settings.address)
         for key, paths in self._memberships().items():
@@ -304,7 +292,7 @@ class Oracle:
                 return True
         return False
 
-    def _exported(self, path: _Path, neighbor: _Neighbor) -> PathAttributes:
+    def _exported(self, path: _Path, neighbor: NeighborWords) -> PathAttributes:
         given, own = path.attributes, self.settings
         if self._is_external(neighbor):
             segments = given.as_path[0][1] if given.as_path else ()
@@ -313,6 +301,7 @@ class Oracle:
                 given.next_hop,
                 given.origin,
                 ((AS_SEQUENCE, (own.local_as, *segments)),),
+                communities=given.communities,
                 ext_communities=communities,
             )
         told = replace(given, local_pref=100 if given.local_pref is None else given.local_pref)
@@ -321,7 +310,7 @@ class Oracle:
         originator = given.originator_id or path.peer_id
         return replace(told, originator_id=originator, cluster_list=(own.router_id, *given.cluster_list))
 
-    def _membership(self, key: bytes, paths: list[_Path], neighbor: _Neighbor) -> PathAttributes | None:
+    def _membership(self, key: bytes, paths: list[_Path], neighbor: NeighborWords) -> PathAttributes | None:
         ours = key != _DEFAULT and RtMembership.from_key(key).origin_as == self.settings.local_as
         if self._is_external(neighbor):
             allowed = self._may_go(paths[0], neighbor)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from routeserver.bgp.capabilities import Capabilities, GracefulRestartCapability, pair_of
 from routeserver.bgp.iana import Family
+from tests.support.oracle_neighbors import Terms
 
 Change: TypeAlias = Callable[[Capabilities], Capabilities]
 
@@ -68,5 +69,19 @@ def long_lived(**times: tuple[bool, int]) -> Change:
     def change(capabilities: Capabilities) -> Capabilities:
         told = {pair_of(Family[name.upper()]): time for name, time in times.items()}
         return replace(capabilities, long_lived=told)
+
+    return change
+
+
+def saying(terms: Terms) -> Change:
+    """All of these terms."""
+
+    def change(capabilities: Capabilities) -> Capabilities:
+        restart, long_lived = None, {}
+        if terms.restart_time is not None:
+            preserved = {pair_of(family): kept for family, kept in terms.preserved.items()}
+            restart = GracefulRestartCapability(terms.restarted, terms.n_bit, terms.restart_time, preserved)
+            long_lived = {pair_of(family): words for family, words in terms.long_lived.items()}
+        return replace(capabilities, route_refresh=terms.can_refresh, restart=restart, long_lived=long_lived)
 
     return change

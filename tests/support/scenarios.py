@@ -1,164 +1,64 @@
-"""Random scenarios for the oracle: a list of events from a seed, and their run through a server and through the model.
-
-Events are plain tuples and mean something in any state (what cannot be done then is skipped), so a failing list can
-be cut down and replayed.  Every label says in its thousands which route targets its route carries; that is how a leak
-is seen at every step without asking the model.
-"""
+"""Random scenarios for the oracle: one run of a list of events through a server and through the model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
-from random import Random
-from typing import Any, TypeAlias
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.nlri import vpn_family
 from routeserver.rib.path import path_item
-from routeserver.settings import NeighborSettings
+from routeserver.settings import GracefulRestart, NeighborSettings
 from routeserver.xmpp.stream import StreamLimits
+from tests.support import restarts
 from tests.support.conversation import Conversation, Forwarder
 from tests.support.far_neighbor import Neighbor
 from tests.support.oracle import Oracle
-from tests.support.routes import (
-    GRE,
-    LOCAL_AS,
-    ROUTER_ID,
-    UDP,
-    attributes,
-    hop,
-    ip_network,
-    item,
-    key,
-    membership_key,
-    vpn,
+from tests.support.oracle_neighbors import NO_LLGR, Terms
+from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, hop, item, key, membership_key
+from tests.support.scenario_events import Event
+from tests.support.scenario_world import (
+    MUTE,
+    NEIGHBORS,
+    NODES,
+    PLAIN,
+    POLICIES,
+    SLOTS,
+    TARGET_TEXTS,
+    TARGETS,
+    UNKNOWN_TUNNEL,
+    VPNS,
 )
-
-Event: TypeAlias = tuple[Any, ...]
-
-VPNS = (
-    vpn("blue", ["64512:100"]),
-    vpn("red", ["64512:200", "64512:100"], ["64512:200"]),
-    vpn("hub", ["64512:2"], ["64512:1"]),
-    vpn("spoke", ["64512:1"], ["64512:2"]),
-    vpn("mute", ["64512:100"], []),
-)
-_NODES = [v.name for v in VPNS]
-TARGETS = [frozenset[bytes](), *(v.export_rts for v in VPNS), vpn("", ["64512:100", "64512:2"]).export_rts]
-_TARGET_TEXTS = [(), ("64512:100",), ("64512:200",), ("64512:1",), ("64512:2",), (), ("64512:100", "64512:2")]
-_SLOTS = {
-    "h1": ("h1.example.net", "vpn"),
-    "h1b": ("h1.example.net", "other"),
-    "h2": ("h2.example.net", "vpn"),
-    "h3": ("h3.example.net", "vpn"),
-}
-_ADDRESSES = {"h1": ["192.0.2.1", "2001:db8::1"], "h2": ["192.0.2.2", "2001:db8::2"], "h3": ["192.0.2.3"]}
-_PREFIXES = ["10.0.0.1/32", "10.0.0.0/8", "a00::/8", "fd00::1/128"]
-NEIGHBORS = {
-    "127.0.2.1": NeighborSettings(ip_address("127.0.2.1"), LOCAL_AS, hold_time=0),
-    "127.0.2.2": NeighborSettings(ip_address("127.0.2.2"), LOCAL_AS, hold_time=0),
-    "127.0.2.3": NeighborSettings(ip_address("127.0.2.3"), LOCAL_AS, hold_time=0, route_reflector_client=True),
-    "127.0.2.4": NeighborSettings(ip_address("127.0.2.4"), LOCAL_AS, hold_time=0, route_reflector_client=True),
-    "127.0.3.1": NeighborSettings(ip_address("127.0.3.1"), 65001, hold_time=0),
-    "127.0.3.2": NeighborSettings(ip_address("127.0.3.2"), 65002, hold_time=0),
-}
-_PLAIN = {"127.0.2.2", "127.0.3.2"}
-"""Neighbors without RT-Constraint."""
-_RDS = ["64512:1", "64512:2", "192.0.2.1:1"]
-_UNKNOWN_TUNNEL = b"\x03\x0c\0\0\0\0\x03\xe7"
-
-
-def events(seed: int, length: int) -> list[Event]:
-    """A beginning in which everybody comes up, then `length` random events."""
-    random = Random(seed)
-    begin: list[Event] = [("bind", slot) for slot in ("h1", "h2", "h3")]
-    begin += [("up", name) for name in NEIGHBORS if random.random() < 0.6]
-    begin += [("subscribe", slot, random.choice(_NODES), random.choice((None, 1, 2))) for slot in ("h1", "h2", "h3")]
-    makers = random.choices(list(_MAKERS), list(_MAKERS.values()), k=length)
-    return begin + [maker(random) for maker in makers]
-
-
-def _slot(random: Random) -> str:
-    return random.choice(list(_SLOTS))
-
-
-def _neighbor(random: Random) -> str:
-    return random.choice(list(NEIGHBORS))
-
-
-def _publish(random: Random) -> Event:
-    slot, node = _slot(random), random.choice(_NODES)
-    item_id = random.choice(("a", "b", f"{slot}-c", f"{slot}-d", f"{slot}-e"))
-    address = random.choice(_ADDRESSES[slot[:2]])
-    label = 1000 * (1 + _NODES.index(node)) + random.randrange(3)
-    words = random.choice((GRE, UDP)), random.choice((0, 0, 1, 2)), random.choice((100, 100, 100, 200))
-    return "publish", slot, node, item_id, random.choice(_PREFIXES), address, label, *words
-
-
-def _retract(random: Random) -> Event:
-    slot = _slot(random)
-    return "retract", slot, random.choice(_NODES), random.choice(("a", "b", f"{slot}-c", f"{slot}-d", f"{slot}-e"))
-
-
-def _announce(random: Random) -> Event:
-    targets = random.randrange(len(TARGETS))
-    label = 1000 * targets + random.choice((16, 16, 17))
-    extras = random.choice(("", "", "", "loop", "reflected", "unknown tunnel", "null label"))
-    words = random.choice((100, 100, 200)), random.choice((0, 0, 1)), random.choice(("198.51.100.1", "2001:db8::9"))
-    return "announce", _neighbor(random), random.choice(_RDS), random.choice(_PREFIXES), targets, label, extras, *words
-
-
-def _membership(random: Random) -> Event:
-    target = random.choice(("64512:100", "64512:200", "64512:1", "64512:2", None))
-    origin, bits = random.choice((0, 0, 65001, 65009)), random.choice((64, 64, 64, 0, 32, 48))
-    kind, lp = random.choice(("wants", "wants", "wants no more")), random.choice((100, 200))
-    return kind, _neighbor(random), target, origin, bits, lp
-
-
-_MAKERS = {
-    _publish: 14,
-    _retract: 5,
-    _announce: 10,
-    lambda r: ("withdraw", _neighbor(r), r.choice(_RDS), r.choice(_PREFIXES)): 4,
-    _membership: 8,
-    lambda r: ("end of rib", _neighbor(r)): 4,
-    lambda r: ("refresh", _neighbor(r), r.choice(list(Family))): 2,
-    lambda r: ("up", _neighbor(r)): 3,
-    lambda r: ("down", _neighbor(r)): 2,
-    lambda r: ("bind", _slot(r)): 4,
-    lambda r: ("lose", _slot(r)): 4,
-    lambda r: ("subscribe", _slot(r), r.choice(_NODES), r.choice((None, 1, 1, 2))): 7,
-    lambda r: ("unsubscribe", _slot(r), r.choice(_NODES)): 3,
-    lambda r: ("end of publish", _slot(r)): 3,
-    lambda r: ("writable", r.choice([*_SLOTS, *NEIGHBORS]), r.random() < 0.6): 5,
-    lambda r: ("advance", r.choice((1.0, 5.0, 25.0, 61.0))): 4,
-    lambda r: ("flush", r.choice((1, 2, 5))): 8,
-    lambda r: ("turn",): 10,
-}
 
 
 class Scenario:
     """One run: the server, the model, and the far ends that are up."""
 
     def __init__(self) -> None:
-        self.talk = Conversation(
-            *VPNS, neighbors=tuple(NEIGHBORS.values()), rtc_wait=30.0, startup_hold=10.0, rtc_settle=5.0
-        )
-        self.talk.limits = StreamLimits(ping_interval=1e6)
-        self.oracle = Oracle(self.talk.settings, ip_address("127.0.1.1"))
+        self._begin(NEIGHBORS.values())
         self.clients: dict[str, Forwarder] = {}
         self.peers: dict[str, Neighbor] = {}
+        self._ever_imported = {v.name: v.import_rts for v in VPNS}
+
+    def _begin(self, neighbors: Iterable[NeighborSettings]) -> None:
+        waits: dict[str, Any] = {"startup_hold": 10.0, "rtc_settle": 5.0, "rtc_wait": 30.0, "selection_deferral": 50.0}
+        self.talk = Conversation(*VPNS, neighbors=tuple(neighbors), **waits)
+        self.talk.limits = StreamLimits(ping_interval=1e6)
+        self.oracle = Oracle(self.talk.settings, ip_address("127.0.1.1"))
 
     def run(self, steps: list[Event]) -> None:
         """AssertionError at the first step after which something is wrong."""
         for step in steps:
             self._apply(*step)
+            self._serve()
             self._check_leaks()
-        for name in (*_SLOTS, *NEIGHBORS):
+        for name in (*SLOTS, *NEIGHBORS):
             self._apply("writable", name, True)
         self._apply("turn")
-        self._check_markers()
+        self._check_end()
 
     def _apply(self, kind: str, *words: Any) -> None:
         getattr(self, "_on_" + kind.replace(" ", "_"))(*words)
@@ -166,7 +66,7 @@ class Scenario:
     # Forwarders
 
     def _on_bind(self, slot: str) -> None:
-        jid, resource = _SLOTS[slot]
+        jid, resource = SLOTS[slot]
         self.oracle.bound(slot, jid)
         older = self.clients.get(slot)
         self.clients[slot] = self.talk.forwarder(jid, resource)
@@ -191,6 +91,7 @@ class Scenario:
     def _on_unsubscribe(self, slot: str, node: str) -> None:
         if slot in self.clients:
             assert self.clients[slot].unsubscribe(node).is_result is self.oracle.unsubscribe(slot, node)
+            self.clients[slot].held.pop(node, None)  # nobody tells it any more what of that is still so
 
     def _on_publish(
         self, slot: str, node: str, item_id: str, prefix: str, address: str, label: int, tunnel: Any, seq: int, lp: int
@@ -212,35 +113,103 @@ class Scenario:
 
     # Neighbors
 
-    def _on_up(self, name: str) -> None:
-        if name not in self.peers:
-            families = VPN_FAMILIES if name in _PLAIN else (*VPN_FAMILIES, Family.RTC)
-            self.oracle.established(NEIGHBORS[name], rtc=name not in _PLAIN)
-            self.peers[name] = self.talk.neighbor(name, families)
+    def _on_world(self, own_restart: bool, absent: tuple[str, ...]) -> None:
+        """Other neighbors than all of them, or neighbors that bridge a restart of ours; for a start only."""
+        here = [settings for name, settings in NEIGHBORS.items() if name not in absent]
+        if own_restart:
+            here[0] = replace(here[0], graceful_restart=GracefulRestart(restarting=True, stale_time=40.0))
+        self._begin(here)
+
+    def _on_configure(self, name: str) -> None:
+        if name in self.oracle.around.neighbors:
+            self._on_notify(name, (6, 3), True)
+            self.talk.core.speaker.remove(ip_address(name))
+            self.oracle.around.removed(name)
+        else:
+            self.talk.core.speaker.add(NEIGHBORS[name])
+            self.oracle.around.added(NEIGHBORS[name])
+
+    def _on_up(self, name: str, restart: tuple[Any, ...] | None) -> None:
+        if name in self.peers or name not in self.oracle.around.neighbors:
+            return
+        families = VPN_FAMILIES if name in PLAIN else (*VPN_FAMILIES, Family.RTC)
+        terms = Terms(frozenset(families), can_refresh=name not in MUTE)
+        if restart is not None:
+            time, restarted, n_bit, preserved, long_lived = restart
+            preserved = {family: kept for family, kept in preserved.items() if family in families}
+            terms = Terms(terms.families, terms.can_refresh, time, restarted, n_bit, preserved, long_lived)
+        self.peers[name] = self.talk.neighbor(name, families, says=restarts.saying(terms), add_path_send=True)
+        self.oracle.around.established(name, terms)
 
     def _on_down(self, name: str) -> None:
-        peer = self.peers.pop(name, None)
-        if peer is not None:
-            peer.lose()
-            self.talk.neighbors.remove(peer)
-            self.oracle.closed(name)
+        if name in self.peers:
+            self._gone(name, self.peers[name].lose)
+            self.oracle.around.closed(name)
+
+    def _on_notify(self, name: str, notification: tuple[int, int], from_here: bool) -> None:
+        if name in self.peers:
+            self._gone(name, lambda: self.peers[name].close(*notification, from_here=from_here))
+            self.oracle.around.closed(name, notification)
+
+    def _gone(self, name: str, end: Callable[[], None]) -> None:
+        end()
+        peer = self.peers.pop(name)
+        peer.carry()
+        assert peer.session.closing
+        self.talk.neighbors.remove(peer)
+
+    def _serve(self) -> None:
+        """Neighbors answer what they are asked; sessions of those that said too much are over."""
+        for name, peer in list(self.peers.items()):
+            peer.carry()
+            while peer.asked and peer.is_up:
+                self._say_again(name, peer, peer.asked.pop())
+            exceeds = self.oracle.around.exceeds(name)
+            assert peer.session.closing is exceeds, name
+            if exceeds:
+                self._gone(name, lambda: None)
+                self.oracle.around.closed(name, (6, 9))
+
+    def _say_again(self, name: str, peer: Neighbor, family: Family) -> None:
+        said = {of: words for of, words in self.oracle.around.neighbors[name].said.items() if of[0] is family}
+        self._on_refresh_begins(name, family)
+        for (_, route, path_id), (attrs, label) in said.items():
+            self._send(name, peer, family, route, path_id, attrs, label)
+        if peer.is_up:
+            self._on_refresh_ends(name, family)
+
+    def _send(
+        self, name: str, peer: Neighbor, family: Family, route: bytes, path_id: int, attrs: PathAttributes, label: int
+    ) -> None:
+        peer.far.send_routes(family, attrs, [(_wire(peer, family, route, path_id), label)])
+        peer.carry()
+        self.oracle.around.neighbors[name].announces((family, route, path_id), attrs, label)
 
     def _on_announce(
-        self, name: str, rd: str, prefix: str, targets: int, label: int, extra: str, lp: int, seq: int, next_hop: str
+        self,
+        name: str,
+        rd: str,
+        prefix: str,
+        path_id: int,
+        targets: int,
+        label: int,
+        extra: str,
+        lp: int,
+        seq: int,
+        next_hop: str,
     ) -> None:
         peer = self.peers.get(name)
-        family = vpn_family(ip_network(prefix))
-        if peer is None or (family is Family.VPNV4 and ":" in next_hop):
-            return
-        attrs = self._attributes(peer, attributes(_TARGET_TEXTS[targets], next_hop, seq=seq), extra, lp)
-        label = 3 if extra == "null label" else label  # RFC 3032 section 2.1: nothing a forwarder could use
-        peer.announce(rd, prefix, attrs, label)
-        peer.carry()
-        self.oracle.announced(name, family, key(rd, prefix), attrs, label)
+        if peer is not None:
+            family = vpn_family(ip_network(prefix))
+            attrs = self._attributes(peer, attributes(TARGET_TEXTS[targets], next_hop, seq=seq), extra, lp)
+            label = 3 if extra == "null label" else label  # RFC 3032 section 2.1: nothing a forwarder could use
+            self._send(name, peer, family, key(rd, prefix), _path_id(peer, family, path_id), attrs, label)
 
     @staticmethod
     def _attributes(peer: Neighbor, attrs: PathAttributes, extra: str, lp: int) -> PathAttributes:
         peer_as = peer.source_settings.peer_as
+        if extra == "not for long":
+            attrs = replace(attrs, communities=(NO_LLGR,))
         if peer_as != LOCAL_AS:
             tail = (LOCAL_AS,) if extra == "loop" else (65100,) * (lp == 200)
             return replace(attrs, as_path=((2, (peer_as, *tail)),))
@@ -250,18 +219,20 @@ class Scenario:
         if extra == "reflected":
             return replace(attrs, originator_id=IPv4Address("10.0.0.1"), cluster_list=(IPv4Address("10.8.8.8"),))
         if extra == "unknown tunnel":
-            return replace(attrs, ext_communities=(*attrs.ext_communities, _UNKNOWN_TUNNEL))
+            return replace(attrs, ext_communities=(*attrs.ext_communities, UNKNOWN_TUNNEL))
         return attrs
 
-    def _on_withdraw(self, name: str, rd: str, prefix: str) -> None:
+    def _on_withdraw(self, name: str, rd: str, prefix: str, path_id: int) -> None:
         peer = self.peers.get(name)
         if peer is not None:
-            peer.withdraw(rd, prefix)
+            family, route = vpn_family(ip_network(prefix)), key(rd, prefix)
+            path_id = _path_id(peer, family, path_id)
+            peer.far.send_withdrawals(family, [_wire(peer, family, route, path_id)])
             peer.carry()
-            self.oracle.withdrawn(name, vpn_family(ip_network(prefix)), key(rd, prefix))
+            self.oracle.around.neighbors[name].withdraws((family, route, path_id))
 
     def _rtc_peer(self, name: str) -> Neighbor | None:
-        return None if name in _PLAIN else self.peers.get(name)
+        return None if name in PLAIN else self.peers.get(name)
 
     def _membership_key(self, peer: Neighbor, target: str | None, origin: int, bits: int) -> bytes:
         own = peer.source_settings.peer_as
@@ -271,10 +242,7 @@ class Scenario:
         peer = self._rtc_peer(name)
         if peer is not None:
             membership = self._membership_key(peer, target, origin, bits)
-            attrs = self._attributes(peer, attributes((), name), "", lp)
-            peer.far.send_routes(Family.RTC, attrs, [(membership, 0)])
-            peer.carry()
-            self.oracle.announced(name, Family.RTC, membership, attrs, 0)
+            self._send(name, peer, Family.RTC, membership, 0, self._attributes(peer, attributes((), name), "", lp), 0)
 
     def _on_wants_no_more(self, name: str, target: str | None, origin: int, bits: int, lp: int) -> None:
         peer = self._rtc_peer(name)
@@ -282,20 +250,55 @@ class Scenario:
             membership = self._membership_key(peer, target, origin, bits)
             peer.far.send_withdrawals(Family.RTC, [membership])
             peer.carry()
-            self.oracle.withdrawn(name, Family.RTC, membership)
+            self.oracle.around.neighbors[name].withdraws((Family.RTC, membership, 0))
 
-    def _on_end_of_rib(self, name: str) -> None:
+    def _on_end_of_rib(self, name: str, families: tuple[Family, ...]) -> None:
         peer = self.peers.get(name)
-        if peer is not None:
-            peer.end_of_rib()
-            peer.carry()
-            self.oracle.neighbors[name].rtc_ended = True
+        for family in families:
+            if peer is not None and family in peer.families:
+                peer.end_of_rib(family)
+                peer.carry()
+                self.oracle.around.end_of_rib(name, family)
 
     def _on_refresh(self, name: str, family: Family) -> None:
         peer = self.peers.get(name)
         if peer is not None and family in peer.families:
             peer.far.send_refresh(family)
             peer.carry()
+
+    def _on_refresh_begins(self, name: str, family: Family) -> None:
+        peer = self.peers.get(name)
+        if peer is not None and family in peer.families:
+            peer.far.send_refresh_begin(family)
+            peer.carry()
+            self.oracle.around.neighbors[name].refresh_begins(family, self.oracle.now)
+
+    def _on_refresh_ends(self, name: str, family: Family) -> None:
+        peer = self.peers.get(name)
+        if peer is not None and family in peer.families:
+            peer.far.send_refresh_end(family)
+            peer.carry()
+            self.oracle.around.neighbors[name].refresh_ends(family)
+
+    # What the operator changes
+
+    def _on_policy(self, name: str, which: str) -> None:
+        neighbor = self.oracle.around.neighbors.get(name)
+        if neighbor is None:
+            return
+        policy, decides = POLICIES[which]
+        differs = neighbor.settings.import_policy != policy
+        settings = replace(neighbor.settings, import_policy=policy)
+        self.talk.core.speaker.change(settings, self.talk.now)
+        if differs and name in self.peers and name in MUTE:
+            self._gone(name, lambda: None)
+            self.oracle.around.closed(name, (6, 6))
+        neighbor.settings, neighbor.policy = settings, decides
+
+    def _on_imports(self, node: str, targets: frozenset[bytes]) -> None:
+        self.talk.core.set_import_rts(node, targets, self.talk.now)
+        self.oracle.around.imports(node, targets)
+        self._ever_imported[node] |= targets
 
     # Time and output
 
@@ -321,7 +324,7 @@ class Scenario:
 
     def check(self) -> None:
         """Everybody who reads holds what the model says."""
-        wanted = {node: self.oracle.items_of(node) for node in _NODES}
+        wanted = {node: self.oracle.items_of(node) for node in NODES}
         for slot, client in self.clients.items():
             for subscribed, node in self.oracle.subscriptions:
                 if subscribed == slot and client.session.writable:
@@ -330,49 +333,56 @@ class Scenario:
             if peer.session.writable:
                 routes = {(f, k): (h.label, h.attributes) for f in VPN_FAMILIES for k, h in peer.held[f].items()}
                 assert routes == self.oracle.routes_of(name), name
-                memberships = {k: h.attributes for k, h in peer.held[Family.RTC].items()}
-                assert memberships == self.oracle.memberships_of(name), f"memberships of {name}"
+                self._check_memberships(name, {k: h.attributes for k, h in peer.held[Family.RTC].items()})
+        self._check_table()
         for node, vrf in self.talk.core.rib.vrfs.items():
             shown = {entry.item_id: path_item(entry.path) for entry in vrf.entries.values()}
             assert shown == wanted[node], f"entries of {node}"
 
+    def _check_memberships(self, name: str, held: dict[bytes, PathAttributes]) -> None:
+        """After a restart of the server none is taken back before it knows."""
+        wanted = self.oracle.memberships_of(name)
+        if Family.RTC in self.oracle.around.deferred:
+            assert wanted.items() <= held.items(), f"memberships of {name}"
+        else:
+            assert held == wanted, f"memberships of {name}"
+
+    def _check_table(self) -> None:
+        """What is held of every neighbor, and the count of it."""
+        table = self.talk.core.rib.table
+        for address, neighbor in self.talk.core.speaker.neighbors.items():
+            wanted = self.oracle.around.held(str(address))
+            for family in Family:
+                held = [(family, path.key, path.path_id) for path in table.given_by(neighbor.source, family)]
+                assert set(held) == {name for name in wanted if name[0] is family}, f"held of {address}"
+                assert len(held) == table.count_of(neighbor.source, family)
+
     def _check_leaks(self) -> None:
         for slot, client in self.clients.items():
             for node, held in client.held.items():
-                imports = self.oracle.vpns[node].import_rts
+                imports = self._ever_imported[node]
                 for item_id, route in held.items():
                     targets = TARGETS[route.next_hops[0].label // 1000]
                     assert targets & imports, f"{slot} holds {item_id} in {node}"
 
-    def _check_markers(self) -> None:
-        """After everything has settled every subscription has had its marker."""
+    def _check_end(self) -> None:
+        """After everything has settled every subscription has had its marker, and every session its End-of-RIBs."""
         self.talk.advance(120.0)
         self.oracle.advance(120.0)
         self.check()
+        for name, peer in self.peers.items():
+            assert sorted(peer.ended) == sorted(peer.families), f"End-of-RIB to {name}"
         for slot, client in self.clients.items():
             for subscribed, node in self.oracle.subscriptions:
                 assert subscribed != slot or node in client.in_sync, f"{slot} never was in sync in {node}"
 
 
-def smallest(steps: list[Event]) -> list[Event]:
-    """The failing list with everything left out that is not needed to fail."""
-    size = max(len(steps) // 2, 1)
-    while True:
-        start = 0
-        while start < len(steps):
-            shorter = steps[:start] + steps[start + size :]
-            if _fails(shorter):
-                steps = shorter
-            else:
-                start += size
-        if size == 1:
-            return steps
-        size //= 2
+def _path_id(peer: Neighbor, family: Family, path_id: int) -> int:
+    """The identifier, in a session that has them."""
+    terms = peer.session.negotiated
+    return path_id if terms is not None and family in terms.paths_in else 0
 
 
-def _fails(steps: list[Event]) -> bool:
-    try:
-        Scenario().run(steps)
-    except (AssertionError, KeyError):
-        return True
-    return False
+def _wire(peer: Neighbor, family: Family, route: bytes, path_id: int) -> bytes:
+    terms = peer.session.negotiated
+    return (path_id.to_bytes(4) if terms is not None and family in terms.paths_in else b"") + route
