@@ -1,8 +1,9 @@
-"""The read-only HTTP API: views of the core as JSON, and nothing else.
+"""The HTTP API: views of the core as JSON, and nothing else but a switch for traces.
 
 Every answer is made in one call on the event loop, so it is a consistent picture of one moment; `revision` says which.
-Lists are `{"items": […], "next-cursor": null, "revision": N}`.  Errors are problem details (RFC 9457), those for
-unknown paths and methods included; only what cannot be read as HTTP gets aiohttp's plain text, and a line of log.
+Lists are `{"items": […], "next-cursor": null, "revision": N}`.  Long ones come in pages: where there is more,
+`next-cursor` is what to give as `cursor` for the rest.  Errors are problem details (RFC 9457), those for unknown paths
+and methods included; only what cannot be read as HTTP gets aiohttp's plain text, and a line of log.
 
 `/healthz` says that the event loop turns; `/readyz` whether forwarders can be served, with the single checks when
 asked `?verbose`.  A BGP neighbor that is down is shown and fails neither.
@@ -21,19 +22,20 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
 
-from routeserver import views
+from routeserver import api_query, views, views_bgp, views_rib
 from routeserver.core import RouteServer
+from routeserver.io.trace import Traces, TracesOffError
 from routeserver.log import record
-from schema.values import IPNetwork
+from schema.values import IPAddress
 
 PREFIX = "/api/v1"
 _REASON_MAX = 200
 
 
-def application(core: RouteServer, clock: Callable[[], float]) -> web.Application:
+def application(core: RouteServer, clock: Callable[[], float], traces: Traces) -> web.Application:
     """The API of one core; `clock` is the clock the core runs on."""
     server_logger.addFilter(_in_words)
-    api = _Api(core, clock)
+    api = _Api(core, clock, traces)
     app = web.Application(middlewares=[_problems])
     app.router.add_get("/healthz", api.healthz)
     app.router.add_get("/readyz", api.readyz)
@@ -41,14 +43,19 @@ def application(core: RouteServer, clock: Callable[[], float]) -> web.Applicatio
     app.router.add_get(f"{PREFIX}/vpns/{{vpn}}", api.vpn)
     app.router.add_get(f"{PREFIX}/vpns/{{vpn}}/routes", api.routes)
     app.router.add_get(f"{PREFIX}/forwarders", api.forwarders)
+    app.router.add_get(f"{PREFIX}/rt-constraints", api.rt_constraints)
+    app.router.add_get(f"{PREFIX}/bgp/rib", api.rib)
     app.router.add_get(f"{PREFIX}/bgp/neighbors", api.neighbors)
+    app.router.add_get(f"{PREFIX}/bgp/neighbors/{{address}}", api.neighbor)
+    app.router.add_put(f"{PREFIX}/bgp/neighbors/{{address}}/trace", api.trace)
     return app
 
 
 class _Api:
-    def __init__(self, core: RouteServer, clock: Callable[[], float]) -> None:
+    def __init__(self, core: RouteServer, clock: Callable[[], float], traces: Traces) -> None:
         self._core = core
         self._clock = clock
+        self._traces = traces
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return _json({"status": "ok"})
@@ -69,23 +76,67 @@ class _Api:
         return _no_vpn(name) if vpn is None else _json(vpn)
 
     async def routes(self, request: web.Request) -> web.Response:
-        name, prefix = request.match_info["vpn"], None
-        if "prefix" in request.query:
-            try:
-                prefix = _prefix(request.query["prefix"])
-            except ValueError as error:
-                return problem(HTTPStatus.BAD_REQUEST, f"prefix: {error}")
-        routes = views.routes(self._core, name, prefix)
-        return _no_vpn(name) if routes is None else self._list(routes)
+        name, query = request.match_info["vpn"], request.query
+        api_query.only(query, ("prefix", "cursor", "limit"))
+        prefix = api_query.given(query, "prefix", api_query.prefix)
+        page = views.routes(self._core, name, prefix, *api_query.page(query))
+        return _no_vpn(name) if page is None else self._page(page)
 
     async def forwarders(self, _request: web.Request) -> web.Response:
         return self._list(views.forwarders(self._core))
 
+    async def rt_constraints(self, _request: web.Request) -> web.Response:
+        return self._list(views_rib.rt_constraints(self._core))
+
+    async def rib(self, request: web.Request) -> web.Response:
+        query = request.query
+        api_query.only(query, ("afi-safi", "rd", "prefix", "cursor", "limit"))
+        wanted = views_rib.RibQuery(
+            api_query.given(query, "afi-safi", api_query.vpn_family),
+            api_query.given(query, "rd", api_query.route_distinguisher),
+            api_query.given(query, "prefix", api_query.prefix),
+        )
+        return self._page(views_rib.rib(self._core, wanted, *api_query.page(query)))
+
     async def neighbors(self, _request: web.Request) -> web.Response:
-        return self._list(views.neighbors(self._core))
+        return self._list(views_bgp.neighbors(self._core, self._clock()))
+
+    async def neighbor(self, request: web.Request) -> web.Response:
+        address = _address(request)
+        found = None if address is None else self._core.speaker.neighbors.get(address)
+        if found is None or address is None:
+            return _no_neighbor(request)
+        view = views_bgp.neighbor(self._core, found, self._clock())
+        return _json({**view, "trace": self._trace(address)})
+
+    async def trace(self, request: web.Request) -> web.Response:
+        """Switch on or off. A neighbor that is gone may still be switched off."""
+        address = _address(request)
+        is_known = address in self._core.speaker.neighbors or (address and self._traces.file_of(address))
+        if address is None or not is_known:
+            return _no_neighbor(request)
+        try:
+            if api_query.switch(await request.read()):
+                self._traces.switch_on(address)
+            else:
+                self._traces.switch_off(address)
+        except TracesOffError:
+            detail = "there is nowhere to write to: bgp.trace-directory is not in the configuration"
+            return problem(HTTPStatus.CONFLICT, detail)
+        except OSError as error:
+            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error.filename}: {error.strerror}")
+        return _json(self._trace(address))
+
+    def _trace(self, address: IPAddress) -> dict[str, Any]:
+        file = self._traces.file_of(address)
+        return {"enabled": file is not None, "file": None if file is None else str(file)}
 
     def _list(self, items: list[dict[str, Any]]) -> web.Response:
-        return _json({"items": items, "next-cursor": None, "revision": self._core.revision})
+        return self._page(views.Page(items, None))
+
+    def _page(self, page: views.Page) -> web.Response:
+        end = api_query.cursor(page.end)
+        return _json({"items": page.items, "next-cursor": end, "revision": self._core.revision})
 
 
 def problem(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> web.Response:
@@ -104,8 +155,16 @@ def _no_vpn(name: str) -> web.Response:
     return problem(HTTPStatus.NOT_FOUND, f"no VPN {name!r} here; GET {PREFIX}/vpns lists them")
 
 
-def _prefix(text: str) -> IPNetwork:
-    return ipaddress.ip_network(text)
+def _no_neighbor(request: web.Request) -> web.Response:
+    name = request.match_info["address"]
+    return problem(HTTPStatus.NOT_FOUND, f"no neighbor {name!r} here; GET {PREFIX}/bgp/neighbors lists them")
+
+
+def _address(request: web.Request) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(request.match_info["address"])
+    except ValueError:
+        return None
 
 
 def _in_words(entry: logging.LogRecord) -> bool:
@@ -121,12 +180,16 @@ def _in_words(entry: logging.LogRecord) -> bool:
 async def _problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Give the router's own refusals the form of all others."""
+    """Give what a request asks for in vain, and the router's own refusals, the form of all others."""
     try:
         return await handler(request)
+    except api_query.QueryError as error:
+        return problem(HTTPStatus.BAD_REQUEST, str(error))
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.method} is not offered; {request.path} takes {allowed}"
         return problem(HTTPStatus.METHOD_NOT_ALLOWED, detail, {"Allow": allowed})
     except web.HTTPNotFound:
         return problem(HTTPStatus.NOT_FOUND, f"nothing is at {request.path}")
+    except web.HTTPRequestEntityTooLarge:
+        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is longer than anything asked for here")

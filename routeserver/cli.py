@@ -1,8 +1,9 @@
 """The command line of `routeserver`.
 
-`run` and `config check` work on the configuration file, `status` and `get` ask the HTTP API of a running server, and
-`pki` makes certificates.  Results go to stdout, what is wrong goes to stderr in one line, and the exit code tells the
-kinds apart: 0 fine, 1 error, 2 usage or configuration, 3 not found, 4 server unreachable, 5 degraded.
+`run` and `config check` work on the configuration file, `status`, `get` and `describe` ask the HTTP API of a running
+server, `trace` has it record a neighbor and shows such a record, and `pki` makes certificates.  Results go to stdout,
+what is wrong goes to stderr in one line, and the exit code tells the kinds apart: 0 fine, 1 error, 2 usage or
+configuration, 3 not found, 4 server unreachable, 5 degraded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from routeserver import cli_client, log, pki
+from routeserver import cli_describe, cli_get, cli_trace, log, pki
 from routeserver.cli_client import EXIT_ERROR, EXIT_OK, EXIT_USAGE, CommandError, Output
 from routeserver.config import Config, ConfigError, load
 
@@ -44,21 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="routeserver", description="End-system route server: XMPP and BGP in one.")
-    verbs = parser.add_subparsers(required=True, metavar="run|config|status|get|pki")
+    verbs = parser.add_subparsers(required=True, metavar="run|config|status|get|describe|trace|pki")
     run = verbs.add_parser("run", help="run the server until SIGTERM; SIGHUP has it read FILE again")
     _add_config(run, _run)
     config_file = verbs.add_parser("config", help="work on the configuration file")
     config = config_file.add_subparsers(required=True, metavar="check")
     _add_config(config.add_parser("check", help="read the file and say what is wrong with it"), _check)
     status = verbs.add_parser("status", help="is it ready, and what is degraded")
-    _add_output(status, cli_client.status)
-    show = verbs.add_parser("get", help="show what the server knows")
-    get = show.add_subparsers(required=True, metavar="vpns|routes|forwarders|neighbors")
-    for name, what in (("vpns", "VPNs"), ("forwarders", "forwarders"), ("neighbors", "BGP neighbors")):
-        _add_output(get.add_parser(name, help=f"list the {what}"), getattr(cli_client, name))
-    routes = get.add_parser("routes", help="list the routes of a VPN")
-    routes.add_argument("vpn", metavar="VPN", help="its name, as in `get vpns`")
-    _add_output(routes, cli_client.routes)
+    _add_output(status, cli_get.status)
+    _add_get(verbs.add_parser("get", help="show what the server knows"))
+    describe = verbs.add_parser("describe", help="show all there is to know of one thing")
+    described = describe.add_subparsers(required=True, metavar="neighbor").add_parser("neighbor", help="a BGP neighbor")
+    described.add_argument("address", metavar="ADDRESS", help="as in `get neighbors`")
+    _add_output(described, cli_describe.neighbor)
+    _add_trace(verbs.add_parser("trace", help="record what is said with a BGP neighbor, and read it"))
     authority = verbs.add_parser("pki", help="a certificate authority of your own")
     _add_pki(authority.add_subparsers(required=True, metavar="init|issue"))
     return parser
@@ -67,6 +67,37 @@ def _parser() -> argparse.ArgumentParser:
 def _add_config(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="configuration file (TOML)")
     parser.set_defaults(command=command)
+
+
+def _add_get(parser: argparse.ArgumentParser) -> None:
+    get = parser.add_subparsers(required=True, metavar="vpns|routes|forwarders|neighbors|rtc|rib")
+    for name, what in (
+        ("vpns", "VPNs"),
+        ("forwarders", "forwarders"),
+        ("neighbors", "BGP neighbors"),
+        ("rtc", "RT-Constraint memberships"),
+    ):
+        _add_output(get.add_parser(name, help=f"list the {what}"), getattr(cli_get, name))
+    routes = get.add_parser("routes", help="list the routes of a VPN")
+    routes.add_argument("vpn", metavar="VPN", help="its name, as in `get vpns`")
+    _add_output(routes, cli_get.routes)
+    rib = get.add_parser("rib", help="list the VPN table over all route distinguishers, with all paths")
+    rib.add_argument("--afi-safi", metavar="NAME", help="l3vpn-ipv4-unicast or l3vpn-ipv6-unicast")
+    rib.add_argument("--rd", metavar="RD", help="such as 64512:1 or 192.0.2.1:1")
+    rib.add_argument("--prefix", metavar="PREFIX", help="exactly this one")
+    _add_output(rib, cli_get.rib)
+
+
+def _add_trace(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="on|off|show")
+    for word, what in (("on", "record from now on, into a file of the server's"), ("off", "record no more")):
+        switch = verbs.add_parser(word, help=what)
+        switch.add_argument("address", metavar="ADDRESS", help="of the neighbor, as in `get neighbors`")
+        switch.set_defaults(enabled=word == "on")
+        _add_output(switch, cli_trace.switch)
+    show = verbs.add_parser("show", help="print a record, decoded")
+    show.add_argument("file", metavar="FILE", type=Path)
+    show.set_defaults(command=cli_trace.show)
 
 
 def _add_output(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:

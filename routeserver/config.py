@@ -69,6 +69,7 @@ class Config:
     xmpp: XmppConfig | None
     bgp_listen: tuple[SocketAddress, ...]
     api_listen: tuple[SocketAddress, ...]
+    trace_directory: Path | None
     fixed: Mapping[str, object]
     """Everything that takes effect at a start only, as the file has it, by the path of its key."""
 
@@ -155,7 +156,8 @@ def _config(file: _File, base: Path) -> Config:
     api_listen = _listen("api.listen", file.api.listen) if file.api else ()
     _refuse_shared({"xmpp.listen": xmpp.listen if xmpp else (), "bgp.listen": bgp_listen, "api.listen": api_listen})
     _refuse_unheard(settings, bgp_listen)
-    return Config(settings, xmpp, bgp_listen, api_listen, dict(_fixed(file)))
+    trace_directory = config_bgp.trace_directory(file.bgp, base)
+    return Config(settings, xmpp, bgp_listen, api_listen, trace_directory, dict(_fixed(file)))
 
 
 def _refuse_shared(services: Mapping[str, Sequence[SocketAddress]]) -> None:

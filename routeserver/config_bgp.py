@@ -118,6 +118,7 @@ class Bgp(Table):
     neighbors: list[Neighbor] = msgspec.field(default_factory=list)
     dynamic_neighbors: list[DynamicNeighbors] = msgspec.field(default_factory=list)
     policies: list[NamedPolicy] = msgspec.field(default_factory=list)
+    trace_directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,16 @@ def read(file: Bgp, local_as: int, base: Path) -> tuple[tuple[NeighborSettings, 
     _refuse_overlaps(ranges)
     _refuse_borrowed_passwords(neighbors, ranges)
     return neighbors, ranges
+
+
+def trace_directory(file: Bgp, base: Path) -> Path | None:
+    """Where traces of neighbors may go. Raises ConfigKeyError."""
+    if file.trace_directory is None:
+        return None
+    directory = base / file.trace_directory
+    if not directory.is_dir():
+        raise ConfigKeyError("bgp.trace-directory", f"{directory} is no directory")
+    return directory
 
 
 # --- Neighbors and ranges ---------------------------------------------------------------------------------------

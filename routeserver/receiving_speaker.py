@@ -1,7 +1,7 @@
 """The receiving speaker of a graceful restart: what becomes of a neighbor's routes when its session is lost.
 
 A neighbor that announced graceful restart may lose its connection and keep its routes here, family by family, marked
-as to be said again (`rib.adj_in`).  For each family kept there is one `_Kept`, and what ends it:
+as to be said again (`rib.adj_in`).  For each family kept there is one `Kept`, and what ends it:
 
     restart time over, not back        the routes go (RFC 4724 section 4.2), or their long-lived period begins
     long-lived stale time over         the routes go (RFC 9494 section 4.2)
@@ -18,6 +18,7 @@ goes.  How stale routes rank and who is told of them is not decided here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from routeserver.bgp.iana import Family
@@ -27,7 +28,7 @@ from routeserver.settings import GracefulRestart
 
 
 @dataclass(slots=True)
-class _Kept:
+class Kept:
     """One family of a neighbor whose routes wait to be said again. Times are those at which something ends."""
 
     long_lived: float
@@ -51,12 +52,17 @@ class ReceivingSpeaker:
 
     def __init__(self, adj_in: AdjRibIn) -> None:
         self._adj_in = adj_in
-        self._kept: dict[Family, _Kept] = {}
+        self._kept: dict[Family, Kept] = {}
 
     @property
     def is_keeping(self) -> bool:
         """Whether any routes wait to be said again."""
         return bool(self._kept)
+
+    @property
+    def kept(self) -> Mapping[Family, Kept]:
+        """The families whose routes wait to be said again."""
+        return self._kept
 
     def ended(self) -> None:
         """The session came to an end that nothing outlives."""
@@ -81,7 +87,7 @@ class ReceivingSpeaker:
         if not (restart_time or long_lived) or (before is not None and before.has_expired):
             self._adj_in.drop(family)
             return
-        kept = _Kept(long_lived, now + restart_time)
+        kept = Kept(long_lived, now + restart_time)
         if before is not None and long_lived:
             kept.long_lived_until = before.long_lived_until
         elif before is not None:
@@ -92,7 +98,7 @@ class ReceivingSpeaker:
         if not restart_time:
             self._begin_long_lived(family, kept, now)
 
-    def _begin_long_lived(self, family: Family, kept: _Kept, now: float) -> None:
+    def _begin_long_lived(self, family: Family, kept: Kept, now: float) -> None:
         kept.restart_until = None
         if not kept.long_lived:
             self.drop(family)
@@ -129,7 +135,7 @@ class ReceivingSpeaker:
             elif kept.confirm_until is not None and kept.confirm_until <= now:
                 self.end_of_rib(family)
 
-    def _end_long_lived(self, family: Family, kept: _Kept) -> None:
+    def _end_long_lived(self, family: Family, kept: Kept) -> None:
         if kept.confirm_until is None:
             self.drop(family)
             return

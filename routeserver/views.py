@@ -6,10 +6,12 @@ table heads and documents.  Functions here read and never change anything; lists
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from routeserver.bgp.communities import route_target_text
-from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import key_rd
 from routeserver.core import RouteServer
 from routeserver.parties import Forwarder, Neighbor
@@ -19,6 +21,23 @@ from routeserver.rib.vrf import Vrf
 from schema.values import IPNetwork, NextHop
 
 View: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list, and the place where the next part begins; None when there is none."""
+
+    items: list[View]
+    end: bytes | None
+
+
+def page(places: Iterable[bytes], after: bytes, limit: int) -> tuple[list[bytes], bytes | None]:
+    """The first `limit` places in order that come after one, and where the next page begins.
+
+    Nothing is kept between pages: what is there all the while is in exactly one of them, what comes and goes may be.
+    """
+    found = heapq.nsmallest(limit + 1, (place for place in places if place > after))
+    return found[:limit], found[limit - 1] if len(found) > limit else None
 
 
 def vpns(core: RouteServer) -> list[View]:
@@ -46,13 +65,14 @@ def _vpn(core: RouteServer, vrf: Vrf) -> View:
     }
 
 
-def routes(core: RouteServer, name: str, prefix: IPNetwork | None = None) -> list[View] | None:
+def routes(core: RouteServer, name: str, prefix: IPNetwork | None, after: bytes, limit: int) -> Page | None:
     """The prefixes of a VPN, each with its paths, the selected one first; None for an unknown VPN."""
     vrf = core.rib.vrfs.get(name)
     if vrf is None:
         return None
     shown = (key for key, entry in vrf.entries.items() if prefix is None or entry.path.prefix == prefix)
-    return [_route(vrf, key) for key in sorted(shown)]
+    found, end = page(shown, after, limit)
+    return Page([_route(vrf, key) for key in found], end)
 
 
 def _route(vrf: Vrf, key: bytes) -> View:
@@ -107,39 +127,6 @@ def _forwarder(forwarder: Forwarder) -> View:
     }
 
 
-def neighbors(core: RouteServer) -> list[View]:
-    """Configured BGP neighbors, in the configuration's order."""
-    return [_neighbor(core, neighbor) for neighbor in core.speaker.neighbors.values()]
-
-
-def _neighbor(core: RouteServer, neighbor: Neighbor) -> View:
-    settings, out = neighbor.settings, neighbor.adj_out
-    return {
-        "address": str(settings.address),
-        "peer-as": settings.peer_as,
-        "type": "internal" if neighbor.is_internal else "external",
-        "passive": settings.passive,
-        "route-reflector-client": settings.route_reflector_client,
-        "state": "established" if out is not None else "down",
-        "router-id": str(neighbor.source.peer_id) if out is not None else None,
-        "afi-safis": [_family(core, neighbor, family) for family in settings.families],
-        "malformed-updates": neighbor.malformed,
-        "sessions-lost": neighbor.flaps,
-        "last-closed-because": neighbor.last_closed or None,
-    }
-
-
-def _family(core: RouteServer, neighbor: Neighbor, family: Family) -> View:
-    out = neighbor.adj_out
-    return {
-        "afi-safi": family.label,
-        "negotiated": out is not None and family in out.families,
-        "received": core.rib.table.count_of(neighbor.source, family) if out is not None else 0,
-        "sent": out.count(family) if out is not None else 0,
-        "end-of-rib-received": family in neighbor.ends_of_rib,
-    }
-
-
 def readiness(core: RouteServer, now: float) -> tuple[bool, list[View]]:
     """Whether forwarders can be served, which they always can once the core runs, and what is degraded."""
     wait = core.synced_at() - now
@@ -148,9 +135,14 @@ def readiness(core: RouteServer, now: float) -> tuple[bool, list[View]]:
     checks += [
         {
             "check": f"bgp neighbor {neighbor.settings.address}",
-            "ok": neighbor.adj_out is not None,
-            "detail": "established" if neighbor.adj_out is not None else neighbor.last_closed or "not connected yet",
+            "ok": neighbor.session is not None,
+            "detail": "established" if neighbor.session is not None else _why_down(neighbor),
         }
         for neighbor in core.speaker.neighbors.values()
     ]
     return True, checks
+
+
+def _why_down(neighbor: Neighbor) -> str:
+    reason = neighbor.peering.last_error or neighbor.last_closed or "not connected yet"
+    return f"{neighbor.peering.state.value}: {reason}"

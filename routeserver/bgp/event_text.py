@@ -10,7 +10,17 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from routeserver.bgp.attribute_text import attribute_line
-from routeserver.bgp.events import BgpEvent, Established, RoutesReceived, RoutesWithdrawn, UpdateMalformed
+from routeserver.bgp.events import (
+    BgpEvent,
+    EndOfRib,
+    Established,
+    RefreshBegins,
+    RefreshEnds,
+    RefreshRequested,
+    RoutesReceived,
+    RoutesWithdrawn,
+    UpdateMalformed,
+)
 from routeserver.bgp.iana import Family, Role
 from routeserver.bgp.nlri import key_text
 
@@ -31,6 +41,8 @@ def _says(event: BgpEvent, paths_in: frozenset[Family]) -> str:
             return record_line(event.negotiated)
         case UpdateMalformed():
             return event.reason
+        case EndOfRib() | RefreshRequested() | RefreshBegins() | RefreshEnds():
+            return event.family.label
         case _:
             return record_line(event)
 

@@ -21,6 +21,7 @@ from routeserver.bgp.session import BgpSession
 from routeserver.io import tcp
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
+from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.settings import NeighborSettings
 from schema.values import IPAddress
@@ -39,9 +40,11 @@ class NeighborLink:
         peering: Peering,
         alone: Callable[[NeighborLink], None],
         refused: Callable[[IPAddress, str], None],
+        traces: Traces,
     ) -> None:
         self._hub = hub
         self.peering = peering
+        self._traces = traces
         self._refused = refused
         """Told who was turned away, and why."""
         self._alone = alone
@@ -124,6 +127,7 @@ class NeighborLink:
         self._follow_orders()
         if session is not None:
             self._connections[connection] = None
+            self._traces.begin(session, now)
         elif not connection.is_outgoing:
             self._refused(self.settings.address, self._why_refused(now))
         return session

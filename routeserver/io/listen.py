@@ -26,6 +26,7 @@ from routeserver.io import tcp
 from routeserver.io.dial import NeighborLink
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
+from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.parties import Neighbor
 from routeserver.reconfiguration import Reconfiguration
@@ -85,8 +86,9 @@ class XmppService:
 class BgpService:
     """All neighbors' links: who is dialled, who is let in, and what of that a new configuration changes."""
 
-    def __init__(self, hub: Hub, settings: Settings) -> None:
+    def __init__(self, hub: Hub, settings: Settings, traces: Traces) -> None:
         self._hub = hub
+        self._traces = traces
         self._ranges = settings.neighbor_ranges
         self._links: dict[IPAddress, NeighborLink] = {}
         self._refusals = RefusalLog(hub.loop)
@@ -105,7 +107,7 @@ class BgpService:
             link.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
 
     def _link(self, neighbor: Neighbor) -> NeighborLink:
-        link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection, self._refusals.note)
+        link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection, self._refusals.note, self._traces)
         self._links[neighbor.settings.address] = link
         return link
 

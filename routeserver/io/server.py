@@ -26,6 +26,7 @@ from routeserver.core import RouteServer
 from routeserver.io import tcp
 from routeserver.io.hub import Hub
 from routeserver.io.listen import BgpService, XmppService
+from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.reconfiguration import Reconfiguration, ReconfigurationError, compare, differing_keys, followed
 from routeserver.settings import Settings
@@ -43,7 +44,8 @@ class Server:
         self.hub = Hub(RouteServer(config.settings, loop.time()), loop)
         self._settings = config.settings
         """What is in force: the configuration of the start, and what has followed later ones."""
-        self._bgp = BgpService(self.hub, config.settings)
+        self._traces = Traces(config.trace_directory, self.hub.core, self.hub.now)
+        self._bgp = BgpService(self.hub, config.settings, self._traces)
         self._listeners = tcp.Listeners()
         self._servers: list[asyncio.Server] = []
         self._api: web.AppRunner | None = None
@@ -75,7 +77,9 @@ class Server:
         for made in listening:
             self._serve("bgp", await hub.loop.create_server(self._bgp.accept, sock=made, start_serving=False))
         if config.api_listen:
-            self._api = web.AppRunner(application(hub.core, hub.now), access_log=None, shutdown_timeout=STOP_TIMEOUT)
+            self._api = web.AppRunner(
+                application(hub.core, hub.now, self._traces), access_log=None, shutdown_timeout=STOP_TIMEOUT
+            )
             await self._api.setup()
             for host, port in config.api_listen:
                 await web.TCPSite(self._api, host, port).start()
@@ -135,6 +139,7 @@ class Server:
             connection.cut()
         if self._api is not None:
             await self._api.cleanup()
+        self._traces.close()
         self.hub.stop()
 
 

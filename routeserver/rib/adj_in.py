@@ -17,6 +17,7 @@ A neighbor of which nothing special is known in a family pays for all this with 
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -48,6 +49,18 @@ class Mark(enum.Enum):
     __hash__ = object.__hash__
 
 
+class Refusal(enum.Enum):
+    """Why an announcement is turned away."""
+
+    LOOPED = "looped"
+    """The route has been here before."""
+    POLICY = "policy"
+    NOT_IMPORTED = "not-imported"
+    """Nobody imports it, and it can be had again."""
+
+    __hash__ = object.__hash__
+
+
 class AdjRibIn:
     """One neighbor's inbound side, kept over its sessions."""
 
@@ -58,6 +71,8 @@ class AdjRibIn:
         self._paths_in: frozenset[Family] = frozenset()
         self._is_selective = False
         self._marks: dict[Mark, dict[Family, set[Named]]] = {mark: {} for mark in Mark}
+        self.refused: Counter[tuple[Family, Refusal]] = Counter()
+        """Announcements of this session, or the last there was, that were turned away."""
         self._plain: frozenset[Family] = frozenset()
         self._find_plain()
 
@@ -66,6 +81,7 @@ class AdjRibIn:
     def open(self, paths_in: frozenset[Family]) -> None:
         """A session begins, in which the NLRI of these families come with path identifiers."""
         self._paths_in = paths_in
+        self.refused.clear()
         self._find_plain()
 
     @property
@@ -103,6 +119,7 @@ class AdjRibIn:
         """Take what one UPDATE announces; keys have path identifiers if the session says so."""
         originator = self._rib.originator
         if is_looped(attributes, originator.local_as, originator.router_id):
+            self.refused[family, Refusal.LOOPED] += len(nlri)
             self.withdraw(family, [key for key, _ in nlri])
             return
         if self.source.kind is SourceKind.EBGP:
@@ -147,8 +164,10 @@ class AdjRibIn:
         rejected: list[bytes] = []
         if self._policy is not None:
             groups, rejected = admitted(self._policy, family, attributes, nlri)
+            self.refused[family, Refusal.POLICY] += len(rejected)
         for made, routes in groups:
             if not self._wants(family, made):
+                self.refused[family, Refusal.NOT_IMPORTED] += len(routes)
                 rejected += [key for key, _ in routes]
                 continue
             self._confirm(family, [(key, item) for key, _ in routes])

@@ -94,6 +94,10 @@ class AdjRibOut:
         """How many routes of the family the neighbor has."""
         return self._sent[family].count if family in self._sent else 0
 
+    def has(self, family: Family, key: bytes) -> bool:
+        """Whether the neighbor has a route of this NLRI."""
+        return family in self._sent and self._sent[family].has(key)
+
     def open(self, family: Family, table: VpnTable) -> None:
         """Let the family's routes go out, all of them first."""
         self._sent[family] = self._nothing_sent(family)

@@ -54,6 +54,10 @@ class Sent(Protocol):
         """How many routes the neighbor has."""
         ...
 
+    def has(self, key: bytes) -> bool:
+        """Whether the neighbor has a route of this NLRI."""
+        ...
+
     def outdate(self) -> None:
         """Take all that was sent for outdated, so that it is sent again when it is decided on."""
 
@@ -75,6 +79,9 @@ class SentRoutes:
     @property
     def count(self) -> int:
         return len(self._sent)
+
+    def has(self, key: bytes) -> bool:
+        return key in self._sent
 
     def outdate(self) -> None:
         self._sent = dict.fromkeys(self._sent, _OUTDATED)
@@ -157,6 +164,9 @@ class SentMemberships:
     @property
     def count(self) -> int:
         return len(self._sent)
+
+    def has(self, key: bytes) -> bool:
+        return key in self._sent
 
     def outdate(self) -> None:
         self._sent = dict.fromkeys(self._sent, _OUTDATED)

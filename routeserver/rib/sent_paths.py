@@ -52,6 +52,9 @@ class SentPaths:
     def count(self) -> int:
         return sum(map(len, self._sent.values()))
 
+    def has(self, key: bytes) -> bool:
+        return key in self._sent
+
     def outdate(self) -> None:
         for sent in self._all():
             sent.path = None

@@ -119,7 +119,7 @@ async def test_forwarders(server: RunningServer) -> None:
 
 async def test_neighbors(server: RunningServer) -> None:
     (neighbor,) = (await server.get("/api/v1/bgp/neighbors"))[2]["items"]
-    assert (neighbor["address"], neighbor["peer-as"], neighbor["state"]) == ("127.0.2.11", 64512, "down")
+    assert (neighbor["address"], neighbor["peer-as"], neighbor["state"]) == ("127.0.2.11", 64512, "active")
     families = [family["afi-safi"] for family in neighbor["afi-safis"]]
     assert families == ["l3vpn-ipv4-unicast", "l3vpn-ipv6-unicast", "route-target-constrain"]
 

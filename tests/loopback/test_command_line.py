@@ -106,7 +106,7 @@ async def test_neighbors_and_a_degraded_status(pki: Pki, capsys: pytest.CaptureF
     async with running(pki, NEIGHBOR) as server:
         shell = Shell(server, capsys)
         head, row = rows((await shell.run("get", "neighbors"))[1])
-        assert dict(zip(head, row, strict=True))["STATE"] == "down"
+        assert dict(zip(head, row, strict=True))["STATE"] == "active"
         code, out, _ = await shell.run("status")
         assert (code, out.splitlines()[0]) == (5, "ready: yes")
         assert any(line.startswith("bgp neighbor 127.0.2.11  no") for line in out.splitlines())
