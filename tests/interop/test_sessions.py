@@ -68,6 +68,10 @@ class Lab:
     def wait_up(self, speaker: Speaker) -> None:
         eventually(lambda: self.is_up(speaker), 40.0, f"the session with {speaker.name} is up at both ends")
 
+    def has_all(self, speaker: Speaker) -> bool:
+        """Whether the speaker's End-of-RIB has come, of both families."""
+        return all(family["end-of-rib-received"] for family in self.neighbor(speaker)["afi-safis"])
+
     def told(self, route: Origination) -> SeenRoute:
         """The route as the raw client is told of it."""
         return self.raw.wait_route(route.rd, route.prefix).seen
@@ -250,7 +254,7 @@ def test_end_of_rib_is_heard_on_both_sides(session: Session, page: Page) -> None
                 describe=f"{speaker.name} counts our End-of-RIB for {family}",
             )
         eventually(
-            lambda: all(family["end-of-rib-received"] for family in lab.neighbor(speaker)["afi-safis"]),
+            lambda: lab.has_all(speaker),
             describe=lambda: f"we have {speaker.name}'s End-of-RIB of both: {lab.neighbor(speaker)}",
         )
 
@@ -315,15 +319,13 @@ class Broken:
         )
         lab.wait_up(speaker)
         speaker.wait_route(*KEPT)
+        # Then what is there has been said in this session, and is not a leftover of the last one.
+        eventually(lambda: lab.has_all(speaker), describe="the speaker has said all it has")
         for family in FAMILIES.values():
             route = session.origination(family)
-            eventually(lambda route=route: self._is_fresh(route), describe=f"{route} is there, and not as a stale one")  # type: ignore[misc]
+            assert lab.server.get(f"/vpns/blue/routes?prefix={route.prefix}")["items"] != []
             speaker.withdraw(route)
             lab.raw.wait_no_route(route.rd, route.prefix)
-
-    def _is_fresh(self, route: Origination) -> bool:
-        shown = self.lab.server.get(f"/vpns/blue/routes?prefix={route.prefix}")["items"]
-        return any(not path["stale"] for found in shown for path in found["paths"])
 
 
 def broken(lab: Lab, break_one: Callable[[Speaker], None]) -> Broken:

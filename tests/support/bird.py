@@ -85,7 +85,7 @@ class Bird(Speaker):
     ) -> None:
         super().__init__(directory, local_as, neighbors, address, restart_time)
         self._relays_own = is_border_router and any(n.peer_as != local_as for n in neighbors)
-        self._own: dict[tuple[str, str], Origination] = {}
+        self._has_run = False
 
     @classmethod
     def version(cls) -> str:
@@ -96,7 +96,8 @@ class Bird(Speaker):
         config.write_text(self._config())
         self._write_own()
         control = ["-s", str(self.directory / "control"), "-P", str(self.directory / "pid")]
-        recovery = [] if self.restart_time is None else ["-R"]
+        recovery = ["-R"] if self._has_run and self.restart_time is not None else []
+        self._has_run = True
         self.spawn([DAEMON, "-f", "-c", str(config), *control, *recovery])
         self.wait_ready(self._is_ready, 15.0)
 
@@ -111,6 +112,16 @@ class Bird(Speaker):
         assert done.returncode == 0, f"birdc {line}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def refuses(self, words: str) -> str | None:
+        """What is wrong with a session configured with these words; None when nothing is. It need not run."""
+        config = self.directory / "refused.conf"
+        session = (
+            f"protocol bgp {{ local as {self.local_as}; neighbor 192.0.2.1 as {self.local_as}; multihop; {words} }}"
+        )
+        config.write_text(f"router id {self.address};\nvpn4 table vpns;\n{session}\n")
+        done = subprocess.run([DAEMON, "-p", "-c", str(config)], capture_output=True, text=True, check=False)
+        return done.stderr.strip() if done.returncode else None
+
     def session_state(self, neighbor: str) -> str:
         return self._field(self._protocol(neighbor), "BGP state").lower()
 
@@ -120,12 +131,10 @@ class Bird(Speaker):
     def prefixes(self, family: str) -> int:
         return len({(route.rd, route.prefix) for route in self.routes(family)})
 
-    def originate(self, route: Origination) -> None:
-        self._own[route.rd, route.prefix] = route
+    def _announce(self, route: Origination) -> None:
         self._reconfigure()
 
-    def withdraw(self, route: Origination) -> None:
-        del self._own[route.rd, route.prefix]
+    def _retract(self, route: Origination) -> None:
         self._reconfigure()
 
     def clear(self, neighbor: str) -> None:
@@ -204,7 +213,7 @@ class Bird(Speaker):
         table = "own" if self._relays_own else "s"
         for family, name in _FAMILIES.items():
             lines.append(f"protocol static {name}static {{ {name} {{ table {name}{table}; }};")
-            lines += [_static(route) for route in self._own.values() if route.family == family]
+            lines += [_static(route) for route in self.own.values() if route.family == family]
             lines.append("}")
         (self.directory / "own.conf").write_text("\n".join(lines) + "\n")
 

@@ -56,29 +56,17 @@ class Frr(Speaker):
         return self.ask(f"show bgp neighbors {neighbor}").get(neighbor, {})
 
     def routes(self, family: str) -> list[SeenRoute]:
-        table = self.ask(f"show bgp {_FAMILY[family]} vpn")["routes"]["routeDistinguishers"]
-        return [route for prefix in {p for prefixes in table.values() for p in prefixes} for route in self._at(prefix)]
+        prefixes = {prefix for found in self._table(family).values() for prefix in found}
+        return [route for prefix in prefixes for route in self._at(prefix)]
 
     def prefixes(self, family: str) -> int:
-        table = self.ask(f"show bgp {_FAMILY[family]} vpn")["routes"]["routeDistinguishers"]
-        return sum(len(prefixes) for prefixes in table.values())
+        return sum(len(prefixes) for prefixes in self._table(family).values())
 
-    def originate(self, route: Origination) -> None:
+    def _announce(self, route: Origination) -> None:
         family = _FAMILY[route.family]
-        name = "R-" + re.sub(r"\W", "-", f"{route.rd}-{route.prefix}")
-        self.tell(
-            "configure terminal",
-            f"route-map {name} permit 10",
-            f"set extcommunity rt {' '.join(route.route_targets)}",
-            f"set {family} vpn next-hop {route.next_hop}",
-            *([f"set metric {route.med}"] if route.med is not None else []),
-            *([f"set local-preference {route.local_pref}"] if route.local_pref is not None else []),
-            "exit",
-            *self._under(family),
-            f"network {route.prefix} rd {route.rd} label {route.label} route-map {name}",
-        )
+        self.tell("configure terminal", *_route_map(route), "exit", *self._under(family), _network(route))
 
-    def withdraw(self, route: Origination) -> None:
+    def _retract(self, route: Origination) -> None:
         network = f"no network {route.prefix} rd {route.rd} label {route.label}"
         self.tell("configure terminal", *self._under(_FAMILY[route.family]), network)
 
@@ -115,6 +103,12 @@ class Frr(Speaker):
     def _under(self, family: str) -> list[str]:
         return [f"router bgp {self.local_as}", f"address-family {family} vpn"]
 
+    def _table(self, family: str) -> dict[str, Any]:
+        """Prefixes by RD. Of a table that never held a route nothing is shown at all."""
+        text = self.tell(f"show bgp {_FAMILY[family]} vpn json")
+        found: dict[str, Any] = json.loads(text)["routes"]["routeDistinguishers"] if text.strip() else {}
+        return found
+
     def _at(self, prefix: str) -> list[SeenRoute]:
         family = "ipv6" if ":" in prefix else "ipv4"
         answer = self.ask(f"show bgp {family} vpn {prefix}")
@@ -127,6 +121,7 @@ class Frr(Speaker):
     def _config(self) -> str:
         lines = [
             "hostname frr",
+            *(line for route in self.own.values() for line in _route_map(route)),
             f"router bgp {self.local_as}",
             f" bgp router-id {self.address}",
             " coalesce-time 0",
@@ -142,6 +137,7 @@ class Frr(Speaker):
             lines.append(f" address-family {_FAMILY[family]} vpn")
             for neighbor in self.neighbors:
                 lines += [f"  neighbor {neighbor.address} {words}" for words in self._in_family(neighbor, family)]
+            lines += [f"  {_network(route)}" for route in self.own.values() if route.family == family]
             lines.append(" exit-address-family")
         return "\n".join(lines) + "\n"
 
@@ -165,6 +161,27 @@ class Frr(Speaker):
         if neighbor.peer_as != self.local_as:
             words.append("attribute-unchanged next-hop")
         return words
+
+
+def _route_map(route: Origination) -> list[str]:
+    lines = [
+        f"route-map {_name(route)} permit 10",
+        f"set extcommunity rt {' '.join(route.route_targets)}",
+        f"set {_FAMILY[route.family]} vpn next-hop {route.next_hop}",
+    ]
+    if route.med is not None:
+        lines.append(f"set metric {route.med}")
+    if route.local_pref is not None:
+        lines.append(f"set local-preference {route.local_pref}")
+    return lines
+
+
+def _network(route: Origination) -> str:
+    return f"network {route.prefix} rd {route.rd} label {route.label} route-map {_name(route)}"
+
+
+def _name(route: Origination) -> str:
+    return "R-" + re.sub(r"\W", "-", f"{route.rd}-{route.prefix}")
 
 
 def _seen(rd: str, prefix: str, path: Any) -> SeenRoute:

@@ -45,10 +45,18 @@ class GoBgp(Speaker):
         return subprocess.run([DAEMON, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
 
     def start(self) -> None:
+        """With something to originate it starts as after a crash, and speaks to no neighbor until it has that."""
         config = self.directory / "gobgpd.toml"
-        config.write_text(self._config())
-        self.spawn([DAEMON, "-f", str(config), "--api-hosts", f"{self.address}:{_API_PORT}", "--pprof-disable"])
+        config.write_text(self._config(waiting=bool(self.own)))
+        restarting = ["--graceful-restart"] if self.own and self.restart_time is not None else []
+        api = ["--api-hosts", f"{self.address}:{_API_PORT}", "--pprof-disable"]
+        self.spawn([DAEMON, "-f", str(config), *api, *restarting])
         self.wait_ready(lambda: self._tool("global").returncode == 0, 15.0)
+        for route in self.own.values():
+            self._announce(route)
+        if self.own:
+            for neighbor in self.neighbors:
+                self.tell("neighbor", neighbor.address, "enable")
 
     def tell(self, *words: str) -> str:
         """Run the command-line tool. Raises AssertionError with its words when it fails."""
@@ -81,14 +89,14 @@ class GoBgp(Speaker):
         table = self.ask("global", "rib", "-a", "rtc")
         return {key for key, paths in table.items() if any(p.get("neighbor-ip") == neighbor for p in paths)}
 
-    def originate(self, route: Origination) -> None:
+    def _announce(self, route: Origination) -> None:
         encapsulations = [word for name in route.encapsulations for word in ("encap", name)]
         targets = [word for target in route.route_targets for word in ("rt", target)]
         values = {"med": route.med, "local-pref": route.local_pref, "nexthop": route.next_hop}
         others = [word for name, value in values.items() if value is not None for word in (name, str(value))]
         self.tell(*self._route("add", route), *targets, *encapsulations, *others)
 
-    def withdraw(self, route: Origination) -> None:
+    def _retract(self, route: Origination) -> None:
         self.tell(*self._route("del", route))
 
     def clear(self, neighbor: str) -> None:
@@ -142,19 +150,21 @@ class GoBgp(Speaker):
     def _neighbor_families(self, neighbor: str) -> tuple[str, ...]:
         return next(n.families for n in self.neighbors if n.address == neighbor)
 
-    def _config(self) -> str:
+    def _config(self, *, waiting: bool) -> str:
+        """The configuration; `waiting` is for neighbors that are to be enabled later."""
         head = (
             f'[global.config]\nas = {self.local_as}\nrouter-id = "{self.address}"\n'
             f'port = {BGP_PORT}\nlocal-address-list = ["{self.address}"]\n'
         )
-        return head + "".join(self._neighbor(n) for n in self.neighbors)
+        return head + "".join(self._neighbor(n, waiting=waiting) for n in self.neighbors)
 
-    def _neighbor(self, neighbor: NeighborConfig) -> str:
+    def _neighbor(self, neighbor: NeighborConfig, *, waiting: bool) -> str:
         lines = [
             "[[neighbors]]",
             "[neighbors.config]",
             f'neighbor-address = "{neighbor.address}"',
             f"peer-as = {neighbor.peer_as}",
+            f"admin-down = {str(waiting).lower()}",
             *([f'auth-password = "{neighbor.password}"'] if neighbor.password else []),
             "[neighbors.transport.config]",
             f'local-address = "{self.address}"',

@@ -27,11 +27,14 @@ SESSIONS = tuple(
 )
 ROUTES = ("established", "VPNv4", "VPNv6", "withdraw", "End-of-RIB", "refresh", "our refresh", "clear", "cut")
 REFLECTED, REFLECTORS = "Reflection", "Behind their reflector"
+ROUTE_TARGETS, CONSTRAINED = "Route targets", ("our memberships", "their memberships", "after a reset")
+RESTARTS = "Graceful restart"
 BETWEEN = "Unknown attributes"
 BORDERS = ("iBGP", "eBGP")
 LIMITS = {
     "a": "GoBGP never asks for a refresh: `softresetin` looks again at what it has.",
     "b": "FRR cannot give a VPN static an Encapsulation community; it relays one.",
+    "c": "FRR and BIRD have no RT-Constraint.",
 }
 
 
@@ -59,6 +62,18 @@ TABLES = (
         ("VPNv4", "VPNv6", "ORIGINATOR_ID, CLUSTER_LIST", "encapsulation", "withdraw"),
     ),
     Table(REFLECTORS, PEERS, ("our routes arrive whole",)),
+    Table(ROUTE_TARGETS, PEERS, (*CONSTRAINED, "asked for when imported")),
+    Table(
+        RESTARTS,
+        PEERS,
+        (
+            "killed: its routes stay",
+            "what it has no more is swept",
+            "the rest is confirmed",
+            "we are killed: it keeps ours",
+            "until our End-of-RIB",
+        ),
+    ),
     Table(BETWEEN, tuple(row for peer in PEERS for row in (f"we, then {peer}", f"{peer}, then we")), BORDERS),
 )
 

@@ -30,12 +30,13 @@ class RawRoute:
 
 
 class RawTable:
-    """The Adj-RIB-In of a raw peer. `ended` are the families whose End-of-RIB has come."""
+    """The Adj-RIB-In of a raw peer. `ended` are the families whose End-of-RIB has come, `gone` all that was withdrawn."""
 
     def __init__(self, peer: RawPeer) -> None:
         self.peer = peer
         self.routes: dict[tuple[str, str], RawRoute] = {}
         self.ended: set[tuple[int, int]] = set()
+        self.gone: list[tuple[str, str]] = []
 
     def wait(self, wanted: Callable[[], bool]) -> None:
         """Read until `wanted`. Raises TimeoutError when nothing more comes, EOFError at the connection's end."""
@@ -63,6 +64,7 @@ class RawTable:
                 self.ended.add(family)
             for rd, prefix, _ in _nlri(family, gone[3:]):
                 self.routes.pop((rd, prefix), None)
+                self.gone.append((rd, prefix))
         if come:
             family = _family(come)
             next_hop, nlri = come[4 : 4 + come[3]], come[5 + come[3] :]

@@ -65,6 +65,7 @@ class RouteServerProcess(Daemon):
         address: str | None = None,
         stale_time: str = "2s",
         rtc_wait: str = "60s",
+        startup_hold: str = "0s",
         restart_time: int | None = None,
     ) -> None:
         self.address = address or loopback_address()
@@ -73,7 +74,12 @@ class RouteServerProcess(Daemon):
         self.neighbors = neighbors
         self.vpns = vpns
         self.forwarders = forwarders
-        self._timers = {"stale-time": stale_time, "startup-hold": "0s", "rtc-settle": "100ms", "rtc-wait": rtc_wait}
+        self._timers = {
+            "stale-time": stale_time,
+            "startup-hold": startup_hold,
+            "rtc-settle": "100ms",
+            "rtc-wait": rtc_wait,
+        }
         self.pki = directory / "pki"
         self._config_file = directory / "rs.toml"
         self._restart_time = restart_time
@@ -82,9 +88,11 @@ class RouteServerProcess(Daemon):
         if not self.pki.exists():
             pki.init(self.pki, DOMAIN)
         self._config_file.write_text(self._config())
+        ready = '"server.ready"'
+        before = self.log().count(ready)
         command = [sys.executable, "-m", "routeserver", "run", "--config", str(self._config_file)]
         self.spawn(command, {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"})
-        self.wait_ready(lambda: '"server.ready"' in self.log(), 30.0)
+        self.wait_ready(lambda: self.log().count(ready) > before, 30.0)
 
     def reload(self, neighbors: tuple[NeighborConfig, ...], vpns: tuple[VpnConfig, ...] | None = None) -> None:
         """Write another configuration, send SIGHUP, and wait until the server says that it follows it."""

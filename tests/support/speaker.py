@@ -113,6 +113,8 @@ class Speaker(Daemon):
         self.local_as = local_as
         self.neighbors = neighbors
         self.restart_time = restart_time
+        self.own: dict[tuple[str, str], Origination] = {}
+        """What it originates, or would if it ran, by RD and prefix."""
 
     @classmethod
     @abstractmethod
@@ -131,11 +133,22 @@ class Speaker(Daemon):
     def prefixes(self, family: str) -> int:
         """How many (RD, prefix) pairs the table of a VPN family has."""
 
-    @abstractmethod
-    def originate(self, route: Origination) -> None: ...
+    def originate(self, route: Origination) -> None:
+        """From now on, and from the start when it is started again."""
+        self.own[route.rd, route.prefix] = route
+        if self.running:
+            self._announce(route)
+
+    def withdraw(self, route: Origination) -> None:
+        del self.own[route.rd, route.prefix]
+        if self.running:
+            self._retract(route)
 
     @abstractmethod
-    def withdraw(self, route: Origination) -> None: ...
+    def _announce(self, route: Origination) -> None: ...
+
+    @abstractmethod
+    def _retract(self, route: Origination) -> None: ...
 
     @abstractmethod
     def clear(self, neighbor: str) -> None:
