@@ -223,7 +223,7 @@ class Speaker:
 
     def routes_received(self, neighbor: Neighbor, event: events.RoutesReceived, now: float) -> None:
         neighbor.adj_in.announce(event.family, event.attributes, event.nlri)
-        if neighbor.settings.max_prefixes is not None:
+        if neighbor.peering.settings.max_prefixes is not None:
             self._check_limit(neighbor, event.family, now)
 
     def _check_limit(self, neighbor: Neighbor, family: Family, now: float) -> None:

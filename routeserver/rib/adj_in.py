@@ -66,7 +66,9 @@ class AdjRibIn:
 
     def __init__(self, rib: Rib, source: Source, policy: Policy | None) -> None:
         self._rib = rib
+        self._local_as, self._router_id = rib.originator.local_as, rib.originator.router_id
         self.source = source
+        self._is_external = source.kind is SourceKind.EBGP
         self._policy = policy
         self._paths_in: frozenset[Family] = frozenset()
         self._is_selective = False
@@ -117,12 +119,11 @@ class AdjRibIn:
 
     def announce(self, family: Family, attributes: PathAttributes, nlri: Sequence[tuple[bytes, int]]) -> None:
         """Take what one UPDATE announces; keys have path identifiers if the session says so."""
-        originator = self._rib.originator
-        if is_looped(attributes, originator.local_as, originator.router_id):
+        if is_looped(attributes, self._local_as, self._router_id):
             self.refused[family, Refusal.LOOPED] += len(nlri)
             self.withdraw(family, [key for key, _ in nlri])
             return
-        if self.source.kind is SourceKind.EBGP:
+        if self._is_external:
             attributes = without_encapsulation(attributes)
         if family in self._plain:
             self._rib.announce(self.source, family, attributes, nlri)

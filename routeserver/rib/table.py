@@ -39,7 +39,7 @@ class VpnTable:
     def __init__(self) -> None:
         self.destinations: dict[Family, dict[bytes, tuple[Path, ...]]] = {family: {} for family in Family}
         self.by_rt: dict[Family, dict[bytes, set[bytes]]] = {family: {} for family in VPN_FAMILIES}
-        self._counts: Counter[tuple[Source, Family]] = Counter()
+        self._counts: dict[Family, Counter[Source]] = {family: Counter() for family in Family}
 
     def paths(self, family: Family, key: bytes) -> tuple[Path, ...]:
         """The paths of an NLRI, best first."""
@@ -53,7 +53,7 @@ class VpnTable:
         """Add a path, or replace the one with the same source, item and NLRI."""
         paths = self.destinations[path.family].get(path.key)
         if paths is None:
-            self._counts[path.source, path.family] += 1
+            self._counts[path.family][path.source] += 1
             return self._settle(path.family, path.key, (), (path,))
         return self._replace(paths, path)
 
@@ -76,7 +76,7 @@ class VpnTable:
                 first.append(path)
             elif (change := self._replace(paths, path)) is not None:
                 changes.append(change)
-        self._counts[source, family] += len(first)
+        self._counts[family][source] += len(first)
         if first and (index := self.by_rt.get(family)) is not None:
             for rt in attributes.route_targets:
                 index.setdefault(rt, set()).update([path.key for path in first])
@@ -88,7 +88,7 @@ class VpnTable:
         others = tuple(p for p in paths if p.source is not source or p.item != item)
         if len(others) == len(paths):
             return None
-        self._counts[source, family] -= 1
+        self._counts[family][source] -= 1
         return self._settle(family, key, paths, others)
 
     def given_by(self, source: Source, family: Family) -> list[Path]:
@@ -97,18 +97,18 @@ class VpnTable:
 
     def count_of(self, source: Source, family: Family) -> int:
         """How many paths a source gave in one family."""
-        return self._counts[source, family]
+        return self._counts[family][source]
 
     def forget(self, source: Source) -> None:
         """A source that has no path left will give none any more."""
-        for family in Family:
-            self._counts.pop((source, family), None)
+        for counts in self._counts.values():
+            counts.pop(source, None)
 
     def _replace(self, paths: tuple[Path, ...], path: Path) -> Change | None:
         source, item = path.source, path.item
         others = tuple([p for p in paths if p.source is not source or p.item != item])
         if len(others) == len(paths):
-            self._counts[source, path.family] += 1
+            self._counts[path.family][source] += 1
         return self._settle(path.family, path.key, paths, (*others, path))
 
     def _settle(self, family: Family, key: bytes, before: tuple[Path, ...], paths: tuple[Path, ...]) -> Change | None:
