@@ -70,12 +70,12 @@ class RunningServer:
         self.file.write_text(head + more)
         self.server.reload(lambda: load(self.file))
 
-    async def get(self, path: str, method: str = "GET") -> tuple[int, str, Any]:
-        """Status, content type and JSON body of one HTTP request."""
+    async def get(self, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, str, Any]:
+        """Status, content type and JSON body of the answer to one HTTP request."""
         host, port = self.address("api")
         async with (
             ClientSession() as session,
-            session.request(method, f"http://{host}:{port}{path}") as response,
+            session.request(method, f"http://{host}:{port}{path}", data=body) as response,
         ):
             return response.status, response.content_type, await response.json(content_type=None)
 
