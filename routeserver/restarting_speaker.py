@@ -41,14 +41,14 @@ class RestartingSpeaker:
         """Whether the family's routes have to wait."""
         return family in self._deferred
 
-    def settle(self, neighbors: Iterable[Neighbor], now: float) -> set[Family]:
-        """The families that need wait no more."""
+    def settle(self, neighbors: Iterable[Neighbor], now: float) -> bool:
+        """Find the families that need wait no more; whether there are any."""
         self._forwarders_are_in = now >= self._not_before
         if not self._deferred or not self._forwarders_are_in:
-            return set()
+            return False
         awaited = set() if now >= self._until else {f for n in neighbors for f in self._deferred if _is_awaited(n, f)}
-        done, self._deferred = self._deferred - awaited, self._deferred & awaited
-        return done
+        before, self._deferred = self._deferred, self._deferred & awaited
+        return before != self._deferred
 
     def next_timer(self) -> float | None:
         """When time alone may end a wait."""

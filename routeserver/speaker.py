@@ -136,8 +136,10 @@ class Speaker:
         terms, settings = event.negotiated, neighbor.settings
         self.speaking[session] = neighbor
         neighbor.session, neighbor.established_at, neighbor.terms = session, now, terms
-        neighbor.source.peer_id = terms.peer_id
         neighbor.adj_in.open(terms.paths_in)
+        if terms.peer_id != neighbor.source.peer_id:
+            neighbor.receiving.ended()  # another router, or one that cannot be known for the same
+            neighbor.source.peer_id = terms.peer_id
         neighbor.receiving.returned(terms, settings.graceful_restart, now)
         receiver = Receiver(
             neighbor.source,
@@ -155,26 +157,30 @@ class Speaker:
         self._find_selective(new=neighbor)
 
     def _open(self, neighbor: Neighbor) -> None:
-        """Let the families go out that need not wait."""
-        out = neighbor.adj_out
-        if out is None:
+        """Let the families begin that need not wait, and those come to their End-of-RIB that have nothing to wait for.
+
+        A neighbor that restarted is told what it wanted before, without waiting for its End-of-RIB (RFC 4724 section
+        3); ours comes when its memberships are in, or it would take the routes still missing for gone.
+        """
+        out, terms = neighbor.adj_out, neighbor.terms
+        if out is None or terms is None:
             return
-        for family in [family for family in Family if family in out.families and not out.is_open(family)]:
+        has_restarted = terms.restart is not None and terms.restart.restarted
+        for family in sorted(out.families):
             is_deferred = self.restarting.defers(family)
-            if family is Family.RTC:
+            awaits = family is not Family.RTC and neighbor.memberships_until is not None
+            may_begin = family is Family.RTC or not (is_deferred or (awaits and not has_restarted))
+            if may_begin and not out.is_open(family):
                 out.open(family, self._rib.table)
-                if is_deferred:
-                    out.hold(family)
-            elif not is_deferred and neighbor.memberships_until is None:
-                out.open(family, self._rib.table)
+                out.hold(family, withdrawals=is_deferred)
+            if out.is_held(family) and not (is_deferred or awaits):
+                out.release(family)
 
     def _settle(self, now: float) -> None:
         """After a restart of ours: let go out what need not wait any longer."""
-        done = self.restarting.settle(self.neighbors.values(), now)
-        for neighbor in self.speaking.values() if done else ():
-            if Family.RTC in done and neighbor.adj_out is not None and Family.RTC in neighbor.adj_out.families:
-                neighbor.adj_out.release(Family.RTC)
-            self._open(neighbor)
+        if self.restarting.settle(self.neighbors.values(), now):
+            for neighbor in self.speaking.values():
+                self._open(neighbor)
 
     def closed(self, session: BgpSession, event: events.SessionClosed, now: float) -> None:
         neighbor = self.neighbors.get(session.neighbor.address)

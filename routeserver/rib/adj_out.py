@@ -13,8 +13,9 @@ A refresh (RFC 2918) dumps it again, between two marks where both sides know tho
 that comes while a dump is on its way is answered by one more refresh after it, however many there were: no refresh
 may begin before End-of-RIB, and what had left before the request might be what it is about.
 
-A family that is held says what there is and neither takes anything away nor comes to End-of-RIB: the neighbor is
-bridging a restart of ours and has from before what we may yet learn again (RFC 4724 section 4.1).
+A family that is held says what there is and does not come to End-of-RIB, because more may be known soon.  Nor does it
+take anything away, if the neighbor is bridging a restart of ours and has from before what we may yet learn again
+(RFC 4724 section 4.1).
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class AdjRibOut:
         self._dumps: dict[Family, _Dump] = {}
         self._refresh_due: set[Family] = set()
         """Families that are to be refreshed when the dump that is on its way, or yet to come, is out."""
-        self._held: dict[Family, set[bytes]] = {}
-        """What of a held family was announced and is not any more."""
+        self._held: dict[Family, set[bytes] | None] = {}
+        """What of a held family was announced and is not any more; None where withdrawals go out."""
 
     def is_open(self, family: Family) -> bool:
         return family in self._pending
@@ -110,9 +111,12 @@ class AdjRibOut:
         sent = SentPaths if family in self.paths_out else SentRoutes
         return sent(family, self.receiver, self.interest)
 
-    def hold(self, family: Family) -> None:
-        """Withdraw nothing and send no End-of-RIB until `release`."""
-        self._held[family] = set()
+    def hold(self, family: Family, *, withdrawals: bool = True) -> None:
+        """Send no End-of-RIB until `release`, nor withdrawals if they are to be held as well."""
+        self._held[family] = set() if withdrawals else None
+
+    def is_held(self, family: Family) -> bool:
+        return family in self._held
 
     def release(self, family: Family) -> None:
         """Withdraw what is to be withdrawn; End-of-RIB follows when everything is out."""

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
-from routeserver.settings import NeighborSettings
+from routeserver.settings import GracefulRestart, NeighborSettings
 from tests.support.conversation import Conversation
 from tests.support.far_neighbor import Neighbor
 from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, item, key, membership_key, vpn
@@ -160,6 +160,26 @@ def test_the_wait_is_bounded(wait: float) -> None:
     neighbor.end_of_rib(Family.RTC)
     talk.turn()
     assert neighbor.ended == [Family.RTC, *VPN_FAMILIES], "once is enough"
+
+
+def test_a_neighbor_that_restarted_gets_routes_as_it_asks_and_the_end_when_it_has_asked() -> None:
+    """RFC 4724 section 3: nobody may wait for its End-of-RIB. Ours would tell it that there is nothing."""
+    talk = _talk(_ONE)
+    blue, red = _publish(talk)
+    restarting = GracefulRestart(restarting=True)
+    neighbor = talk.neighbor("127.0.2.1", promises_end_of_rib=True, restarted=True, graceful_restart=restarting)
+    assert (neighbor.keys(), neighbor.ended) == (set(), [Family.RTC])
+    for target, routes in (("64512:100", {blue}), ("64512:200", {blue, red})):
+        neighbor.wants(target)
+        talk.turn()
+        assert neighbor.keys() == routes
+    neighbor.wants_no_more("64512:200")
+    talk.turn()
+    assert neighbor.keys() == {blue}, "what is to be withdrawn is withdrawn"
+    assert neighbor.ended == [Family.RTC]
+    neighbor.end_of_rib(Family.RTC)
+    talk.turn()
+    assert neighbor.ended == [Family.RTC, *VPN_FAMILIES]
 
 
 def test_while_waiting_the_neighbors_own_routes_are_taken() -> None:

@@ -133,6 +133,15 @@ def test_a_neighbor_that_stays_away_loses_its_routes_after_its_restart_time() ->
     assert talk.core.next_timer() is None
 
 
+def test_a_neighbor_that_comes_back_under_another_identifier_is_not_known_again() -> None:
+    talk = _talk()
+    observer = talk.neighbor(_OBSERVER, VPN_FAMILIES)
+    _settled(talk, peer := _come(talk))
+    peer.lose()
+    _come(talk, router_id="10.9.9.9")
+    assert _seen(observer) == set()
+
+
 def test_a_restart_time_of_zero_keeps_nothing() -> None:
     talk = _talk()
     observer = talk.neighbor(_OBSERVER, VPN_FAMILIES)
@@ -323,6 +332,23 @@ def test_a_kept_membership_is_what_the_neighbor_wants_in_its_next_session(says: 
     assert peer.keys() == set(), "its memberships may have changed, so they are waited for"
     talk.advance(60.0)
     assert peer.keys() == (published if says is restarts.as_it_is else set())
+
+
+def test_a_neighbor_that_says_it_restarted_gets_what_it_wanted_at_once() -> None:
+    talk = _talk()
+    talk.forwarder("p.example.net").publish("blue", ("a", item("10.0.0.9/32")))
+    peer = _come(talk, families=_ALL)
+    peer.wants("64512:100")
+    peer.end_of_rib()
+    talk.turn()
+    peer.lose()
+    peer = _come(talk, families=_ALL, restarted=True)
+    assert peer.keys() == {key("127.0.1.1:1", "10.0.0.9/32")}
+    assert peer.ended == [Family.RTC]
+    peer.end_of_rib()
+    talk.turn()
+    assert peer.keys() == set(), "it did not ask again"
+    assert peer.ended == [Family.RTC, *VPN_FAMILIES]
 
 
 def test_routes_of_a_neighbor_of_a_range_keep_it_until_they_are_gone() -> None:

@@ -188,7 +188,8 @@ class Oracle:
     def routes_of(self, name: str) -> dict[tuple[Family, bytes], tuple[int, PathAttributes]]:
         """(family, key) -> (label, attributes): what a neighbor holds of the VPN families."""
         neighbor = self.around.neighbors[name]
-        waits = self._has_rtc(neighbor) and Family.RTC not in neighbor.ended
+        restarted = neighbor.terms is not None and neighbor.terms.restarted and neighbor.promises_end_of_rib
+        waits = self._has_rtc(neighbor) and Family.RTC not in neighbor.ended and not restarted
         if waits and self.now < neighbor.since + self.settings.rtc_wait:
             return {}
         return {
