@@ -159,6 +159,8 @@ async def test_a_neighbor_with_too_many_prefixes_stays_down(
     assert await blocking(ends, await dial(server, LIMITED))
     (line,) = lines_of(caplog, "bgp.session.down")
     assert (line["peer"], "more than 1 prefixes" in line["reason"]) == (ip_address(LIMITED), True)
+    (excess,) = lines_of(caplog, "bgp.prefixes.exceeded")
+    assert (excess["peer"], excess["limit"], excess["action"]) == (ip_address(LIMITED), 1, "cease")
     assert lines_of(caplog, "bgp.connection.refused") == [{"peer": ip_address(LIMITED), "reason": "kept down"}]
     assert peering_of(server, LIMITED).next_timer() is None
     peer.close()
