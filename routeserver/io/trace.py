@@ -7,6 +7,7 @@ neighbor.  Each line is in the file before what it tells of has had any effect, 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class Traces:
     def switch_on(self, address: IPAddress) -> None:
         """Trace a neighbor from now on; one that is traced goes on into the same file.
 
-        Raises TracesOffError, and OSError when the file cannot be made.
+        Raises TracesOffError, and OSError when the file cannot be made or written.
         """
         if address in self._files:
             return
@@ -62,6 +63,8 @@ class Traces:
         trace.open(address, time.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
         for session in self._sessions(address):
             self.begin(session, now)
+        if address not in self._files:
+            raise OSError(errno.EIO, "the trace ended as soon as it was begun", str(file.path))
 
     def switch_off(self, address: IPAddress) -> None:
         """Trace the neighbor no more; one that is not traced stays so."""
