@@ -60,7 +60,7 @@ class Mirror:
         """Until the predicate holds. Raises AssertionError when it does not in time, or when the session ended."""
         with self._changed:
             done = self._changed.wait_for(lambda: predicate(self) or self.ended, within)
-            assert done, f"after {within:g} s still not: {describe}; {self._state()}"
+            assert done, f"after {within:g} s still not: {describe}; {self}"
             assert predicate(self), f"the session ended before {describe}: {self.ended}"
 
     def snapshot(self) -> dict[Family, dict[bytes, Told]]:
@@ -76,8 +76,9 @@ class Mirror:
             thread.join(_PATIENCE)
         self.peer.close()
 
-    def _state(self) -> str:
-        return ", ".join(f"{len(routes)} routes of {family}" for family, routes in self.routes.items()) or "no routes"
+    def __repr__(self) -> str:
+        held = ", ".join(f"{len(routes)} routes of {family}" for family, routes in self.routes.items()) or "no routes"
+        return f"Mirror({held}; ended: {self.ended!r})"
 
     def _run(self) -> None:
         ended = ""
