@@ -78,7 +78,7 @@ class Speaker:
         neighbor = self.neighbors[settings.address]
         before, neighbor.peering.settings = neighbor.settings, settings
         session, out = neighbor.session, neighbor.adj_out
-        neighbor.adj_in.policy = settings.import_policy
+        neighbor.adj_in.set_policy(settings.import_policy)
         neighbor.limits_noted.clear()
         if session is None or out is None or neighbor.terms is None:
             return
@@ -280,7 +280,7 @@ class Speaker:
             was, terms = neighbor.adj_in.is_selective, neighbor.terms
             now = not keeps_all and terms is not None and can_be_selective(terms)
             if now is not was:
-                neighbor.adj_in.is_selective = now
+                neighbor.adj_in.set_selective(now)
             if was and not now and neighbor is not new:
                 self._ask_again(neighbor, VPN_FAMILIES)
 

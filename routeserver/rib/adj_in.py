@@ -86,13 +86,8 @@ class AdjRibIn:
         self.refused.clear()
         self._find_plain()
 
-    @property
-    def policy(self) -> Policy | None:
-        return self._policy
-
-    @policy.setter
-    def policy(self, policy: Policy | None) -> None:
-        """It decides on what comes from now on."""
+    def set_policy(self, policy: Policy | None) -> None:
+        """Another import policy decides on what comes from now on."""
         self._policy = policy
         self._find_plain()
 
@@ -101,8 +96,8 @@ class AdjRibIn:
         """Whether VPN routes are kept only if a VRF imports them (RFC 4364 section 4.3.2)."""
         return self._is_selective
 
-    @is_selective.setter
-    def is_selective(self, is_selective: bool) -> None:
+    def set_selective(self, is_selective: bool) -> None:
+        """Keep only what is imported, or everything from now on."""
         self._is_selective = is_selective
         self._find_plain()
         if is_selective:
