@@ -274,8 +274,8 @@ class Speaker:
 
         Where they are from now on they have to be had again, unless the session is new and they are about to come.
         """
-        configured = (n.settings for n in self.neighbors.values() if not n.is_dynamic)
-        keeps_all = passes_routes_on(configured, self._ranges, self._settings.local_as)
+        known = (n.settings for n in self.neighbors.values() if n.range not in self._ranges)
+        keeps_all = passes_routes_on(known, self._ranges, self._settings.local_as)
         for neighbor in self.neighbors.values():
             was, terms = neighbor.adj_in.is_selective, neighbor.terms
             now = not keeps_all and terms is not None and can_be_selective(terms)

@@ -194,6 +194,16 @@ def test_neighbors_that_come_and_go_switch_the_rule() -> None:
     assert len(peer.asked) == 4
 
 
+def test_a_guest_whose_range_is_gone_counts_by_itself() -> None:
+    talk = Conversation(_BLUE, neighbors=(_ONE,), neighbor_ranges=(_RANGE,))
+    peer, guest = talk.neighbor("127.0.2.1", VPN_FAMILIES), talk.neighbor("127.0.9.1", VPN_FAMILIES)
+    _send(talk, peer, 1, 3)
+    talk.core.speaker.set_ranges(())
+    assert _kept(talk) == {_IMPORTED, _FOREIGN}
+    talk.core.speaker.remove(guest.source_settings.address)
+    assert _kept(talk) == {_IMPORTED}
+
+
 def test_a_session_whose_terms_keep_everything_need_not_be_asked() -> None:
     talk = Conversation(_BLUE, neighbors=(_ONE,))
     talk.neighbor("127.0.2.1", VPN_FAMILIES).lose()
