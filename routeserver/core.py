@@ -165,10 +165,14 @@ class RouteServer:
         self.wants_flush = False
         for neighbor in self.speaker.neighbors.values():
             out, bgp_session = neighbor.adj_out, neighbor.session
-            if out is not None and bgp_session is not None and bgp_session.writable and out.has_pending:
-                out.drain(self.rib.table, budget)
-                touched[bgp_session] = None
-                self.wants_flush |= out.has_pending
+            if out is None or bgp_session is None or not out.has_pending:
+                continue
+            if not bgp_session.writable:
+                out.trim(self.rib.table)
+                continue
+            out.drain(self.rib.table, budget)
+            touched[bgp_session] = None
+            self.wants_flush |= out.has_pending
         for outbox in list(self.nodes.dirty):
             if outbox.sender.writable:
                 outbox.drain(budget)

@@ -13,6 +13,10 @@ A refresh (RFC 2918) dumps it again, between two marks where both sides know tho
 that comes while a dump is on its way is answered by one more refresh after it, however many there were: no refresh
 may begin before End-of-RIB, and what had left before the request might be what it is about.
 
+Notes are bounded by what there is.  A change of the neighbor's interest is one note, whatever number of NLRIs carry
+the target; they are looked up when it is drained, once for all changes by then.  While the neighbor takes nothing,
+NLRIs that came and went are forgotten (`trim`).
+
 A family that is held says what there is and does not come to End-of-RIB, because more may be known soon.  Nor does it
 take anything away, if the neighbor is bridging a restart of ours and has from before what we may yet learn again
 (RFC 4724 section 4.1).
@@ -26,12 +30,17 @@ from itertools import islice
 from typing import Protocol
 
 from routeserver.bgp.attributes import PathAttributes
-from routeserver.bgp.iana import Family
+from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.rib.export import Receiver
 from routeserver.rib.sent import Sent, SentMemberships, SentRoutes
 from routeserver.rib.sent_paths import SentPaths
 from routeserver.rib.table import VpnTable
 from routeserver.rib.targets import RtFilter
+
+_TARGETS_MAX = 1024
+"""More targets than these, and everything is looked at for them."""
+_NOTES_MIN = 4096
+"""So many notes are never too many."""
 
 
 class RouteSender(Protocol):
@@ -82,6 +91,10 @@ class AdjRibOut:
         self.interest = RtFilter() if Family.RTC in self.families else None
         self._sent: dict[Family, Sent] = {}
         self._pending: dict[Family, dict[bytes, None]] = {}
+        self._trim_at = dict.fromkeys(self.families, _NOTES_MIN)
+        """How many notes make it worth looking for some to forget."""
+        self._targets_due: set[bytes | None] = set()
+        """Targets whose routes are wanted now or are not any more, None for all."""
         self._dumps: dict[Family, _Dump] = {}
         self._refresh_due: set[Family] = set()
         """Families that are to be refreshed when the dump that is on its way, or yet to come, is out."""
@@ -134,6 +147,34 @@ class AdjRibOut:
         if pending is not None:
             pending.update(dict.fromkeys(keys))
 
+    def interest_changed(self, rt: bytes | None) -> None:
+        """Routes of this target are wanted now or are not any more; None is for what is more than one target."""
+        self._targets_due.add(rt)
+        if len(self._targets_due) > _TARGETS_MAX:
+            self._targets_due = {None}
+
+    def _note_interest(self, table: VpnTable) -> None:
+        for family in VPN_FAMILIES:
+            if None in self._targets_due:
+                self.touch_all(family, table.destinations[family])
+                continue
+            for rt in self._targets_due:
+                if rt is not None:
+                    self.touch_all(family, table.by_rt[family].get(rt, ()))
+        self._targets_due.clear()
+
+    def trim(self, table: VpnTable) -> None:
+        """Forget notes of NLRIs that are not in the table and that the neighbor does not have, if there are many."""
+        for family, pending in self._pending.items():
+            if len(pending) <= self._trim_at[family]:
+                continue
+            sent, destinations, dump = self._sent[family], table.destinations[family], self._dumps.get(family)
+            if dump is not None and dump.left is not None:
+                dump.left = sum(1 for key in islice(pending, dump.left) if key in destinations or sent.has(key))
+            kept = dict.fromkeys(key for key in pending if key in destinations or sent.has(key))
+            self._pending[family] = kept
+            self._trim_at[family] = max(_NOTES_MIN, 2 * len(kept))
+
     def refresh(self, family: Family, table: VpnTable) -> None:
         """Send the whole Adj-RIB-Out of a family again (RFC 2918)."""
         dump = self._dumps.get(family)
@@ -155,10 +196,14 @@ class AdjRibOut:
 
     @property
     def has_pending(self) -> bool:
-        return any(self._pending.values()) or any(family not in self._held for family in self._dumps)
+        if self._targets_due or any(self._pending.values()):
+            return True
+        return any(family not in self._held for family in self._dumps)
 
     def drain(self, table: VpnTable, budget: int) -> int:
         """Decide at most `budget` noted NLRIs and send what differs; how many were decided."""
+        if self._targets_due:
+            self._note_interest(table)
         done = 0
         for family, pending in self._pending.items():
             dump = self._dumps.get(family)

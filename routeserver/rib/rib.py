@@ -130,7 +130,8 @@ class Rib:
         for out in self.outs:
             out.touch(Family.RTC, key)
             if out.interest is not None and out.interest.set(key, self._counts(out, key, paths)):
-                self._interest_changed(out, key)
+                membership = RtMembership.from_key(key)
+                out.interest_changed(membership.rt if membership.rt_bits == _RT_BITS else None)
 
     @staticmethod
     def _counts(out: AdjRibOut, key: bytes, paths: tuple[Path, ...]) -> bool:
@@ -142,14 +143,6 @@ class Rib:
         if out.receiver.is_external and key != DEFAULT_MEMBERSHIP:
             return bool(paths) and paths[0].source is source
         return any(path.source is source for path in paths)
-
-    def _interest_changed(self, out: AdjRibOut, key: bytes) -> None:
-        membership = RtMembership.from_key(key)
-        for family in VPN_FAMILIES:
-            if membership.rt_bits == _RT_BITS:
-                out.touch_all(family, self.table.by_rt[family].get(membership.rt, ()))
-            else:
-                out.touch_all(family, self.table.destinations[family])
 
     def add_out(self, out: AdjRibOut) -> None:
         """A session is up. What its neighbor wanted when the last one was lost, if that was kept, it wants still."""

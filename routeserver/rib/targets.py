@@ -16,7 +16,9 @@ from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RtMembership
 
 V = TypeVar("V")
 _RT_BITS = 64
-_REMEMBERED_MAX = 65536
+_REMEMBERED_MAX = 8192
+_FEW = 64
+"""A set of more targets is looked up anew each time: who sends them chooses how large they are, and how many."""
 
 
 class Importers(Generic[V]):
@@ -48,10 +50,11 @@ class Importers(Generic[V]):
         """The VRFs that import any of these targets, each once. Asked per route, so answers are remembered."""
         found = self._of.get(rts)
         if found is None:
-            if len(self._of) >= _REMEMBERED_MAX:
-                self._of.clear()
             found = tuple(dict.fromkeys(vrf for rt in sorted(rts) for vrf in self._by_rt.get(rt, ())))
-            self._of[rts] = found
+            if len(rts) <= _FEW:
+                if len(self._of) >= _REMEMBERED_MAX:
+                    self._of.clear()
+                self._of[rts] = found
         return found
 
 
@@ -61,26 +64,26 @@ class RtFilter:
     def __init__(self) -> None:
         self._keys: set[bytes] = set()
         self._exact: Counter[bytes] = Counter()
-        self._partial: Counter[tuple[int, int]] = Counter()
+        self._partial: dict[int, Counter[int]] = {}
+        """Leading bits, by how many they are: a question costs as much as there are lengths, not memberships."""
 
     def set(self, key: bytes, wanted: bool) -> bool:
-        """Add or remove a membership by its NLRI key; whether that changed anything."""
+        """Add or remove a membership by its NLRI key; whether the answer to `wants` may be another for some targets.
+
+        It is not when there is another one for the same bits, of another origin AS.
+        """
         if (key in self._keys) == wanted:
             return False
         (self._keys.add if wanted else self._keys.discard)(key)
-        membership = RtMembership.from_key(key)
-        step = 1 if wanted else -1
-        if membership.rt_bits == _RT_BITS:
-            self._count(self._exact, membership.rt, step)
-        else:
-            self._count(self._partial, (membership.rt_bits, _leading(membership.rt, membership.rt_bits)), step)
-        return True
-
-    @staticmethod
-    def _count(counter: Counter[V], key: V, step: int) -> None:
-        counter[key] += step
-        if not counter[key]:
-            del counter[key]
+        membership, step = RtMembership.from_key(key), 1 if wanted else -1
+        bits = membership.rt_bits
+        if bits == _RT_BITS:
+            return _count(self._exact, membership.rt, step)
+        leads = self._partial.setdefault(bits, Counter())
+        changes = _count(leads, _leading(membership.rt, bits), step)
+        if not leads:
+            del self._partial[bits]
+        return changes or key == DEFAULT_MEMBERSHIP  # which wants routes without targets as well
 
     @property
     def keys(self) -> frozenset[bytes]:
@@ -94,7 +97,16 @@ class RtFilter:
             return False
         if not rts:
             return DEFAULT_MEMBERSHIP in self._keys
-        return any(_leading(rt, bits) == lead for bits, lead in self._partial for rt in rts)
+        return any(_leading(rt, bits) in leads for bits, leads in self._partial.items() for rt in rts)
+
+
+def _count(counter: Counter[V], key: V, step: int) -> bool:
+    """Count one in or out; whether it is the first or was the last."""
+    counter[key] += step
+    if not counter[key]:
+        del counter[key]
+        return True
+    return step > 0 and counter[key] == 1
 
 
 def _leading(rt: bytes, bits: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -318,3 +319,22 @@ def test_a_flush_has_a_budget_and_says_that_there_is_more() -> None:
         assert talk.core.wants_flush is expected
     talk.turn()
     assert len(neighbor.keys()) == len(publisher.held["blue"]) == 100
+
+
+def test_routes_that_come_and_go_while_a_neighbor_reads_nothing_cost_no_memory() -> None:
+    talk = Conversation(
+        neighbors=(replace(_PLAIN, route_reflector_client=True), replace(_PLAIN, address=ip_address("127.0.2.9")))
+    )
+    restless, deaf = talk.neighbor(_PEER, _VPNS), talk.neighbor("127.0.2.9", _VPNS)
+    deaf.session.writable = False
+    for number in range(10_000):
+        prefix = f"10.{number >> 8}.{number & 0xFF}.0/24"
+        restless.announce("1:1", prefix)
+        if number:
+            restless.withdraw("1:1", prefix)
+        talk.turn()
+    out = talk.core.speaker.neighbors[ip_address("127.0.2.9")].adj_out
+    assert out is not None
+    assert out.drain(talk.core.rib.table, 1 << 20) < 5000
+    talk.turn()
+    assert deaf.keys() == {key("1:1", "10.0.0.0/24")}

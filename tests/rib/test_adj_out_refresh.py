@@ -103,7 +103,7 @@ def test_a_refresh_does_not_forget_a_withdrawal_still_due() -> None:
     neighbor.wants_no_more(membership_key("64512:100"))  # still in the table, no longer for this neighbor
     neighbor.gone(other)  # no longer in the table
     neighbor.refresh()
-    assert neighbor.said() == [_BEGINS, ("withdrawals", Family.VPNV4, (_A.key, other.key)), _ENDS]
+    assert neighbor.said() == [_BEGINS, ("withdrawals", Family.VPNV4, (other.key, _A.key)), _ENDS]
 
 
 def test_requests_before_it_begins_are_one(neighbor: OutNeighbor) -> None:

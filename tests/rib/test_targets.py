@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import sys
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RtMembership
 from routeserver.rib.targets import Importers, RtFilter, RtReferences
-from tests.support.routes import membership_key, rt, rts
+from tests.support.routes import LOCAL_AS, membership_key, rt, rts
 
 _TARGETS = st.sampled_from([rt(text) for text in ("64512:100", "64512:101", "64513:100", "64512L:100", "10.0.0.1:7")])
 _TARGET_SETS = st.frozensets(_TARGETS, max_size=3)
@@ -35,15 +39,20 @@ def _naive_wants(keys: set[bytes], targets: frozenset[bytes]) -> bool:
     return any(_bits(target).startswith(prefix) for target in targets for prefix in wanted)
 
 
+def _interest(keys: set[bytes]) -> set[str | None]:
+    """What memberships ask for: leading bits, whoever wants them, and None for routes without targets."""
+    return {None for key in keys if key == DEFAULT_MEMBERSHIP} | {_bits(key[5:])[: max(key[0] - 32, 0)] for key in keys}
+
+
 @given(st.lists(st.tuples(_memberships(), st.booleans()), max_size=20), st.lists(_TARGET_SETS, min_size=1, max_size=5))
 def test_the_filter_agrees_with_comparing_bits(
     steps: list[tuple[bytes, bool]], questions: list[frozenset[bytes]]
 ) -> None:
     rt_filter, keys = RtFilter(), set[bytes]()
     for key, wanted in steps:
-        changes = (key in keys) != wanted
-        assert rt_filter.set(key, wanted) is changes
+        before = _interest(keys)
         (keys.add if wanted else keys.discard)(key)
+        assert rt_filter.set(key, wanted) is (_interest(keys) != before)
         assert rt_filter.keys == keys
         for targets in questions:
             assert rt_filter.wants(targets) is _naive_wants(keys, targets)
@@ -74,6 +83,36 @@ def test_targets_are_compared_by_all_eight_octets() -> None:
     rt_filter = RtFilter()
     rt_filter.set(membership_key("64512:100"), True)
     assert not rt_filter.wants(rts("64512L:100"))
+
+
+class _Targets(frozenset[bytes]):
+    """Counts how often it is gone through."""
+
+    rounds = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.rounds += 1
+        return super().__iter__()
+
+
+def test_a_question_does_not_cost_more_for_more_memberships() -> None:
+    """A neighbor may send any number of partial ones, and the question is asked for every set of attributes."""
+    rt_filter = RtFilter()
+    for number in range(1000):
+        rt_filter.set(RtMembership(LOCAL_AS, struct.pack(">HI", 2, number << 1) + b"\0\0", 47).key, True)
+    targets = _Targets(rts("64512:100"))
+    assert not rt_filter.wants(targets)
+    assert targets.rounds <= 2
+
+
+def test_answers_about_large_sets_are_not_kept() -> None:
+    """Whoever sends routes chooses how large the sets are and how many there are."""
+    importers: Importers[str] = Importers()
+    importers.add("a", rts("64512:100"))
+    large = frozenset({*rts("64512:100"), *(struct.pack(">HHI", 2, 1, number) for number in range(1000))})
+    before = sys.getrefcount(large)
+    assert importers.of(large) == ("a",)
+    assert sys.getrefcount(large) == before
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), _TARGET_SETS), st.lists(_TARGET_SETS, max_size=5))
