@@ -170,9 +170,10 @@ class Scout:
         self._twin = twin()
 
     def finds_harmless(self, octets: bytes) -> bool:
-        """Whether these octets leave the session and all its families up."""
-        self._twin.feed(octets)
-        if not self._twin.is_over and not self._twin.disabled:
+        """Whether these octets are whole messages that leave the session and all its families up."""
+        heard = self._twin.session.messages_in["keepalive"]
+        self._twin.feed(octets + message(KEEPALIVE))
+        if not self._twin.disabled and self._twin.session.messages_in["keepalive"] > heard:
             return True
         self._twin = self._another()
         return False

@@ -56,7 +56,7 @@ def in_state(site: Site, state: State, capabilities: str) -> RawPeer:
 def test_a_message_that_ends_the_connection(site: Site, fault: Fault, state: State) -> None:
     octets = site.open_message("internal") if fault.octets == OPEN_AGAIN else bytes.fromhex(fault.octets)
     if state is State.ESTABLISHED:
-        with Case(site, "internal", fault.capabilities) as case:
+        with Case.begun(site, "internal", fault.capabilities) as case:
             case.peer.send(octets)
             assert last_words(case.peer) == bytes.fromhex(fault.answer).hex()
         return
@@ -80,7 +80,7 @@ def test_silence_ends_the_connection_when_the_hold_time_is_over(site: Site) -> N
 
 def test_a_second_connection_is_closed_in_favour_of_the_session(site: Site) -> None:
     """RFC 4271 section 6.8."""
-    with Case(site, "internal") as case, closing(site.server.dial(site.sources["internal"])) as second:
+    with Case.begun(site, "internal") as case, closing(site.server.dial(site.sources["internal"])) as second:
         second.send(site.open_message("internal"))
         assert notification(second) == "0607"
         case.settle()

@@ -49,7 +49,7 @@ def attribute_cases() -> list[pytest.ParameterSet]:
 
 @pytest.mark.parametrize(("fault", "kind"), attribute_cases())
 def test_an_attribute_at_fault_beside_a_route(site: Site, fault: AttributeFault, kind: str) -> None:
-    with Case(site, kind) as case:
+    with Case.begun(site, kind) as case:
         case.peer.send(framed(good(kind, "reach", without=fault.kind) + octets(fault.octets)))
         case.settle()
         if fault.answer == WITHDRAWN:
@@ -69,7 +69,7 @@ def assert_told(told: Told, expected: dict[int, str | None]) -> None:
 @pytest.mark.parametrize(("fault", "kind"), attribute_cases())
 def test_an_attribute_at_fault_where_nothing_is_announced(site: Site, fault: AttributeFault, kind: str) -> None:
     """RFC 7606 section 5.2: what cannot mean a withdrawal ends the session; a discard is one here too."""
-    with Case(site, kind) as case:
+    with Case.begun(site, kind) as case:
         case.peer.send(framed(octets("{unreach}" + fault.octets, kind)))
         if fault.alone:
             data = octets(fault.octets) if fault.carried else b""
@@ -82,7 +82,7 @@ def test_an_attribute_at_fault_where_nothing_is_announced(site: Site, fault: Att
 
 @pytest.mark.parametrize("fault", UPDATES, ids=lambda fault: f"{fault.section}: {fault.what}, {fault.peer}")
 def test_an_update_at_fault(site: Site, fault: UpdateFault) -> None:
-    with Case(site, fault.peer) as case:
+    with Case.begun(site, fault.peer) as case:
         case.peer.send(update(fault))
         match fault.answer:
             case Reset(subcode, data):
@@ -105,7 +105,7 @@ def test_an_update_at_fault(site: Site, fault: UpdateFault) -> None:
 
 def test_a_malformed_update_is_logged_whole(site: Site) -> None:
     """RFC 7606 section 8."""
-    with Case(site, "internal") as case:
+    with Case.begun(site, "internal") as case:
         bad = framed(good("internal", "reach", without=1) + octets("400101 07"))
         case.peer.send(bad)
         case.settle()

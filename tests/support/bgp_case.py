@@ -74,13 +74,18 @@ class Site(NamedTuple):
 class Case:
     """One session of a faulty neighbor, its three routes told to the witness. Leaving it ends it, routes and all."""
 
-    def __init__(self, site: Site, kind: str, more: str = "") -> None:
-        self.site, self.kind = site, kind
+    def __init__(self, site: Site, kind: str, peer: RawPeer) -> None:
+        self.site, self.kind, self.peer = site, kind, peer
         self._fences = 0
-        self.peer = site.connected(kind, more=more)
-        self.peer.send(self.routes())
-        site.witness.wait(lambda _: self.seen() == (ROUTES, BYSTANDERS), "the three routes are told")
-        self.malformed = site.view(kind)["malformed-updates"]
+        self._malformed = site.view(kind)["malformed-updates"]
+
+    @classmethod
+    def begun(cls, site: Site, kind: str, more: str = "") -> Case:
+        """The session is up, with `more` capabilities, and the routes are told."""
+        case = cls(site, kind, site.connected(kind, more=more))
+        case.peer.send(case.routes())
+        site.witness.wait(lambda _: case.seen() == (ROUTES, BYSTANDERS), "the three routes are told")
+        return case
 
     def routes(self) -> bytes:
         """The UPDATEs that announce the three routes."""
@@ -115,7 +120,7 @@ class Case:
     def assert_malformed(self, more: int) -> None:
         """How many more UPDATEs are counted as malformed; the session is still up."""
         view = self.site.view(self.kind)
-        assert (view["state"], view["malformed-updates"]) == ("established", self.malformed + more)
+        assert (view["state"], view["malformed-updates"]) == ("established", self._malformed + more)
 
     def __enter__(self) -> Case:
         return self
