@@ -2,6 +2,7 @@
 # make test    everything; installs what it needs, says what it skipped and why
 # make check   lint, types, unit tests: under a minute
 # make bench   the table of figures
+# make interop every interop test, and the tables of docs/interop.md from what they show
 #
 # CI=true turns a missing peer or kernel from a skip into a failure.
 
@@ -11,7 +12,7 @@ PYTEST := $(VENV)/python -m pytest
 UNIT := $(wildcard tests/bgp tests/xmpp tests/rib tests/schema tests/forwarder tests/core tests/packaging \
 	tests/test_layers.py tests/test_docs.py)
 
-.PHONY: demo test check bench bootstrap lint unit whole kernel
+.PHONY: demo test check bench interop bootstrap lint unit whole kernel
 
 demo: bootstrap
 	$(VENV)/python deploy/demo/run.py $(if $(KEEP),--keep)
@@ -28,6 +29,9 @@ check: bootstrap
 
 bench: bootstrap
 	$(VENV)/python -m bench.run
+
+interop: bootstrap
+	$(PYTEST) tests/interop --write-interop
 
 bootstrap:
 	@$(PYTHON) deploy/bootstrap.py

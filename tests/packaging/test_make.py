@@ -38,7 +38,7 @@ def test_check_runs_every_directory_of_unit_tests() -> None:
     assert {f"tests/{name}" for name in directories} <= set(named)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "interop"])
 def test_every_target_prepares_the_machine_first(target: str) -> None:
     assert recipe(target).splitlines()[0].endswith("deploy/bootstrap.py")
 

@@ -4,7 +4,7 @@ Routes it originates are VPN statics in a file of their own, which is written an
 hops are resolved by default routes, for there is no IGP.  Towards external neighbors it is an AS border router: its
 statics belong to a second instance of BGP in the same process, the PE behind the border, and reach the border over an
 iBGP session on a port of their own.  Without that (`is_border_router=False`) statics leave over multihop eBGP with the
-implicit null label and BIRD's own address as next hop, VPN-IPv6 ones not at all.
+implicit null label and BIRD's own address as next hop.
 
 It has no RT-Constraint.  An Encapsulation community can be given to a static as generic octets.
 """

@@ -28,13 +28,15 @@ SESSIONS = tuple(
 ROUTES = ("established", "VPNv4", "VPNv6", "withdraw", "End-of-RIB", "refresh", "our refresh", "clear", "cut")
 REFLECTED, REFLECTORS = "Reflection", "Behind their reflector"
 ROUTE_TARGETS, CONSTRAINED = "Route targets", ("our memberships", "their memberships", "after a reset")
-RESTARTS = "Graceful restart"
+RESTARTS, STATICS = "Graceful restart", "What they originate, across the border of their AS"
 BETWEEN = "Unknown attributes"
 BORDERS = ("iBGP", "eBGP")
 LIMITS = {
     "a": "GoBGP never asks for a refresh: `softresetin` looks again at what it has.",
     "b": "FRR cannot give a VPN static an Encapsulation community; it relays one.",
     "c": "FRR and BIRD have no RT-Constraint.",
+    "d": "BIRD's own VPN statics leave over multihop eBGP with the implicit null label and BIRD as next hop. What it "
+    "relays keeps both, so in the tables above its routes come from a PE behind it.",
 }
 
 
@@ -74,6 +76,7 @@ TABLES = (
             "until our End-of-RIB",
         ),
     ),
+    Table(STATICS, PEERS, ("VPNv4", "VPNv6")),
     Table(BETWEEN, tuple(row for peer in PEERS for row in (f"we, then {peer}", f"{peer}, then we")), BORDERS),
 )
 
@@ -125,8 +128,9 @@ def _row(head: str, cells: tuple[str, ...] | list[str]) -> str:
 
 
 def read(page: str) -> dict[Cell, str]:
-    """The cells of a page, whatever they say."""
+    """The cells of the tables between the marks of a page, whatever they say."""
     found: dict[Cell, str] = {}
+    page = page.partition(BEGIN)[2].partition(END)[0]
     title, columns = "", list[str]()
     for line in page.splitlines():
         if line.startswith("## "):

@@ -19,14 +19,18 @@ from typing import Any, ClassVar, TypeVar
 from tests.support.waiting import eventually
 
 _STOP_TIMEOUT = 10.0
-_numbers = itertools.count(1)
+_numbers = itertools.count()
+_BLOCK = 254
 S = TypeVar("S", bound="Daemon")
 
 
 def loopback_address() -> str:
-    """An address of 127.0.0.0/8 nobody else in this process got; the middle octets differ between test processes."""
-    number, pid = next(_numbers), os.getpid()
-    return f"127.{64 + (pid >> 8) % 128}.{pid % 256}.{number}"
+    """An address of 127.0.0.0/8 nobody else in this process got; the middle octets differ between test processes.
+
+    There are 762, in three blocks of 127.64.0.0/10, 127.128.0.0/10 and 127.192.0.0/10.
+    """
+    (block, number), pid = divmod(next(_numbers), _BLOCK), os.getpid()
+    return f"127.{64 * (block + 1) + (pid >> 8) % 64}.{pid % 256}.{number + 1}"
 
 
 class Daemon:
