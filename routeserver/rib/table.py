@@ -92,7 +92,9 @@ class VpnTable:
         return self._settle(family, key, paths, others)
 
     def given_by(self, source: Source, family: Family) -> list[Path]:
-        """Every path a source gave in one family. Walks the family."""
+        """Every path a source gave in one family. Walks the family, unless there are none."""
+        if not self._counts[family][source]:
+            return []
         return [path for paths in self.destinations[family].values() for path in paths if path.source is source]
 
     def count_of(self, source: Source, family: Family) -> int:
