@@ -88,7 +88,7 @@ class RouteServer:
             case bgp.RefreshBegins():
                 self.speaker.refresh_begins(neighbor, event, now)
             case bgp.RefreshEnds():
-                self.speaker.refresh_ends(neighbor, event)
+                self.speaker.refresh_ends(neighbor, event, now)
             case bgp.FamilyDisabled():
                 self.speaker.family_disabled(neighbor, event)
             case bgp.UpdateMalformed():

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from routeserver.bgp.iana import Family
 from routeserver.bgp.negotiation import Negotiated
-from routeserver.rib.adj_in import AdjRibIn, Mark
+from routeserver.rib.adj_in import AdjRibIn
 from routeserver.settings import GracefulRestart
 
 
@@ -91,9 +91,8 @@ class ReceivingSpeaker:
         if before is not None and long_lived:
             kept.long_lived_until = before.long_lived_until
         elif before is not None:
-            self._adj_in.sweep(Mark.LOST, family)
-        self._adj_in.unmark(Mark.REFRESHED, family)
-        self._adj_in.mark(Mark.LOST, family)
+            self._adj_in.sweep(family)
+        self._adj_in.mark(family)
         self._kept[family] = kept
         if not restart_time:
             self._begin_long_lived(family, kept, now)
@@ -118,7 +117,7 @@ class ReceivingSpeaker:
     def end_of_rib(self, family: Family) -> None:
         """The neighbor has said all it has of the family."""
         if self._kept.pop(family, None) is not None:
-            self._adj_in.sweep(Mark.LOST, family)
+            self._adj_in.sweep(family)
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is next needed."""
@@ -140,7 +139,7 @@ class ReceivingSpeaker:
             self.drop(family)
             return
         kept.long_lived_until, kept.has_expired = None, True
-        self._adj_in.sweep(Mark.LOST, family)
+        self._adj_in.sweep(family)
 
 
 def _still_has(terms: Negotiated, family: Family, *, is_long_lived: bool) -> bool:

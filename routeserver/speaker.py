@@ -264,8 +264,8 @@ class Speaker:
         else:
             neighbor.refresh.begins(family, now)
 
-    def refresh_ends(self, neighbor: Neighbor, event: events.RefreshEnds) -> None:
-        neighbor.refresh.ends(event.family)
+    def refresh_ends(self, neighbor: Neighbor, event: events.RefreshEnds, now: float) -> None:
+        neighbor.refresh.ends(event.family, now)
 
     # What is kept of it
 

@@ -18,7 +18,7 @@ from routeserver.bgp.peering import Told
 from routeserver.core import RouteServer
 from routeserver.parties import Neighbor
 from routeserver.receiving_speaker import Kept
-from routeserver.rib.adj_in import Mark, Refusal
+from routeserver.rib.adj_in import Refusal
 from routeserver.settings import NeighborSettings, PrefixLimit
 from routeserver.views import View
 
@@ -54,7 +54,7 @@ def _family(core: RouteServer, neighbor: Neighbor, family: Family) -> View:
         "afi-safi": family.label,
         "negotiated": out is not None and family in out.families,
         "received": core.rib.table.count_of(neighbor.source, family),
-        "stale": adj_in.marked(Mark.LOST, family),
+        "stale": adj_in.marked(family),
         "refused": {why.value: n for why in Refusal if (n := adj_in.refused[family, why])},
         "sent": out.count(family) if out is not None else 0,
         "end-of-rib-received": family in neighbor.ends_of_rib,

@@ -5,11 +5,13 @@ is what has to be known beside it.  A route on its way in loses its path identif
 refused when it has been here before, when the import policy says so, or when nobody could use it; what is refused
 counts as withdrawn, because it replaces what the neighbor said before of the same NLRI.
 
-Routes the neighbor has to say again are marked by name, (key, item), and their paths stay what they are, so that
-they are selected and passed on like any other.  There are two reasons and two sets of marks: its session was lost
-(RFC 4724 section 4.2), and it sends everything again (RFC 7313 section 4).  A route that is announced or withdrawn
-loses its marks; `sweep` withdraws what still has one.  When a lost neighbor stays away, `age` gives the marked routes
-the community that makes them least preferred everywhere (RFC 9494 section 4.2).
+Routes of a lost session, which the neighbor has to say again, are marked by name, (key, item), and their paths stay
+what they are, so that they are selected and passed on like any other (RFC 4724 section 4.2).  A route that is announced
+or withdrawn loses its mark; `sweep` withdraws what still has one.  When a lost neighbor stays away, `age` gives the
+marked routes the community that makes them least preferred everywhere (RFC 9494 section 4.2).
+
+While a neighbor sends everything again (RFC 7313 section 4) it is noted what it has said; the end withdraws the rest.
+A neighbor can begin as often as it likes: that costs nothing, and only the end is a walk through the table.
 
 A neighbor of which nothing special is known in a family pays for all this with one test per UPDATE.
 """
@@ -38,17 +40,6 @@ Named: TypeAlias = tuple[bytes, ItemName]
 """(key, item): what tells the paths of one neighbor and family apart."""
 
 
-class Mark(enum.Enum):
-    """Why a route has to be said again."""
-
-    LOST = enum.auto()
-    """The session it came in is over."""
-    REFRESHED = enum.auto()
-    """The neighbor is sending all its routes again."""
-
-    __hash__ = object.__hash__
-
-
 class Refusal(enum.Enum):
     """Why an announcement is turned away."""
 
@@ -72,7 +63,10 @@ class AdjRibIn:
         self._policy = policy
         self._paths_in: frozenset[Family] = frozenset()
         self._is_selective = False
-        self._marks: dict[Mark, dict[Family, set[Named]]] = {mark: {} for mark in Mark}
+        self._lost: dict[Family, set[Named]] = {}
+        """Routes of a session that is over and that have not been said again."""
+        self._said: dict[Family, set[Named]] = {}
+        """Routes said since the neighbor began to send all of the family again."""
         self.refused: Counter[tuple[Family, Refusal]] = Counter()
         """Announcements of this session, or the last there was, that were turned away."""
         self._plain: frozenset[Family] = frozenset()
@@ -108,7 +102,7 @@ class AdjRibIn:
         plain = set() if self._policy is not None else set(Family) - self._paths_in
         if self._is_selective:
             plain -= set(VPN_FAMILIES)
-        self._plain = frozenset(plain.difference(*self._marks.values()))
+        self._plain = frozenset(plain.difference(self._lost, self._said))
 
     # What the neighbor says
 
@@ -177,13 +171,17 @@ class AdjRibIn:
     def _wants(self, family: Family, attributes: PathAttributes) -> bool:
         return not self._is_selective or family is Family.RTC or self._rib.imports(attributes.route_targets)
 
-    def _confirm(self, family: Family, names: Iterable[Named]) -> None:
-        for marks in self._marks.values():
-            if family in marks:
-                marks[family].difference_update(names)
+    def _confirm(self, family: Family, names: Sequence[Named]) -> None:
+        if family in self._lost:
+            self._lost[family].difference_update(names)
+        if family in self._said:
+            self._said[family].update(names)
 
     def _remove(self, family: Family, names: Sequence[Named]) -> None:
-        self._confirm(family, names)
+        if family in self._lost:
+            self._lost[family].difference_update(names)
+        if family in self._said:
+            self._said[family].difference_update(names)
         for key, item in names:
             self._rib.withdraw(self.source, family, key, item)
 
@@ -191,31 +189,43 @@ class AdjRibIn:
 
     def count(self, family: Family) -> int:
         """How many routes it has here, by (NLRI, path identifier), those of a lost session left out."""
-        return self._rib.table.count_of(self.source, family) - self.marked(Mark.LOST, family)
+        return self._rib.table.count_of(self.source, family) - self.marked(family)
 
-    def marked(self, mark: Mark, family: Family) -> int:
-        """How many routes have this mark."""
-        return len(self._marks[mark].get(family, ()))
+    def marked(self, family: Family) -> int:
+        """How many routes have to be said again."""
+        return len(self._lost.get(family, ()))
 
-    def mark(self, mark: Mark, family: Family) -> None:
-        """Mark all routes of the family."""
-        self._marks[mark][family] = {(path.key, path.item) for path in self._rib.table.given_by(self.source, family)}
+    def mark(self, family: Family) -> None:
+        """Mark all routes of the family: the session they came in is over."""
+        self._lost[family] = {(path.key, path.item) for path in self._rib.table.given_by(self.source, family)}
         self._find_plain()
 
-    def sweep(self, mark: Mark, family: Family) -> None:
+    def sweep(self, family: Family) -> None:
         """Withdraw the routes that have the mark still."""
-        self._remove(family, sorted(self._marks[mark].pop(family, ())))
+        self._remove(family, sorted(self._lost.pop(family, ())))
         self._find_plain()
 
-    def unmark(self, mark: Mark, family: Family) -> None:
-        """The routes need not be said again."""
-        self._marks[mark].pop(family, None)
+    def begin_refresh(self, family: Family) -> None:
+        """The neighbor sends all routes of the family again; what it has said so far counts no more."""
+        self._said[family] = set()
+        self._find_plain()
+
+    def end_refresh(self, family: Family) -> None:
+        """Withdraw what was not said since it began."""
+        said = self._said.pop(family)
+        names = ((path.key, path.item) for path in self._rib.table.given_by(self.source, family))
+        self._remove(family, [name for name in names if name not in said])
+        self._find_plain()
+
+    def break_off_refresh(self, family: Family) -> None:
+        """It will not come to its end."""
+        del self._said[family]
         self._find_plain()
 
     def age(self, family: Family) -> None:
         """Pass the routes of a lost session on as least preferred; those that refuse to be kept so long go."""
         made: dict[int, tuple[PathAttributes, PathAttributes]] = {}
-        names = self._marks[Mark.LOST][family]
+        names = self._lost[family]
         for path in [p for p in self._rib.table.given_by(self.source, family) if (p.key, p.item) in names]:
             attributes = path.attributes
             if NO_LLGR in attributes.communities:
@@ -228,8 +238,10 @@ class AdjRibIn:
 
     def drop(self, family: Family) -> None:
         """Withdraw all routes of the family."""
-        for mark in Mark:
-            self.unmark(mark, family)
+        self._lost.pop(family, None)
+        if family in self._said:
+            self._said[family].clear()
+        self._find_plain()
         self._rib.drop_source(self.source, family)
 
     def drop_unwanted(self) -> None:

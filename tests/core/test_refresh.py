@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import ValuesView
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, key, vpn
 
 _PEER, _OBSERVER = "127.0.2.3", "127.0.2.4"
 _OURS = NeighborSettings(ip_address(_PEER), LOCAL_AS, route_reflector_client=True, hold_time=0)
-_FIRST, _SECOND = key("1:1", "10.0.0.1/32"), key("1:1", "10.0.0.2/32")
+_FIRST, _SECOND, _THIRD = (key("1:1", f"10.0.0.{number}/32") for number in (1, 2, 3))
 _SIXTH = key("1:1", "fd00::1/128")
 
 
@@ -150,6 +152,61 @@ def test_a_refresh_tells_nothing_of_a_lost_session_and_the_other_way_round() -> 
     peer.end_of_rib()
     talk.turn()
     assert observer.keys() == {_FIRST}
+
+
+def _counting(talk: Conversation) -> _Table:
+    table = talk.core.rib.table
+    counting = table.destinations[Family.VPNV4] = _Table(table.destinations[Family.VPNV4])
+    return counting
+
+
+class _Table(dict[bytes, Any]):
+    """Counts how often all of it is gone through."""
+
+    walks = 0
+
+    def values(self) -> ValuesView[Any]:
+        self.walks += 1
+        return super().values()
+
+
+def test_beginning_again_and_again_costs_nothing() -> None:
+    """A message of 23 octets, and the neighbor chooses how many it sends."""
+    talk = _talk()
+    observer, peer = _settled(talk)
+    table = _counting(talk)
+    for _ in range(50):
+        peer.far.send_refresh_begin(Family.VPNV4)
+        peer.announce("1:1", "10.0.0.1/32")
+        talk.turn()
+    assert table.walks == 0
+    peer.far.send_refresh_end(Family.VPNV4)
+    talk.turn()
+    assert observer.keys() == {_FIRST}
+    assert table.walks == 1
+
+
+def test_refreshes_that_follow_each_other_too_closely_are_looked_at_together() -> None:
+    talk = _talk()
+    observer, peer = _settled(talk)
+    table = _counting(talk)
+    for _ in range(50):
+        peer.far.send_refresh_begin(Family.VPNV4)
+        peer.announce("1:1", "10.0.0.1/32")
+        peer.announce("1:1", "10.0.0.2/32")
+        peer.far.send_refresh_end(Family.VPNV4)
+        talk.turn()
+    peer.far.send_refresh_begin(Family.VPNV4)
+    peer.announce("1:1", "10.0.0.1/32")
+    peer.far.send_refresh_end(Family.VPNV4)
+    peer.announce("1:1", "10.0.0.3/32")
+    talk.turn()
+    assert observer.keys() == {_FIRST, _SECOND, _THIRD}
+    assert table.walks == 1
+    talk.advance(1.0)
+    assert observer.keys() == {_FIRST, _THIRD}
+    assert table.walks == 2
+    assert talk.core.next_timer() is None
 
 
 def _without_enhanced_refresh(capabilities: Capabilities) -> Capabilities:
