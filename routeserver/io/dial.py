@@ -19,12 +19,12 @@ from routeserver.bgp.fsm import State
 from routeserver.bgp.peering import CancelDial, Dial, End, Peering
 from routeserver.bgp.session import BgpSession
 from routeserver.io import tcp
+from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.settings import NeighborSettings
-from schema.values import IPAddress
 
 _LOGGED = frozenset((Established, SessionClosed, UpdateMalformed, FamilyDisabled))
 
@@ -39,7 +39,7 @@ class NeighborLink:
         hub: Hub,
         peering: Peering,
         alone: Callable[[NeighborLink], None],
-        refused: Callable[[IPAddress, str], None],
+        refused: BoundedLog,
         traces: Traces,
     ) -> None:
         self._hub = hub
@@ -47,6 +47,8 @@ class NeighborLink:
         self._traces = traces
         self._refused = refused
         """Told who was turned away, and why."""
+        names = "bgp.update.malformed", "bgp.updates.malformed"
+        self._malformed = BoundedLog(hub.loop, *names, peer=peering.settings.address)
         self._alone = alone
         """Told when there is no connection any more and the neighbor may make one."""
         self._connections: dict[Connection[BgpSession], None] = {}
@@ -66,6 +68,7 @@ class NeighborLink:
         """Dial no more, refuse connections, and end what sessions there are with this NOTIFICATION."""
         self.peering.stop(self._hub.now(), code, subcode, reason)
         self._follow_orders()
+        self._malformed.stop()
 
     # --- Orders -----------------------------------------------------------------------------------------------------
 
@@ -129,7 +132,7 @@ class NeighborLink:
             self._connections[connection] = None
             self._traces.begin(session, now)
         elif not connection.is_outgoing:
-            self._refused(self.settings.address, self._why_refused(now))
+            self._refused.note(peer=self.settings.address, reason=self._why_refused(now))
         return session
 
     def _why_refused(self, now: float) -> str:
@@ -180,8 +183,7 @@ class NeighborLink:
             case SessionClosed():
                 record(logging.INFO, "bgp.session.down", peer=peer, reason=event.reason)
             case UpdateMalformed():
-                message = event.message.hex()
-                record(logging.WARNING, "bgp.update.malformed", peer=peer, reason=event.reason, message=message)
+                self._malformed.note(reason=event.reason, message=event.message.hex())
             case FamilyDisabled():
                 family = event.family.label
                 record(logging.WARNING, "bgp.family.disabled", peer=peer, afi_safi=family, reason=event.reason)

@@ -14,7 +14,6 @@ De-configured, and who needs a new session Cease, Other Configuration Change (RF
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.session import BgpSession
 from routeserver.config import XmppConfig
 from routeserver.io import tcp
+from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.dial import NeighborLink
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
@@ -91,7 +91,7 @@ class BgpService:
         self._traces = traces
         self._ranges = settings.neighbor_ranges
         self._links: dict[IPAddress, NeighborLink] = {}
-        self._refusals = RefusalLog(hub.loop)
+        self._refusals = BoundedLog(hub.loop, "bgp.connection.refused", "bgp.connections.refused")
         for neighbor in settings.neighbors:
             self._link(hub.core.speaker.neighbors[neighbor.address])
 
@@ -107,7 +107,7 @@ class BgpService:
             link.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
 
     def _link(self, neighbor: Neighbor) -> NeighborLink:
-        link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection, self._refusals.note, self._traces)
+        link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection, self._refusals, self._traces)
         self._links[neighbor.settings.address] = link
         return link
 
@@ -123,7 +123,7 @@ class BgpService:
             if neighbor is not None:
                 return self._links.get(connection.peer_address) or self._begin(neighbor)
             reason = "as many neighbors as may be of its range are here"
-        self._refusals.note(connection.peer_address, reason)
+        self._refusals.note(peer=connection.peer_address, reason=reason)
         return None
 
     def _why_not(self, connection: Connection[BgpSession]) -> str | None:
@@ -185,33 +185,6 @@ class BgpService:
         if link is not None:
             link.stop(ErrorCode.CEASE, subcode, reason)
         self._hub.core.speaker.remove(address)
-
-
-class RefusalLog:
-    """Lines of log about refused connections: at most `lines` in each `period` of seconds, and then how many more."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, lines: int = 10, period: float = 60.0) -> None:
-        self._loop = loop
-        self._lines = lines
-        self._period = period
-        self._count = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def note(self, peer: IPAddress, reason: str) -> None:
-        self._count += 1
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._period, self._sum_up)
-        if self._count <= self._lines:
-            record(logging.WARNING, "bgp.connection.refused", peer=peer, reason=reason)
-
-    def _sum_up(self) -> None:
-        unlogged, self._count, self._timer = self._count - self._lines, 0, None
-        if unlogged > 0:
-            record(logging.WARNING, "bgp.connections.refused", count=unlogged, seconds=self._period)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
 
 
 def _stream_id() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from functools import partial
@@ -12,12 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from routeserver.io.listen import RefusalLog
 from tests.support.pki import Pki
 from tests.support.protected_dial import connect
 from tests.support.raw_bgp import NOTIFICATION, RawPeer, message
 from tests.support.server import HEAD, RunningServer, running
-from tests.support.waiting import eventually_async
 
 T = TypeVar("T")
 ASN = 64512
@@ -138,23 +135,3 @@ async def test_a_neighbor_that_is_held_back_fills_no_log_either(
         await is_turned_away(server, NAMED)
     assert [str(keys["peer"]) for keys in refusals(caplog)] == [NAMED] * 10
     assert all(keys["reason"].startswith("idle for another") for keys in refusals(caplog))
-
-
-async def test_what_was_not_logged_is_counted(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    refused = RefusalLog(asyncio.get_running_loop(), lines=2, period=0.001)
-
-    def sums() -> list[int]:
-        found = [entry for entry in caplog.records if entry.msg == "bgp.connections.refused"]
-        return [vars(entry)["event_keys"]["count"] for entry in found]
-
-    def has_as_many(expected: list[int]) -> bool:
-        return len(sums()) == len(expected)
-
-    for count, expected in ((5, [3]), (3, [3, 1])):
-        for _ in range(count):
-            refused.note(IPv4Address(STRANGER), "why")
-        await eventually_async(partial(has_as_many, expected), describe="the sum of the period")
-        assert sums() == expected
-    assert len(refusals(caplog)) == 4
-    refused.stop()

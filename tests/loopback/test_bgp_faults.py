@@ -7,7 +7,6 @@ NOTIFICATION, octet for octet.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -101,15 +100,3 @@ def test_an_update_at_fault(site: Site, fault: UpdateFault) -> None:
                 case.settle()
                 assert case.seen() == (set(), BYSTANDERS)
                 case.assert_malformed(1)
-
-
-def test_a_malformed_update_is_logged_whole(site: Site) -> None:
-    """RFC 7606 section 8."""
-    with Case.begun(site, "internal") as case:
-        bad = framed(good("internal", "reach", without=1) + octets("400101 07"))
-        case.peer.send(bad)
-        case.settle()
-        lines = [json.loads(line) for line in site.server.log().splitlines()]
-        (found,) = [line for line in lines if line["event"] == "bgp.update.malformed" and line["message"] == bad.hex()]
-        assert found["peer"] == site.sources["internal"]
-        assert "ORIGIN" in found["reason"]

@@ -1,0 +1,57 @@
+"""Lines of log that somebody outside can cause at will, and not more of them than a person would read.
+
+The first of a period are written as they come; of the rest there is one line at its end, which says how many there
+were.  Whoever needs all of them switches on a trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from routeserver.log import record
+
+
+class BoundedLog:
+    """At most `lines` warnings of one `event` in each `period` of seconds, then one of `sum_event` with their number.
+
+    `common` are the keys that all lines have.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        event: str,
+        sum_event: str,
+        *,
+        lines: int = 10,
+        period: float = 60.0,
+        **common: object,
+    ) -> None:
+        self._loop = loop
+        self._event = event
+        self._sum_event = sum_event
+        self._lines = lines
+        self._period = period
+        self._common = common
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, **keys: object) -> None:
+        """Write it, or count it."""
+        self._count += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._period, self._sum_up)
+        if self._count <= self._lines:
+            record(logging.WARNING, self._event, **self._common, **keys)
+
+    def _sum_up(self) -> None:
+        unlogged, self._count, self._timer = self._count - self._lines, 0, None
+        if unlogged > 0:
+            record(logging.WARNING, self._sum_event, **self._common, count=unlogged, seconds=self._period)
+
+    def stop(self) -> None:
+        """Say now what would be said at the end of the period."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._sum_up()
