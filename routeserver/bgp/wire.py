@@ -89,7 +89,8 @@ class MessageReader:
         """
         chunk, start = self._chunk, self._offset
         if len(chunk) - start < HEADER_LENGTH:
-            self._keep(start, HEADER_LENGTH)
+            if chunk:  # else the tail goes on waiting for what its message needs
+                self._keep(start, HEADER_LENGTH)
             return None
         length = chunk[start + 16] << 8 | chunk[start + 17]
         bounds = self._lengths.get(chunk[start + 18])

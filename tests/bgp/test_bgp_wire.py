@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
 
 from routeserver.bgp.errors import NotificationError
@@ -34,6 +37,23 @@ def feed(reader: MessageReader, data: bytes, size: int) -> list[bytes]:
 def test_a_stream_is_cut_into_messages_however_it_comes(size: int) -> None:
     stream = b"".join(MESSAGES) * 3
     assert feed(MessageReader(), stream, size) == MESSAGES * 3
+
+
+def test_a_message_that_comes_an_octet_at_a_time_is_put_together_once() -> None:
+    """Once for its header and once for all of it; copying what is there with every octet would be a square."""
+    reader, message, joined = MessageReader(), frame(MessageType.UPDATE, bytes(4000)), 0
+
+    def count(_frame: FrameType, event: str, called: object) -> None:
+        nonlocal joined
+        joined += event == "c_call" and getattr(called, "__qualname__", "") == "bytearray.clear"
+
+    sys.setprofile(count)
+    try:
+        messages = feed(reader, message, 1)
+    finally:
+        sys.setprofile(None)
+    assert messages == [message]
+    assert joined == 2
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: f"type-{m[18]}-{len(m)}")
