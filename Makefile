@@ -2,6 +2,7 @@
 # make test    everything; installs what it needs, says what it skipped and why
 # make check   lint, types, unit tests: under a minute
 # make bench   the table of figures
+# make fuzz    100 000 random UPDATEs against a running route server; FUZZ_COUNT and FUZZ_SEED say how many and which
 # make interop every interop test, and the tables of docs/interop.md from what they show
 #
 # CI=true turns a missing peer or kernel from a skip into a failure.
@@ -9,10 +10,10 @@
 PYTHON ?= python3
 VENV := .venv/bin
 PYTEST := $(VENV)/python -m pytest
-UNIT := $(wildcard tests/bgp tests/xmpp tests/rib tests/schema tests/forwarder tests/core tests/packaging \
+UNIT := $(wildcard tests/bgp tests/xmpp tests/rib tests/schema tests/forwarder tests/core tests/replay tests/packaging \
 	tests/test_layers.py tests/test_docs.py)
 
-.PHONY: demo test check bench interop bootstrap lint unit whole kernel
+.PHONY: demo test check bench fuzz interop bootstrap lint unit whole kernel
 
 demo: bootstrap
 	$(VENV)/python deploy/demo/run.py $(if $(KEEP),--keep)
@@ -29,6 +30,9 @@ check: bootstrap
 
 bench: bootstrap
 	$(VENV)/python -m bench.run
+
+fuzz: bootstrap
+	FUZZ_COUNT=$${FUZZ_COUNT:-100000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} $(PYTEST) -q -s tests/fuzz
 
 interop: bootstrap
 	$(PYTEST) tests/interop --write-interop

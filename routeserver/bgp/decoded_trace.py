@@ -69,10 +69,12 @@ class _Session:
 
     def __init__(self, line: Line) -> None:
         self._number: int = line["session"]
-        self._replayed = ReplayedSession(line)
         self._readers = {IN: MessageReader(), OUT: MessageReader()}
-        self._readers[IN].feed(bytes.fromhex(line.get("resumed", {}).get("unread", "")))
-        self._readers[IN].next_message()
+        if "resumed" in line:  # the session gets whole messages, so the beginning of one waits here
+            self._readers[IN].feed(bytes.fromhex(line["resumed"]["unread"]))
+            self._readers[IN].next_message()
+            line = {**line, "resumed": {**line["resumed"], "unread": ""}}
+        self._replayed = ReplayedSession(line)
         self._sent: UpdateDecoder | None = None
         self._agree()
 

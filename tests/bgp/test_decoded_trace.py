@@ -101,6 +101,7 @@ def test_a_trace_begun_in_the_middle_of_a_message() -> None:
     connection, heard = recorded.entries()
     assert connection.says[1] == "in the middle: established"
     assert (heard.kind, heard.octets) == ("UPDATE", UPDATE)
+    assert heard.says[0].startswith("RoutesReceived l3vpn-ipv4-unicast 192.0.2.1:5 10.1.2.1/32 ")
 
 
 SAID = {
