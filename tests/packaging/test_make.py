@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
-ELSEWHERE = {"bench", "interop", "kernel", "loopback", "support", "corpus"}
+ELSEWHERE = {"bench", "fuzz", "interop", "kernel", "loopback", "support", "corpus"}
 """Directories of tests that need more than Python, and those that hold no tests."""
 
 
@@ -38,7 +38,7 @@ def test_check_runs_every_directory_of_unit_tests() -> None:
     assert {f"tests/{name}" for name in directories} <= set(named)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "interop"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "fuzz", "interop"])
 def test_every_target_prepares_the_machine_first(target: str) -> None:
     assert recipe(target).splitlines()[0].endswith("deploy/bootstrap.py")
 
@@ -48,6 +48,16 @@ def test_test_checks_first_and_ends_with_the_kernel() -> None:
     steps = ["ruff check", "ruff format --check", "mypy", 'not kernel and not interop"', '-m "not kernel"', "--probe"]
     places = [text.index(step) for step in steps]
     assert places == sorted(places)
+
+
+def test_fuzzing_is_short_in_test_and_long_by_itself() -> None:
+    """`make test` runs every directory, the bounded run of the fuzzer among them, with the count in its module."""
+    assert re.search(r'^\S+ -m pytest -m "not kernel"$', recipe("test"), re.MULTILINE)
+    module = (ROOT / "tests" / "fuzz" / "test_bgp_fuzz.py").read_text()
+    assert 'environ.get("FUZZ_COUNT", "2000")' in module
+    (run,) = [line for line in recipe("fuzz").splitlines() if "pytest" in line]
+    assert run.startswith("FUZZ_COUNT=${FUZZ_COUNT:-100000} ")
+    assert run.endswith(" tests/fuzz")
 
 
 def test_ci_runs_the_tests_and_lets_nothing_be_missing() -> None:
