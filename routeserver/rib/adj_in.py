@@ -2,8 +2,9 @@
 
 There is no second copy of the routes.  What a neighbor says is kept in the table under the neighbor's source, and here
 is what has to be known beside it.  A route on its way in loses its path identifier to the item name (RFC 7911), is
-refused when it has been here before, when the import policy says so, or when nobody could use it; what is refused
-counts as withdrawn, because it replaces what the neighbor said before of the same NLRI.
+refused when it has been here before, when the import policy says so, when nobody could use it, or when the neighbor has
+given too many paths to its NLRI; what is refused counts as withdrawn, because it replaces what the neighbor said before
+of the same NLRI.
 
 Routes of a lost session, which the neighbor has to say again, are marked by name, (key, item), and their paths stay
 what they are, so that they are selected and passed on like any other (RFC 4724 section 4.2).  A route that is announced
@@ -26,6 +27,7 @@ from typing import TypeAlias
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.bgp.nlri import PATH_ID
 from routeserver.rib.export import is_looped, without_encapsulation
 from routeserver.rib.path import LLGR_STALE, NO_ITEM, ItemName, Path, Source, SourceKind
 from routeserver.rib.policy import admitted
@@ -34,7 +36,8 @@ from routeserver.settings import Policy
 
 NO_LLGR = 0xFFFF0007
 """The community of a route that is not to be kept for long (RFC 9494 section 3.3)."""
-_PATH_ID_OCTETS = 4
+PATHS_MAX = 64
+"""Paths of one neighbor to one NLRI (RFC 7911): whatever is done for one of them looks at them all."""
 
 Named: TypeAlias = tuple[bytes, ItemName]
 """(key, item): what tells the paths of one neighbor and family apart."""
@@ -48,6 +51,8 @@ class Refusal(enum.Enum):
     POLICY = "policy"
     NOT_IMPORTED = "not-imported"
     """Nobody imports it, and it can be had again."""
+    TOO_MANY_PATHS = "too-many-paths"
+    """The neighbor has given the NLRI `PATHS_MAX` others."""
 
     __hash__ = object.__hash__
 
@@ -137,8 +142,8 @@ class AdjRibIn:
             return
         apart: dict[int, list[tuple[bytes, int]]] = {}
         for key, label in nlri:
-            path_id = int.from_bytes(key[:_PATH_ID_OCTETS])
-            apart.setdefault(path_id, []).append((key[_PATH_ID_OCTETS:], label))
+            path_id = int.from_bytes(key[:PATH_ID])
+            apart.setdefault(path_id, []).append((key[PATH_ID:], label))
         for path_id, routes in apart.items():
             yield (str(path_id), "") if path_id else NO_ITEM, path_id, routes
 
@@ -160,6 +165,8 @@ class AdjRibIn:
                 self.refused[family, Refusal.NOT_IMPORTED] += len(routes)
                 rejected += [key for key, _ in routes]
                 continue
+            if family in self._paths_in:
+                routes = self._with_room(family, routes, item)
             self._confirm(family, [(key, item) for key, _ in routes])
             if path_id:
                 for key, label in routes:
@@ -167,6 +174,22 @@ class AdjRibIn:
             else:
                 self._rib.announce(self.source, family, made, routes)
         self._remove(family, [(key, item) for key in rejected])
+
+    def _with_room(
+        self, family: Family, nlri: Sequence[tuple[bytes, int]], item: ItemName
+    ) -> Sequence[tuple[bytes, int]]:
+        """The routes but those to an NLRI that has all the paths it may have; it is given none of them."""
+        kept = [(key, label) for key, label in nlri if self._has_room(family, key, item)]
+        self.refused[family, Refusal.TOO_MANY_PATHS] += len(nlri) - len(kept)
+        return kept
+
+    def _has_room(self, family: Family, key: bytes, item: ItemName) -> bool:
+        paths = self._rib.table.paths(family, key)
+        if len(paths) < PATHS_MAX:
+            return True
+        items = [path.item for path in paths if path.source is self.source]
+        lost = self._lost.get(family, ())
+        return item in items or sum((key, one) not in lost for one in items) < PATHS_MAX
 
     def _wants(self, family: Family, attributes: PathAttributes) -> bool:
         return not self._is_selective or family is Family.RTC or self._rib.imports(attributes.route_targets)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.rib.adj_in import PATHS_MAX, Refusal
 from routeserver.settings import GracefulRestart, NeighborSettings, Policy, PolicyRule
 from tests.support import restarts
 from tests.support.conversation import Conversation
@@ -131,3 +132,42 @@ def test_a_refresh_counts_paths_by_their_identifiers() -> None:
     peer.far.send_refresh_end(Family.VPNV4)
     talk.turn()
     assert _preference(observer) == 200
+
+
+def test_the_paths_of_one_neighbor_to_one_nlri_are_bounded() -> None:
+    """Each costs as much as there are: a neighbor that may give any number could keep everybody waiting."""
+    talk = _talk(graceful_restart=GracefulRestart())
+    peer = talk.neighbor(_PEER, VPN_FAMILIES, add_path_send=True, says=restarts.as_it_is)
+    table, adj_in = talk.core.rib.table, talk.core.speaker.neighbors[ip_address(_PEER)].adj_in
+    for path_id in range(1, PATHS_MAX + 6):
+        _say(talk, peer, path_id, 100)
+    assert {path.path_id for path in table.paths(Family.VPNV4, _ROUTE)} == set(range(1, PATHS_MAX + 1))
+    assert adj_in.refused[Family.VPNV4, Refusal.TOO_MANY_PATHS] == 5
+    _say(talk, peer, 7, 300)
+    best = table.best(Family.VPNV4, _ROUTE)
+    assert best is not None
+    assert best.path_id == 7, "another version of one that is there"
+    peer.withdraw("1:1", "10.0.0.1/32", path_id=7)
+    _say(talk, peer, 200, 100)
+    assert {path.path_id for path in table.paths(Family.VPNV4, _ROUTE)} == {*range(1, PATHS_MAX + 1), 200} - {7}
+    peer.announce("1:1", "10.0.0.2/32", path_id=1)
+    talk.turn()
+    assert len(table.paths(Family.VPNV4, key("1:1", "10.0.0.2/32"))) == 1, "it is a bound for each NLRI"
+
+
+def test_paths_of_a_lost_session_take_nobody_s_room() -> None:
+    """The identifiers are others after a restart (RFC 7911 section 5)."""
+    keeps = GracefulRestart(restarting=True)
+    talk = _talk(graceful_restart=GracefulRestart())
+    peer = talk.neighbor(_PEER, VPN_FAMILIES, add_path_send=True, says=restarts.as_it_is, graceful_restart=keeps)
+    for path_id in range(1, PATHS_MAX + 1):
+        _say(talk, peer, path_id, 100)
+    peer.lose()
+    talk.neighbors.remove(peer)
+    peer = talk.neighbor(_PEER, VPN_FAMILIES, add_path_send=True, says=restarts.as_it_is, graceful_restart=keeps)
+    for path_id in range(101, PATHS_MAX + 101):
+        _say(talk, peer, path_id, 100)
+    peer.end_of_rib()
+    talk.turn()
+    paths = talk.core.rib.table.paths(Family.VPNV4, _ROUTE)
+    assert {path.path_id for path in paths} == set(range(101, PATHS_MAX + 101))
