@@ -56,9 +56,14 @@ def routes_text(event: RoutesReceived, paths_in: frozenset[Family]) -> str:
 
 
 def record_line(record: Any) -> str:
-    """The fields of a dataclass that say something, as `name=value`."""
+    """The fields of a dataclass that say something, as `name=value`: a feature nobody has yet changes no words."""
     values = ((field.name.replace("_", "-"), getattr(record, field.name)) for field in fields(record))
-    return " ".join(f"{name}={_text(value)}" for name, value in values if value not in (None, (), {}, ""))
+    return " ".join(f"{name}={_text(value)}" for name, value in values if not _is_nothing(value))
+
+
+def _is_nothing(value: Any) -> bool:
+    """0 is a value."""
+    return value is None or value is False or value in ((), {}, "", frozenset())
 
 
 def _text(value: Any) -> str:
@@ -68,9 +73,9 @@ def _text(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case frozenset():
-            return ",".join(sorted(map(_text, value))) or "none"
+            return ",".join(sorted(map(_text, value)))
         case tuple():
             return "/".join(map(_text, value))
         case dict():
-            return ",".join(f"{_text(key)}:{_text(value[key])}" for key in sorted(value)) or "none"
+            return ",".join(f"{_text(key)}:{_text(value[key])}" for key in sorted(value))
     return f"({record_line(value)})" if is_dataclass(value) else str(value)
