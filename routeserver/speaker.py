@@ -147,7 +147,7 @@ class Speaker:
             self._settings.router_id,
             session.local_address,
             Family.VPNV4 in terms.ipv6_next_hops,
-            bool(terms.long_lived),
+            terms.knows_long_lived,
             settings.export_policy,
         )
         neighbor.adj_out = AdjRibOut(receiver, terms.families, session, terms.paths_out)

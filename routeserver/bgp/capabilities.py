@@ -90,8 +90,11 @@ class Capabilities:
     """What the speaker says it is; more than one is a contradiction (RFC 9234 section 4.2)."""
     add_path: Mapping[Pair, AddPath] = field(default_factory=dict)
     enhanced_refresh: bool = False
-    long_lived: Mapping[Pair, tuple[bool, int]] = field(default_factory=dict)
-    """The F bit, and the long-lived stale time in seconds below 2^24 (RFC 9494 section 3.1)."""
+    long_lived: Mapping[Pair, tuple[bool, int]] | None = None
+    """The F bit, and the long-lived stale time in seconds below 2^24 (RFC 9494 section 3.1).
+
+    None where it was not announced; without families it says that the speaker knows such routes.
+    """
     codes: frozenset[int] = field(default=frozenset(), compare=False)
     """All codes seen, also those without a meaning here."""
     remarks: tuple[str, ...] = field(default=(), compare=False)
@@ -125,7 +128,7 @@ class Capabilities:
             yield Capability.ADD_PATH, b"".join(modes)
         if self.enhanced_refresh:
             yield Capability.ENHANCED_ROUTE_REFRESH, b""
-        if self.long_lived:
+        if self.long_lived is not None:
             yield (
                 Capability.LONG_LIVED_GRACEFUL_RESTART,
                 b"".join(
@@ -144,7 +147,7 @@ def announced(neighbor: NeighborSettings, local_as: int, restarted: bool) -> Cap
     pairs = frozenset(map(pair_of, neighbor.families))
     vpn = sorted(pairs & frozenset(map(pair_of, VPN_FAMILIES)))
     settings = neighbor.graceful_restart
-    restart, long_lived = None, {}
+    restart, long_lived = None, None
     if settings is not None:
         restart_time = settings.restart_time if settings.restarting else 0
         kept = dict.fromkeys(sorted(pairs), True) if settings.restarting else {}
@@ -269,11 +272,13 @@ def _decode_add_path(content: bytes, remarks: list[str]) -> dict[Pair, AddPath]:
     return {(afi, safi): AddPath(mode) for afi, safi, mode in entries}
 
 
-def _decode_long_lived(found: Mapping[int, list[bytes]], remarks: list[str]) -> dict[Pair, tuple[bool, int]]:
-    content = _one(found, Capability.LONG_LIVED_GRACEFUL_RESTART, remarks) or b""
-    if content and not found[Capability.GRACEFUL_RESTART]:
+def _decode_long_lived(found: Mapping[int, list[bytes]], remarks: list[str]) -> dict[Pair, tuple[bool, int]] | None:
+    content = _one(found, Capability.LONG_LIVED_GRACEFUL_RESTART, remarks)
+    if content is None:
+        return None
+    if not found[Capability.GRACEFUL_RESTART]:
         remarks.append(f"{_name(Capability.LONG_LIVED_GRACEFUL_RESTART)} ignored without graceful restart")
-        return {}  # RFC 9494 section 4.1
+        return None  # RFC 9494 section 4.5
     entries = _entries(">HBBBH", content)
     return {(afi, safi): (bool(flags & _PRESERVED), high << 16 | low) for afi, safi, flags, high, low in entries}
 

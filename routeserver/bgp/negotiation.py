@@ -64,6 +64,8 @@ class Negotiated:
     """None when the peer did not announce graceful restart, or we did not."""
     long_lived: Mapping[Family, LongLived] = field(default_factory=dict)
     """Empty unless both sides announced long-lived graceful restart, and graceful restart beside it."""
+    knows_long_lived: bool = False
+    """The peer announced it, whether we did or not: it may have the routes of others (RFC 9494 section 4.3)."""
     peer_role: Role | None = None
     remarks: tuple[str, ...] = field(default=(), compare=False)
     """What of the peer's OPEN was ignored though its code is known, in words for the log."""
@@ -88,6 +90,7 @@ def negotiate(sent: Open, received: Open) -> Negotiated:
         paths_out=_among(families, _doing(ours, AddPath.SEND) & _doing(theirs, AddPath.RECEIVE)),
         restart=_restart(ours, theirs, families),
         long_lived=_long_lived(ours, theirs, families),
+        knows_long_lived=theirs.long_lived is not None,
         peer_role=_role(theirs) if is_external else None,
         remarks=theirs.remarks,
     )
@@ -111,7 +114,9 @@ def _restart(ours: Capabilities, theirs: Capabilities, families: frozenset[Famil
 
 
 def _long_lived(ours: Capabilities, theirs: Capabilities, families: frozenset[Family]) -> dict[Family, LongLived]:
-    """The families both sides named; decoding has dropped what came without graceful restart (RFC 9494 section 4.1)."""
+    """The families both sides named; decoding has dropped what came without graceful restart (RFC 9494 section 4.5)."""
+    if ours.long_lived is None or theirs.long_lived is None:
+        return {}
     both = _among(families, ours.long_lived.keys() & theirs.long_lived.keys())
     return {family: LongLived(*theirs.long_lived[pair_of(family)]) for family in both}
 

@@ -71,6 +71,7 @@ SAID = [
         replace(restart(), long_lived={VPNV4: (True, 86400), VPNV6: (False, 0xFFFFFF)}),
         id="long-lived",
     ),
+    pytest.param("40020000" + "4700", replace(restart(), long_lived={}), id="long-lived-of-others"),
 ]
 
 
@@ -92,6 +93,7 @@ def test_any_order(order: tuple[str, ...]) -> None:
         four_octet_as=64512,
         restart=GracefulRestartCapability(survives_notification=True, restart_time=120),
         enhanced_refresh=True,
+        long_lived={},
     )
     assert decode_capabilities([bytes.fromhex("".join(order))]) == expected
     assert decode_capabilities([bytes.fromhex(part) for part in order]) == expected
@@ -125,7 +127,6 @@ def test_all_codes_are_remembered_and_unknown_ones_do_nothing() -> None:
             id="next-hops-no-rfc-allows",
         ),
         pytest.param("0500" + "4500", Capabilities(), (), id="lists-without-entries"),
-        pytest.param("40020000" + "4700", restart(), (), id="long-lived-without-entries"),
         pytest.param(
             "4508" + "00018003" + "00028004",
             Capabilities(),

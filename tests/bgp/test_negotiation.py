@@ -191,6 +191,7 @@ def test_all_terms_of_two_that_can_do_everything() -> None:
         paths_out=frozenset(VPN_FAMILIES),
         restart=PeerRestart(True, 90, dict.fromkeys(ALL, True), survives_notification=True),
         long_lived=dict.fromkeys(VPN_FAMILIES, LongLived(True, 3600)),
+        knows_long_lived=True,
         peer_role=Role.CUSTOMER,
     )
 
@@ -257,9 +258,10 @@ def test_path_identifiers_by_direction(ours: str, other: str, into: bool, out: b
         ),
         pytest.param(
             {"long_lived": {VPNV4: (True, 7), RTC: (True, 8), (1, 1): (True, 9)}},
-            {"long_lived": {Family.VPNV4: LongLived(True, 7)}},
+            {"long_lived": {Family.VPNV4: LongLived(True, 7)}, "knows_long_lived": True},
             id="long-lived-of-some-families",
         ),
+        pytest.param({"long_lived": {}}, {"knows_long_lived": True}, id="long-lived-of-others-only"),
     ],
 )
 def test_what_the_peer_does_not_say_is_not_done(said: dict[str, Any], terms: dict[str, Any]) -> None:
@@ -270,7 +272,7 @@ def test_what_the_peer_does_not_say_is_not_done(said: dict[str, Any], terms: dic
 def test_without_graceful_restart_of_ours_there_is_none() -> None:
     other = theirs(restart=GracefulRestartCapability(families={VPNV4: True}), long_lived={VPNV4: (True, 60)})
     terms = negotiate(open_of(graceful_restart=None), other)
-    assert (terms.restart, terms.long_lived) == (None, {})
+    assert (terms.restart, terms.long_lived, terms.knows_long_lived) == (None, {}, True)
 
 
 @pytest.mark.parametrize(("ours", "other"), [(True, False), (False, True), (False, False), (True, True)])

@@ -119,10 +119,14 @@ def test_a_refresh_is_marked_for_those_who_know_the_marks(knows_marks: bool) -> 
 
 
 @pytest.mark.parametrize("takes_part", [True, False])
-def test_long_lived_stale_routes_go_to_those_who_take_part(takes_part: bool) -> None:
-    """RFC 9494 section 4.3: the neighbor that was told of the capability says its route is one."""
+@pytest.mark.parametrize("ours", [GracefulRestart(long_lived=600), GracefulRestart(), None])
+def test_long_lived_stale_routes_go_to_those_who_take_part(ours: GracefulRestart | None, takes_part: bool) -> None:
+    """RFC 9494 section 4.3: what counts is what the reader said; our word is about routes of its own.
+
+    The neighbor that was told of the capability says its route is one.
+    """
     terms = GracefulRestart(long_lived=600)
-    talk = _talk(graceful_restart=terms)
+    talk = _talk(graceful_restart=ours)
     talk.core.speaker.remove(ip_address(_PEER))
     talk.core.speaker.add(replace(talk.settings.neighbors[1], graceful_restart=terms))
     reader = talk.neighbor(_READER, VPN_FAMILIES, says=as_it_is, graceful_restart=terms if takes_part else None)

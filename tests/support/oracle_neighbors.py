@@ -16,7 +16,7 @@ from routeserver.bgp.iana import Family
 from routeserver.settings import NeighborSettings, OnExcess, Settings, VpnSettings
 
 LLGR_STALE, NO_LLGR = 0xFFFF0006, 0xFFFF0007
-REFRESH_TIME = 360.0
+REFRESH_TIME, REFRESH_INTERVAL = 360.0, 1.0
 
 Name: TypeAlias = tuple[Family, bytes, int]
 """Family, NLRI, path identifier."""
@@ -62,6 +62,7 @@ class NeighborWords:
         self.stale: dict[Name, Words] = {}
         self._timers: dict[Family, _Timers] = {}
         self._unsaid: dict[Family, tuple[float, set[Name]]] = {}
+        self._next_end: dict[Family, float] = {}
 
     def routes(self, admit: Admit) -> Iterator[tuple[Name, Words]]:
         """What counts, with the attributes it has here."""
@@ -85,7 +86,8 @@ class NeighborWords:
 
     @property
     def knows_long_lived(self) -> bool:
-        return any(self._long_lived(family) is not None for family in Family)
+        assert self.terms is not None
+        return self.terms.restart_time is not None and bool(self.terms.long_lived)
 
     @property
     def promises_end_of_rib(self) -> bool:
@@ -157,7 +159,7 @@ class NeighborWords:
                 self._grow_old(family, timers, now)
         for family, (until, _) in list(self._unsaid.items()):
             if until <= now:
-                self.refresh_ends(family)
+                self.refresh_ends(family, now)
 
     def _grow_old(self, family: Family, timers: _Timers, now: float) -> None:
         timers.restart = None
@@ -195,8 +197,17 @@ class NeighborWords:
         if family in self.ended or not self.promises_end_of_rib:
             self._unsaid[family] = now + REFRESH_TIME, {name for name in self.said if name[0] is family}
 
-    def refresh_ends(self, family: Family) -> None:
-        for name in self._unsaid.pop(family, (0.0, set[Name]()))[1]:
+    def refresh_ends(self, family: Family, now: float) -> None:
+        """Two ends within a second are one, at the end of that second."""
+        if family not in self._unsaid:
+            return
+        _, unsaid = self._unsaid.pop(family)
+        not_before = self._next_end.get(family, now)
+        if now < not_before:
+            self._unsaid[family] = not_before, unsaid
+            return
+        self._next_end[family] = now + REFRESH_INTERVAL
+        for name in unsaid:
             del self.said[name]
 
 

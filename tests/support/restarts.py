@@ -24,7 +24,7 @@ def as_it_is(capabilities: Capabilities) -> Capabilities:
 
 def nothing(capabilities: Capabilities) -> Capabilities:
     """No graceful restart at all."""
-    return replace(capabilities, restart=None, long_lived={})
+    return replace(capabilities, restart=None, long_lived=None)
 
 
 def both(*changes: Change) -> Change:
@@ -77,11 +77,11 @@ def saying(terms: Terms) -> Change:
     """All of these terms."""
 
     def change(capabilities: Capabilities) -> Capabilities:
-        restart, long_lived = None, {}
+        restart, long_lived = None, None
         if terms.restart_time is not None:
             preserved = {pair_of(family): kept for family, kept in terms.preserved.items()}
             restart = GracefulRestartCapability(terms.restarted, terms.n_bit, terms.restart_time, preserved)
-            long_lived = {pair_of(family): words for family, words in terms.long_lived.items()}
+            long_lived = {pair_of(family): words for family, words in terms.long_lived.items()} or None
         return replace(capabilities, route_refresh=terms.can_refresh, restart=restart, long_lived=long_lived)
 
     return change
