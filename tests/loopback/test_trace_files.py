@@ -159,6 +159,17 @@ async def test_a_trace_goes_on_over_sessions_and_reloads(server: RunningServer, 
     assert events(file) == ["Established", "SessionClosed", "Established", "SessionClosed"]
 
 
+async def test_another_directory_waits_for_the_next_start(
+    server: RunningServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    await blocking(other.mkdir)
+    server.reload(config(other))
+    entry = caplog.records[-1]
+    assert (entry.msg, vars(entry)["event_keys"]["keys"]) == ("config.restart-needed", "bgp.trace-directory")
+    assert Path((await switch(server, True))["file"]).parent == tmp_path
+
+
 async def test_one_neighbor_is_traced_and_no_other(server: RunningServer, tmp_path: Path) -> None:
     await switch(server, True, OTHER)
     with closing(await gets_in(server)) as peer, closing(await gets_in(server, OTHER)):

@@ -338,6 +338,16 @@ def test_a_mistake_in_a_rule_is_one_line_with_its_key(directory: Path, text: str
     assert mistake_in(directory, rule).startswith(f"bgp.policies[0].rules[0].{line}")
 
 
+def test_traces_go_to_a_directory_that_is_there(directory: Path) -> None:
+    file = directory / "traces.toml"
+    for text, where in (("", None), ('trace-directory = "."\n', directory)):
+        file.write_text(HEAD + text)
+        assert load(file).trace_directory == where
+    for name in ("nowhere", "secret"):
+        line = f"bgp.trace-directory: DIR/{name} is no directory"
+        assert mistake_in(directory, f'trace-directory = "{name}"\n') == line
+
+
 def test_a_range_needs_somewhere_to_come_to(directory: Path) -> None:
     head = HEAD.replace('listen = ["127.0.1.1:0"]\n', "")
     assert (
