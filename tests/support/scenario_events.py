@@ -38,7 +38,7 @@ def events(seed: int, length: int) -> list[Event]:
     begin += [("subscribe", slot, random.choice(NODES), random.choice((None, 1, 2))) for slot in ("h1", "h2", "h3")]
     makers = random.choices(list(_MAKERS), list(_MAKERS.values()), k=length)
     everything = [maker(random) for maker in makers]
-    for story in (_restarts, _other_targets):
+    for story in (_restarts, _other_targets, _refreshes):
         where = random.randrange(length)
         everything[where:where] = story(random)
     return begin + everything
@@ -54,6 +54,17 @@ def _restarts(random: Random) -> list[Event]:
             story.append(("end of rib", hero, tuple(f for f in Family if random.random() < 0.8)))
         story += [("turn",), ("advance", random.choice((1.0, 15.0, 25.0, 50.0)))]
         story += [("down", hero), ("turn",), ("advance", random.choice((1.0, 5.0, 25.0, 40.0)))]
+    return story
+
+
+def _refreshes(random: Random) -> list[Event]:
+    """A neighbor that sends everything again more than once, and not always everything."""
+    hero, family = _neighbor(random), random.choice(VPN_FAMILIES)
+    story: list[Event] = [("up", hero, None)]
+    for _ in range(random.randrange(1, 4)):
+        said = [_announce(random) for _ in range(random.randrange(3))]
+        story += [("refresh begins", hero, family), *((event[0], hero, *event[2:]) for event in said)]
+        story += [("refresh ends", hero, family), ("turn",), ("advance", random.choice((0.0, 0.5, 1.0)))]
     return story
 
 

@@ -278,7 +278,7 @@ class Scenario:
         if peer is not None and family in peer.families:
             peer.far.send_refresh_end(family)
             peer.carry()
-            self.oracle.around.neighbors[name].refresh_ends(family)
+            self.oracle.around.neighbors[name].refresh_ends(family, self.oracle.now)
 
     # What the operator changes
 
