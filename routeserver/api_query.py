@@ -20,7 +20,7 @@ from routeserver.bgp.nlri import RouteDistinguisher
 T = TypeVar("T")
 LIMIT = 1000
 """Items of a page unless the client wants fewer or more; some 40 ms of work."""
-LIMIT_MAX = 10_000
+LIMIT_MAX = 5000
 
 
 class QueryError(ValueError):

@@ -518,14 +518,14 @@ PROBLEMS = {
     ),
     "/api/v1/bgp/rib?rd=x": "rd: 'x' is not a route distinguisher",
     "/api/v1/bgp/rib?prefix=10.0.0.1/8": "prefix: 10.0.0.1/8 has host bits set",
-    "/api/v1/bgp/rib?limit=0": "limit: '0' is not a number of 1 to 10000",
-    "/api/v1/bgp/rib?limit=10001": "limit: '10001' is not a number of 1 to 10000",
-    "/api/v1/bgp/rib?limit=%D9%A3": "limit: '٣' is not a number of 1 to 10000",
+    "/api/v1/bgp/rib?limit=0": "limit: '0' is not a number of 1 to 5000",
+    "/api/v1/bgp/rib?limit=5001": "limit: '5001' is not a number of 1 to 5000",
+    "/api/v1/bgp/rib?limit=%D9%A3": "limit: '٣' is not a number of 1 to 5000",
     "/api/v1/bgp/rib?cursor=!": "cursor: not one this server gave",
     "/api/v1/bgp/rib?cursor=AB": "cursor: not one this server gave",
     "/api/v1/bgp/rib?family=x": "family: no such parameter; there are afi-safi, rd, prefix, cursor, limit",
     "/api/v1/vpns/blue/routes?rd=1:1": "rd: no such parameter; there are prefix, cursor, limit",
-    "/api/v1/vpns/blue/routes?limit=-1": "limit: '-1' is not a number of 1 to 10000",
+    "/api/v1/vpns/blue/routes?limit=-1": "limit: '-1' is not a number of 1 to 5000",
 }
 
 
