@@ -1,9 +1,8 @@
 """Writing UPDATEs: routes of one attribute set packed into as few messages as their size allows.
 
 MP_REACH_NLRI or MP_UNREACH_NLRI comes first and alone in its message (RFC 7606 section 5.1), the other attributes
-follow in ascending order.  Encoded attributes are kept per `PathAttributes` object: the RIB sends the same object
-again and again, and comparing identities is all that asks for.  A reflected set is not encoded at all but spliced: the
-octets it came as, with ORIGINATOR_ID and CLUSTER_LIST put in their place.
+follow in ascending order.  A set is encoded once for all routes that are sent with it together.  A reflected one is not
+encoded at all but spliced: the octets it came as, with ORIGINATOR_ID and CLUSTER_LIST put in their place.
 
 Messages are of 4096 octets at most, also for a peer that takes longer ones: a longer one is sent only where the
 attributes leave no room in a short one.  A peer that takes none gets such attributes without those nobody's choice of
@@ -31,7 +30,6 @@ from routeserver.bgp.attribute_codec import (
     encode_reflection,
     shortened,
 )
-from routeserver.bgp.attribute_reading import REMEMBERED_OCTETS_MAX
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import PATH_ID, pack_keys, pack_routes
@@ -44,7 +42,7 @@ MP_HEADER_LENGTH = 4
 BODY_MAX = MESSAGE_MAX - FRAME_LENGTH
 NLRI_MAX = PATH_ID + 1 + 3 + 8 + 16
 """The longest NLRI there is: a VPNv6 host route with its path identifier."""
-CACHE_MAX = 8192
+HEADS_MAX = 8192
 _ZERO_RD = bytes(8)
 _FRAME = struct.Struct(">16sHBHHBBH")
 """Message header, no withdrawn routes, length of the attributes, header of the first."""
@@ -68,8 +66,7 @@ class UpdateEncoder:
         self._paths_out = paths_out
         self._ipv6_next_hops = ipv6_next_hops
         self._message_max = message_max
-        # By identity; the object is kept beside its octets, so that its identity cannot be given to another meanwhile.
-        self._cache: dict[int, tuple[PathAttributes, bytes]] = {}
+        # By identity; the next hop is kept beside it, so that its identity cannot be given to another meanwhile.
         self._heads: dict[tuple[Family, int], tuple[IPAddress, bytes]] = {}
         self._takes_octets = context.takes_octets
         self._reflected_for: tuple[IPv4Address | None, tuple[IPv4Address, ...]] = (None, ())
@@ -121,7 +118,7 @@ class UpdateEncoder:
             octets = encode_next_hop(family, next_hop, family in self._ipv6_next_hops)
             if octets is None:
                 return None
-            if len(self._heads) >= CACHE_MAX:
+            if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
             head = struct.pack(">HBB", family.afi, family.safi, len(octets)) + octets + b"\0"
             known = self._heads[family, id(next_hop)] = (next_hop, head)
@@ -131,15 +128,7 @@ class UpdateEncoder:
         octets, at = attributes.octets, attributes.reflection_at
         if octets and self._takes_octets:
             return octets[:at] + self._reflection(attributes) + octets[at:]
-        known = self._cache.get(id(attributes))
-        if known is None:
-            encoded = encode_attributes(attributes, self._context)
-            if len(encoded) > REMEMBERED_OCTETS_MAX:
-                return encoded
-            if len(self._cache) >= CACHE_MAX:
-                self._cache.clear()
-            known = self._cache[id(attributes)] = (attributes, encoded)
-        return known[1]
+        return encode_attributes(attributes, self._context)
 
     def _reflection(self, attributes: PathAttributes) -> bytes:
         """What reflection adds, kept for the next set: routes of one client come one after the other."""

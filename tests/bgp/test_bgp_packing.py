@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
@@ -11,7 +12,7 @@ from routeserver.bgp.attribute_codec import AttributeContext, encode_attributes,
 from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, PathAttributes
 from routeserver.bgp.events import BgpEvent, RoutesReceived, RoutesWithdrawn
 from routeserver.bgp.iana import Family
-from routeserver.bgp.packing import CACHE_MAX, UpdateEncoder, encode_next_hop, end_of_rib
+from routeserver.bgp.packing import HEADS_MAX, UpdateEncoder, encode_next_hop, end_of_rib
 from routeserver.bgp.wire import MESSAGE_MAX
 from tests.support.updates import EXTERNAL, INTERNAL, OLD, ROUTE_KEY, decoder
 
@@ -214,10 +215,21 @@ def test_next_hops(family: Family, next_hop: str, octets: str | None) -> None:
     assert (encoded and encoded.hex()) == octets
 
 
-def test_equal_identity_is_encoded_once_and_another_object_is_not_mistaken_for_it() -> None:
+def test_a_next_hop_is_not_mistaken_for_one_that_was_in_its_place() -> None:
     encoder, reading = UpdateEncoder(INTERNAL), decoder(INTERNAL)
-    for med in range(CACHE_MAX + 2):  # each object is gone before the next is made
-        (message,) = encoder.routes(Family.VPNV4, replace(PLAIN, med=med), routes(1))
+    for number in range(HEADS_MAX + 2):  # each object is gone before the next is made
+        next_hop = IPv4Address(0xC0000200 + number)
+        (message,) = encoder.routes(Family.VPNV4, replace(PLAIN, next_hop=next_hop), routes(1))
         (received,) = reading.decode(message)
         assert isinstance(received, RoutesReceived)
-        assert received.attributes.med == med
+        assert received.attributes.next_hop == next_hop
+        del next_hop, received
+
+
+@pytest.mark.parametrize("context", [INTERNAL, EXTERNAL])
+def test_nothing_is_kept_of_what_was_sent(context: AttributeContext) -> None:
+    """Attributes are made anew for each time they are sent, so nobody would ask for them again."""
+    encoder, attributes = UpdateEncoder(context), replace(PLAIN, as_path=((AS_SEQUENCE, (64512,)),))
+    before = sys.getrefcount(attributes)
+    assert len(list(encoder.routes(Family.VPNV4, attributes, routes(1)))) == 1
+    assert sys.getrefcount(attributes) == before
