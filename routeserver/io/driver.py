@@ -74,6 +74,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         "_linger",
         "_pump",
         "_timer",
+        "_timer_due",
         "_transport",
         "ended",
         "is_outgoing",
@@ -96,7 +97,8 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         self._hub = hub
         self._find_endpoint = find_endpoint
         self._pump: TlsPump | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = 0.0  # uvloop's handle of a timer that is due at once does not know when that is
         self._linger: asyncio.TimerHandle | None = None
         self._failed = False
         self._is_open = False
@@ -291,10 +293,12 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         """Have the timer run no later than `due`. One that runs early finds nothing to do and is set again, which is
         cheaper than moving it with every message that restarts a hold timer."""
         if self._timer is not None:
-            if due is not None and self._timer.when() <= due:
+            if due is not None and self._timer_due <= due:
                 return
             self._timer.cancel()
-        self._timer = None if due is None else self._hub.loop.call_at(due, self._time_is_up)
+            self._timer = None
+        if due is not None:
+            self._timer, self._timer_due = self._hub.loop.call_at(due, self._time_is_up), due
 
 
 def _encrypt(pump: TlsPump, plaintext: bytes, *, is_last: bool) -> bytes:

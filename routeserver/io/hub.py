@@ -51,7 +51,8 @@ class Hub:
         """Filled and taken in one call of the loop, so one serves all connections."""
         self._touched: set[Link] = set()
         self._turn: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due: float | None = None
 
     def now(self) -> float:
         """Seconds on the loop's clock, the only one anything here uses."""
@@ -90,9 +91,10 @@ class Hub:
     def _set_timer(self) -> None:
         due = self.core.next_timer()
         if self._timer is not None:
-            if due == self._timer.when():
+            if due == self._timer_due:
                 return
             self._timer.cancel()
+        self._timer_due = due
         self._timer = None if due is None else self.loop.call_at(due, self._time_is_up)
 
     def _time_is_up(self) -> None:
