@@ -19,8 +19,6 @@ from routeserver.rib.path import Path, SourceKind
 from routeserver.views import Page, View, page
 from schema.values import IPNetwork
 
-_RT_BITS = 64
-
 
 @dataclass(frozen=True, slots=True)
 class RibQuery:
@@ -110,7 +108,7 @@ def _membership(core: RouteServer, key: bytes) -> View:
 
 def _target_text(membership: RtMembership) -> str:
     """As the configuration has it if it is whole; `any`, or the bits there are with their number."""
-    if membership.rt_bits == _RT_BITS:
+    if membership.is_exact:
         rt = membership.rt
         return route_target_text(rt) if is_route_target(rt) else ext_community_text(rt)
     if membership.rt_bits == 0:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, AsPath
+from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, AsPath, path_length
 from routeserver.bgp.iana import AS_TRANS
 
 CONFEDERATION_SEGMENTS = (3, 4)
@@ -69,11 +69,6 @@ def encode_as_path(path: AsPath, width: int) -> bytes:
 def needs_as4_path(path: AsPath) -> bool:
     """Whether an old peer must be sent AS4_PATH: exactly when some AS is above 65535 (RFC 6793 section 4.2.2)."""
     return any(number > 0xFFFF for _, ases in path for number in ases)
-
-
-def path_length(path: AsPath) -> int:
-    """Length for selection: a SET counts one (RFC 4271 section 9.1.2.2)."""
-    return sum(1 if kind == AS_SET else len(ases) for kind, ases in path)
 
 
 def merge_as_paths(as_path: AsPath, as4_path: AsPath) -> AsPath:

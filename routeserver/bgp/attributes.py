@@ -83,7 +83,7 @@ class PathAttributes:
             facts = work_out(communities, tunnel, None if tunnel is None else self.next_hop)
         self.route_targets, self.sequence, self.encapsulations, endpoint = facts
         self.tunnel_endpoint = endpoint or self.next_hop
-        self.as_path_length = _length(self.as_path) if self.as_path else 0
+        self.as_path_length = path_length(self.as_path) if self.as_path else 0
 
     def reflected(
         self, local_pref: int, originator_id: IPv4Address, cluster_list: tuple[IPv4Address, ...]
@@ -126,5 +126,6 @@ def _facts(communities: tuple[bytes, ...], tunnel: bytes | None, next_hop: IPAdd
     )
 
 
-def _length(path: AsPath) -> int:
-    return sum(1 if kind == AS_SET else len(ases) for kind, ases in path if kind in (AS_SET, AS_SEQUENCE))
+def path_length(path: AsPath) -> int:
+    """Length for selection: a SET counts one (RFC 4271 section 9.1.2.2)."""
+    return sum(1 if kind == AS_SET else len(ases) for kind, ases in path)

@@ -28,7 +28,7 @@ ENCAPSULATION_OF: dict[int, Encapsulation] = {
     TunnelType.MPLS_IN_UDP: Encapsulation.UDP,
     TunnelType.VXLAN: Encapsulation.VXLAN,
 }
-_ENCAPSULATION = b"\x03\x0c"
+ENCAPSULATION_COMMUNITY = b"\x03\x0c"
 _DEFAULT_GATEWAY = b"\x03\x0d"
 _MOBILITY = b"\x06\x00"
 _STICKY = 0x01
@@ -98,7 +98,7 @@ def route_target_text(community: bytes) -> str:
 
 def encapsulation_community(encapsulation: Encapsulation) -> bytes:
     """The Encapsulation extended community of one tunnel (RFC 9012 section 4.1)."""
-    return _ENCAPSULATION + struct.pack(">IH", 0, TUNNEL_OF[encapsulation])
+    return ENCAPSULATION_COMMUNITY + struct.pack(">IH", 0, TUNNEL_OF[encapsulation])
 
 
 def mobility_community(sequence: int) -> bytes:
@@ -144,7 +144,7 @@ _WRITERS: dict[bytes, Callable[[bytes], str]] = {
     **{bytes((kind, 0x02)): lambda c: f"target:{route_target_text(c)}" for kind in (0, 1, 2)},
     **{bytes((kind, 0x03)): lambda c: f"origin:{route_target_text(c)}" for kind in (0, 1, 2)},
     COLOR_COMMUNITY: _color_text,
-    _ENCAPSULATION: lambda c: f"encapsulation:{tunnel_type_name(int.from_bytes(c[6:]))}",
+    ENCAPSULATION_COMMUNITY: lambda c: f"encapsulation:{tunnel_type_name(int.from_bytes(c[6:]))}",
     _DEFAULT_GATEWAY: lambda c: "default-gateway",
     _MOBILITY: _mobility_text,
 }
@@ -161,7 +161,7 @@ def tunnels_offered(
     deployed speakers of the draft); one that names only tunnels unknown to us offers none.
     """
     communities = tuple(communities)
-    named = [int.from_bytes(c[6:], "big") for c in communities if c[:2] == _ENCAPSULATION]
+    named = [int.from_bytes(c[6:], "big") for c in communities if c[:2] == ENCAPSULATION_COMMUNITY]
     if tunnel_attribute is None:
         if not named:
             return [(Encapsulation.GRE, None)]

@@ -25,6 +25,7 @@ PATH_ID = 4
 """Octets of a path identifier (RFC 7911 section 3)."""
 DEFAULT_MEMBERSHIP = b"\x00"
 """The RT-Constraint default route: interest in every route target (RFC 4684 section 4)."""
+RT_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,11 @@ class RtMembership:
     rt_bits: int = 0
 
     @property
+    def is_exact(self) -> bool:
+        """Whether it names one whole route target."""
+        return self.rt_bits == RT_BITS
+
+    @property
     def key(self) -> bytes:
         if self.origin_as is None:
             return DEFAULT_MEMBERSHIP
@@ -132,7 +138,7 @@ class RtMembership:
             return "default"
         if self.rt_bits == 0:
             return f"{self.origin_as}:any"
-        if self.rt_bits == 64:
+        if self.is_exact:
             return f"{self.origin_as}:{ext_community_text(self.rt)}"
         return f"{self.origin_as}:{self.rt[: (self.rt_bits + 7) // 8].hex()}/{self.rt_bits}"
 

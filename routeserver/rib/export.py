@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
+from routeserver.bgp.as_path import SEGMENT_MAX
 from routeserver.bgp.attributes import AS_SEQUENCE, AsPath, PathAttributes
+from routeserver.bgp.communities import ENCAPSULATION_COMMUNITY
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import RtMembership
 from routeserver.rib.decision import best_of
@@ -28,9 +30,7 @@ from schema.values import IPAddress
 NO_EXPORT = 0xFFFFFF01
 NO_ADVERTISE = 0xFFFFFF02
 NO_EXPORT_SUBCONFED = 0xFFFFFF03
-_SEGMENT_MAX = 255
 _NON_TRANSITIVE = 0x40
-_ENCAPSULATION = b"\x03\x0c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _external(attributes: PathAttributes, local_as: int) -> PathAttributes:
 
 def without_encapsulation(attributes: PathAttributes) -> PathAttributes:
     """The attributes as they cross an AS border, in or out: nothing in them tells how to tunnel (RFC 9012 s11)."""
-    kept = tuple(c for c in attributes.ext_communities if c[:2] != _ENCAPSULATION)
+    kept = tuple(c for c in attributes.ext_communities if c[:2] != ENCAPSULATION_COMMUNITY)
     if len(kept) == len(attributes.ext_communities) and attributes.tunnel_encapsulation is None:
         return attributes
     return replace(attributes, ext_communities=kept, tunnel_encapsulation=None)
@@ -139,7 +139,7 @@ def without_encapsulation(attributes: PathAttributes) -> PathAttributes:
 
 def prepend(as_path: AsPath, local_as: int) -> AsPath:
     """RFC 4271 section 5.1.2."""
-    if as_path and as_path[0][0] == AS_SEQUENCE and len(as_path[0][1]) < _SEGMENT_MAX:
+    if as_path and as_path[0][0] == AS_SEQUENCE and len(as_path[0][1]) < SEGMENT_MAX:
         return ((AS_SEQUENCE, (local_as, *as_path[0][1])), *as_path[1:])
     return ((AS_SEQUENCE, (local_as,)), *as_path)
 

@@ -27,7 +27,6 @@ from routeserver.settings import Policy, PolicyRule
 from schema.values import IPNetwork
 
 _REMEMBERED_MAX = 1024
-_RT_BITS = 64
 _VERSION_AND_BITS = {Family.VPNV4: (4, 32), Family.VPNV6: (6, 128)}
 _AS_IT_IS = PolicyRule()
 _NOTHING: tuple[None, None, tuple[()], frozenset[int]] = (None, None, (), frozenset())
@@ -107,7 +106,7 @@ def _asks_nlri(rule: PolicyRule, family: Family) -> bool:
 def _meets_nlri(rule: PolicyRule, family: Family, key: bytes) -> bool:
     if family is Family.RTC:
         membership = RtMembership.from_key(key)
-        return membership.rt_bits == _RT_BITS and membership.rt in (rule.route_targets or ())
+        return membership.is_exact and membership.rt in (rule.route_targets or ())
     length, address = key[0] - LABEL_AND_RD_BITS, key[9:]
     size = _VERSION_AND_BITS[family][1]
     number = int.from_bytes(address) << (size - 8 * len(address))

@@ -26,8 +26,6 @@ from routeserver.rib.targets import Importers, RtReferences
 from routeserver.rib.vrf import Vrf
 from routeserver.settings import Settings
 
-_RT_BITS = 64
-
 
 @dataclass(frozen=True, slots=True)
 class ImportChange:
@@ -131,7 +129,7 @@ class Rib:
             out.touch(Family.RTC, key)
             if out.interest is not None and out.interest.set(key, self._counts(out, key, paths)):
                 membership = RtMembership.from_key(key)
-                out.interest_changed(membership.rt if membership.rt_bits == _RT_BITS else None)
+                out.interest_changed(membership.rt if membership.is_exact else None)
 
     @staticmethod
     def _counts(out: AdjRibOut, key: bytes, paths: tuple[Path, ...]) -> bool:

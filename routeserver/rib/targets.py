@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RtMembership
+from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RT_BITS, RtMembership
 
 V = TypeVar("V")
-_RT_BITS = 64
 _REMEMBERED_MAX = 8192
 _FEW = 64
 """A set of more targets is looked up anew each time: who sends them chooses how large they are, and how many."""
@@ -77,7 +76,7 @@ class RtFilter:
         (self._keys.add if wanted else self._keys.discard)(key)
         membership, step = RtMembership.from_key(key), 1 if wanted else -1
         bits = membership.rt_bits
-        if bits == _RT_BITS:
+        if membership.is_exact:
             return _count(self._exact, membership.rt, step)
         leads = self._partial.setdefault(bits, Counter())
         changes = _count(leads, _leading(membership.rt, bits), step)
@@ -110,7 +109,7 @@ def _count(counter: Counter[V], key: V, step: int) -> bool:
 
 
 def _leading(rt: bytes, bits: int) -> int:
-    return int.from_bytes(rt) >> (_RT_BITS - bits)
+    return int.from_bytes(rt) >> (RT_BITS - bits)
 
 
 class RtReferences:

@@ -9,9 +9,9 @@ from random import Random
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from routeserver.bgp.as_path import decode_as4_path, decode_as_path, merge_as_paths, path_length
+from routeserver.bgp.as_path import decode_as4_path, decode_as_path, merge_as_paths
 from routeserver.bgp.attribute_codec import AttributeContext, encode_attributes, is_host, split
-from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, PathAttributes
+from routeserver.bgp.attributes import AS_SEQUENCE, AS_SET, PathAttributes, path_length
 from routeserver.bgp.errors import ErrorCode, NotificationError
 from routeserver.bgp.events import (
     BgpEvent,
