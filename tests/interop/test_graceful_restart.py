@@ -9,8 +9,8 @@ our End-of-RIB the speaker has both.  When that comes is for a raw client to say
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,10 @@ class Pair:
         here = self.neighbor()["state"] == "established"
         return here and self.speaker.session_state(self.server.address) == "established"
 
+    def stale(self) -> int:
+        """How many of the speaker's routes wait to be confirmed."""
+        return sum(family["stale"] for family in self.neighbor()["afi-safis"])
+
     def prefixes(self) -> set[str]:
         """What the VPN has from the speaker."""
         shown = self.server.get("/vpns/blue/routes")["items"]
@@ -108,6 +112,7 @@ def test_routes_outlive_the_speaker_and_are_confirmed_or_swept(
         speaker.kill()
         eventually(lambda: pair.neighbor()["state"] != "established", describe="the session is lost")
         assert pair.prefixes() == everything
+        assert pair.stale() == len(everything)
     for route in SWEPT:
         speaker.withdraw(route)
     speaker.stop()
@@ -122,6 +127,7 @@ def test_routes_outlive_the_speaker_and_are_confirmed_or_swept(
         assert all(family["end-of-rib-received"] for family in pair.neighbor()["afi-safis"])
     with page.cell(RESTARTS, row, "the rest is confirmed"):
         assert pair.prefixes() >= {route.prefix for route in CONFIRMED}
+        assert pair.stale() == 0
         assert sorted(raw.gone) == sorted((route.rd, route.prefix) for route in SWEPT)
 
 
@@ -144,35 +150,37 @@ async def test_our_routes_outlive_us_until_our_end_of_rib(
     pair, row = Pair(server, speaker), kind.name_of_program
     stack.enter_context(speaker)
     stack.enter_context(server)
-    async with server.forwarder(HOST.jid) as forwarder:
-        await forwarder.subscribe("blue", 5)
-        await forwarder.publish("blue", *(route.item for route in (*AGAIN, *NOT_AGAIN)))
+    async with published(server, *AGAIN, *NOT_AGAIN):
         for route in (*AGAIN, *NOT_AGAIN):
             await asyncio.to_thread(speaker.wait_route, route.rd, route.prefix)
         with page.cell(RESTARTS, row, "we are killed: it keeps ours"):
             server.kill()
-            await eventually_async(
-                lambda: speaker.session_state(ours) != "established", describe="the speaker has lost us"
-            )
+            await eventually_async(lambda: speaker.session_state(ours) != "established", describe="it has lost us")
             assert _of_ours(speaker) == {route.prefix for route in (*AGAIN, *NOT_AGAIN)}
     server.stop()
     server.start()
     raw = RawPeer.dial(raw_address, ours)
     stack.callback(raw.close)
     raw.establish(AS, raw_address, hold_time=240, more=PROMISES_END_OF_RIB)
-    async with server.forwarder(HOST.jid) as forwarder:
-        await forwarder.subscribe("blue", 5)
-        await forwarder.publish("blue", *(route.item for route in AGAIN))
+    async with published(server, *AGAIN):
         await eventually_async(pair.is_up, 40.0, "the session is back")
         with page.cell(RESTARTS, row, "until our End-of-RIB"):
             assert _of_ours(speaker) == {route.prefix for route in (*AGAIN, *NOT_AGAIN)}
             for family in (RAW_VPNV4, RAW_VPNV6):
                 raw.send(update(mp_unreach(family, b"")))
-            await eventually_async(
-                lambda: _of_ours(speaker) == {route.prefix for route in AGAIN}, describe="the others are swept"
-            )
+            again = {route.prefix for route in AGAIN}
+            await eventually_async(lambda: _of_ours(speaker) == again, describe="the others are swept")
             assert speaker.end_of_rib_received(ours, VPNV4)
             assert speaker.end_of_rib_received(ours, VPNV6)
+
+
+@asynccontextmanager
+async def published(server: RouteServerProcess, *routes: Published) -> AsyncIterator[None]:
+    """A forwarder that has published these."""
+    async with server.forwarder(HOST.jid) as forwarder:
+        await forwarder.subscribe("blue", 5)
+        await forwarder.publish("blue", *(route.item for route in routes))
+        yield
 
 
 def _of_ours(speaker: Speaker) -> set[str]:
