@@ -227,10 +227,13 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
 
     def _time_is_up(self) -> None:
         self._timer = None
-        self._contain(self._handle_timer)
-        self._hub.touch(self)
+        self._hub.after_reading(self._handle_timer)
 
     def _handle_timer(self) -> None:
+        self._contain(self._tell_time)
+        self._hub.touch(self)
+
+    def _tell_time(self) -> None:
         if self._is_open and not self.session.closing:
             self._tell_written()
             self._endpoint.deliver(self, self.session.handle_timer(self._hub.now()))
@@ -283,11 +286,14 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         can overtake our last words. A session that is cut has none, or a peer that does not read them."""
         if isinstance(self.session, BgpSession) and self.session.is_cut:
             self._transport.abort()
-        elif self._is_half_closed:
-            self._transport.close()
-        elif self._linger is None:
+            return
+        if self._linger is not None:
+            return
+        self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
+        if self._is_half_closed:
+            self._transport.close()  # once what is left is written, which a peer that does not read would never let it
+        else:
             self._transport.write_eof()
-            self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
 
     def _set_timer(self, due: float | None) -> None:
         """Have the timer run no later than `due`. One that runs early finds nothing to do and is set again, which is

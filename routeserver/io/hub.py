@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from routeserver.bgp.events import BgpEvent
@@ -67,6 +68,14 @@ class Hub:
         """Have a turn before the loop waits again."""
         if self._turn is None:
             self._turn = self.loop.call_soon(self._take_turn)
+
+    def after_reading(self, call: Callable[[], None]) -> None:
+        """Call it when the loop has looked at its sockets.
+
+        A loop that was held up finds timers run out and octets waiting, and runs the timers first: of two callbacks,
+        the second is on the far side of that look.
+        """
+        self.loop.call_soon(self.loop.call_soon, call)
 
     def _take_turn(self) -> None:
         self._turn = None

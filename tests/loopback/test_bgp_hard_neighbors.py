@@ -1,5 +1,7 @@
 """Neighbors that come too soon, too often, again without having gone, or do not read; nobody else notices.
 
+Nor does a neighbor notice that the server itself was held up for a while.
+
 The peer is a bare socket (`RawPeer`) in a thread, the clock is the real one: what has to be waited for is waited for as
 a condition, and timers are set short where the test can set them.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from ipaddress import ip_address
@@ -19,6 +22,7 @@ import pytest
 from routeserver.bgp.iana import Family
 from routeserver.bgp.peering import PENDING_MAX, Peering
 from routeserver.bgp.session import BgpSession
+from routeserver.io import driver
 from tests.support.pki import Pki
 from tests.support.raw_bgp import (
     KEEPALIVE,
@@ -286,3 +290,66 @@ def _reads_until_writable(peer: RawPeer, session: BgpSession) -> int:
     while not session.writable:
         octets += len(peer.socket.recv(4096))
     return octets
+
+
+async def test_a_neighbor_that_closes_its_half_and_does_not_read_is_cut(
+    server: RunningServer, bystander: BgpSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel answers for it for ever, so what is left for it would never be written."""
+    monkeypatch.setattr(driver, "LINGER", 0.1)
+    hub = server.server.hub
+    with closing(socket.socket()) as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.bind((FREE, 0))
+        await blocking(unread.connect, server.address("bgp"))
+        peer = RawPeer(unread)
+        await blocking(peer.establish, ASN, FREE, FAMILIES, 90)
+        await eventually_async(lambda: session_of(server, FREE) is not None, describe="the session is up")
+        session = session_of(server, FREE)
+        assert session is not None
+        while session.writable:
+            for _ in range(10_000):
+                session.send_end_of_rib(Family.VPNV4)
+            hub.connections[session].flush()
+        unread.shutdown(socket.SHUT_WR)
+        await eventually_async(lambda: session.closing, describe="the end of the session")
+        await eventually_async(lambda: session not in hub.connections, describe="the socket is closed")
+
+
+async def hold_up(server: RunningServer, session: BgpSession, says: Callable[[], object]) -> None:
+    """While the loop is busy with what it read from a socket, the hold time ends and the neighbor says something."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    session.hold_deadline = deadline = loop.time() + 0.1
+    server.server.hub.connections[session].flush()  # has the timer run by then
+
+    def work() -> None:
+        loop.remove_reader(inside)
+        says()
+        while time.monotonic() < deadline + 0.05:
+            pass
+        done.set()
+
+    inside, outside = socket.socketpair()
+    with inside, outside:
+        loop.add_reader(inside, work)
+        outside.send(b"x")
+        await done.wait()
+
+
+async def test_a_keepalive_that_waits_to_be_read_is_in_time(server: RunningServer, bystander: BgpSession) -> None:
+    peer = await establish(server, FREE)
+    session = session_of(server, FREE)
+    assert session is not None
+    await hold_up(server, session, lambda: peer.send(message(KEEPALIVE)))
+    await eventually_async(lambda: session.messages_in["keepalive"] == 2, describe="it is read")
+    assert not session.closing
+    peer.close()
+
+
+async def test_a_keepalive_that_does_not_come_is_missed(server: RunningServer, bystander: BgpSession) -> None:
+    peer = await establish(server, FREE)
+    session = session_of(server, FREE)
+    assert session is not None
+    await hold_up(server, session, lambda: None)
+    assert (await blocking(peer.read_until, NOTIFICATION))[:2] == b"\4\0"
+    peer.close()
