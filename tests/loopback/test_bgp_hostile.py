@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,11 @@ from tests.support.raw_bgp import (
     VPNV4,
     VPNV6,
     RawPeer,
+    attribute,
+    common_attributes,
     message,
     open_message,
+    update,
 )
 from tests.support.waiting import eventually
 
@@ -167,6 +172,50 @@ def test_a_flood_of_refresh_requests(arena: Arena, reads: bool, capability: str)
             reading.wait(lambda m: announced(m) == 20_000, "it has everything")
             assert reading.ended == ""
             reading.close()
+
+
+def test_a_flood_of_beginnings(arena: Arena) -> None:
+    """Each marks every route of the neighbor as one it has to say again (RFC 7313 section 4); none ever ends."""
+    with closing(arena.connect(bytes.fromhex("4600"))) as peer:
+        reading = Mirror(peer)
+        reading.send(announce(range(20_000)))
+        arena.listener.wait(lambda m: announced(m) == 20_000, "there is something to mark")
+        begin, end = (message(5, bytes.fromhex(f"0001{subtype:02x}80")) for subtype in (1, 2))
+        with Meanwhile(lambda: reading.send(begin * 1000)) as flood:
+            eventually(lambda: flood.rounds > 20, describe="the flood is on")
+            arena.go_on()
+        reading.send(announce(range(10)) + end)
+        arena.listener.wait(lambda m: announced(m) == 10, "what was not said again is gone")
+        assert reading.ended == ""
+        reading.close()
+
+
+def test_a_storm_of_memberships(tmp_path: Path) -> None:
+    """A neighbor that wants everything and nothing in turns gets as much of it as it can read."""
+    families = 'afi-safis = ["l3vpn-ipv4-unicast", "l3vpn-ipv6-unicast", "route-target-constrain"]'
+    rtc = (1, 132)
+    with Arena.running(tmp_path, families) as arena:
+        arena.announcer.send(announce(range(20_000)))
+        arena.listener.wait(lambda m: announced(m) == 20_000, "there is something to want")
+        peer = arena.server.dial(arena.hostile)
+        peer.establish(LOCAL_AS, arena.hostile, (VPNV4, VPNV6, rtc))
+        reading = Mirror(peer)
+        everything = update(mp_reach_of(rtc, "192.0.2.1", b"\0") + common_attributes(b"\0\2" + bytes(6)))
+        nothing = update(attribute(0x80, 15, b"\0\1\x84\0"))
+        reading.send(update(attribute(0x80, 15, b"\0\1\x84")))  # the end of its memberships, so that routes may go out
+        with Meanwhile(lambda: reading.send((everything + nothing) * 500)) as storm:
+            eventually(lambda: storm.rounds > 20, describe="the storm is on")
+            arena.go_on()
+        reading.send(everything)
+        reading.wait(lambda m: announced(m) == 20_000, "it has everything")
+        assert reading.ended == ""
+        reading.close()
+
+
+def mp_reach_of(family: tuple[int, int], next_hop: str, nlri: bytes) -> bytes:
+    """MP_REACH_NLRI with a next hop of four octets (RFC 4684 section 4)."""
+    hop = ip_address(next_hop).packed
+    return attribute(0x80, 14, struct.pack(">HBB", *family, len(hop)) + hop + b"\0" + nlri)
 
 
 def test_a_storm_of_second_thoughts(arena: Arena) -> None:
