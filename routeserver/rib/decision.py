@@ -94,6 +94,7 @@ def why_not_best(paths: Sequence[Path]) -> dict[Path, str]:
     left = list(paths)
     for reason, keep in STEPS:
         kept = keep(left)
-        reasons |= {path: reason for path in left if path not in kept}
+        still = set(kept)
+        reasons |= {path: reason for path in left if path not in still}
         left = kept
     return reasons
