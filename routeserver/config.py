@@ -14,14 +14,13 @@ all takes effect at a start only is kept as the file had it, for a reload to com
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from routeserver import config_bgp
+from routeserver import config_bgp, config_xmpp
 from routeserver import config_values as values
 from routeserver.bgp.communities import parse_route_target
 from routeserver.config_values import (
@@ -35,7 +34,7 @@ from routeserver.config_values import (
     refuse_repetition,
     tables,
 )
-from routeserver.io.tls import TlsFileError, check_domain, server_context
+from routeserver.config_xmpp import XmppConfig
 from routeserver.settings import ForwarderSettings, Settings, VpnSettings
 from schema.values import IPAddress
 
@@ -43,6 +42,7 @@ _TYPE_NAMES = {"str": "a string", "int": "an integer", "bool": "true or false", 
 _RELOADED = {
     "bgp": ("neighbors", "dynamic-neighbors", "policies"),
     "vpns": ("import-route-target",),
+    "xmpp": config_xmpp.RELOADED,
 }
 """The keys a reload gives effect to, by the table they are in."""
 _NAMED_BY = {"vpns": "name", "forwarders": "jid"}
@@ -50,15 +50,6 @@ _NAMED_BY = {"vpns": "name", "forwarders": "jid"}
 
 class ConfigError(Exception):
     """The file cannot be used; the text is one line: file, path of the key, reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class XmppConfig:
-    """The XMPP service: the domain its certificate names, where it listens, and its TLS context."""
-
-    domain: str
-    listen: tuple[SocketAddress, ...]
-    tls: ssl.SSLContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +76,6 @@ class _RouteServer(Table):
     selection_deferral: str | None = None
 
 
-class _Xmpp(Table):
-    domain: str
-    listen: list[str]
-    certificate: str
-    private_key: str
-    client_ca: str
-    next_hop_check: bool | None = None
-
-
 class _Vpn(Table):
     name: str
     import_route_target: list[str] = msgspec.field(default_factory=list)
@@ -114,7 +96,7 @@ class _Api(Table):
 
 class _File(Table):
     route_server: _RouteServer
-    xmpp: _Xmpp | None = None
+    xmpp: config_xmpp.Xmpp | None = None
     bgp: config_bgp.Bgp = msgspec.field(default_factory=config_bgp.Bgp)
     vpns: list[_Vpn] = msgspec.field(default_factory=list)
     forwarders: list[_Forwarder] = msgspec.field(default_factory=list)
@@ -152,9 +134,15 @@ def _explain(message: str) -> str:
 def _config(file: _File, base: Path) -> Config:
     settings = _settings(file, base)
     bgp_listen = _listen("bgp.listen", file.bgp.listen, is_needed=False)
-    xmpp = _xmpp(file.xmpp, base) if file.xmpp else None
+    xmpp = config_xmpp.read(file.xmpp, base) if file.xmpp else None
     api_listen = _listen("api.listen", file.api.listen) if file.api else ()
-    _refuse_shared({"xmpp.listen": xmpp.listen if xmpp else (), "bgp.listen": bgp_listen, "api.listen": api_listen})
+    services = {
+        "xmpp.listen": xmpp.listen if xmpp else (),
+        "xmpp.direct-tls-listen": xmpp.direct_tls_listen if xmpp else (),
+        "bgp.listen": bgp_listen,
+        "api.listen": api_listen,
+    }
+    _refuse_shared(services)
     _refuse_unheard(settings, bgp_listen)
     trace_directory = config_bgp.trace_directory(file.bgp, base)
     return Config(settings, xmpp, bgp_listen, api_listen, trace_directory, dict(_fixed(file)))
@@ -220,17 +208,6 @@ def _settings(file: _File, base: Path) -> Settings:
             next_hop_check=file.xmpp.next_hop_check if file.xmpp else None,
         ),
     )
-
-
-def _xmpp(raw: _Xmpp, base: Path) -> XmppConfig:
-    domain = at("xmpp.domain", values.domain, raw.domain)
-    listen = _listen("xmpp.listen", raw.listen)
-    try:
-        context = server_context(base / raw.certificate, base / raw.private_key, base / raw.client_ca)
-        check_domain(base / raw.certificate, domain)
-    except TlsFileError as error:
-        raise ConfigKeyError(f"xmpp.{error.key}", error.reason) from None
-    return XmppConfig(domain, listen, context)
 
 
 def _vpn(key: str, raw: _Vpn) -> VpnSettings:

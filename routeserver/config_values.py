@@ -99,6 +99,13 @@ def seconds(text: str) -> float:
     return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
+def some_seconds(text: str) -> float:
+    number = seconds(text)
+    if not number:
+        raise ValueError("no time at all")
+    return number
+
+
 def hold_time(text: str) -> int:
     number = seconds(text)
     if number != int(number) or not (number == 0 or 3 <= number <= 0xFFFF):
@@ -214,6 +221,13 @@ def community(text: str) -> int:
         names = ", ".join(WELL_KNOWN_COMMUNITIES)
         raise ValueError(f'{text!r} is neither two numbers up to 65535 like "64512:100" nor one of {names}')
     return int(match[1]) << 16 | int(match[2])
+
+
+def fingerprint(text: str) -> bytes:
+    """The octets of a SHA-256 in hex, with or without the colons openssl writes."""
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}|(?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}", text, re.ASCII):
+        raise ValueError(f"{text!r} is not the SHA-256 of a certificate in hex")
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def bare_jid(text: str) -> str:

@@ -245,6 +245,12 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
     ) -> None:
         """Write what is queued in the clear, then everything is TLS; `certified` hears of the client's certificate."""
         self._transport.write(self.session.data_to_send())
+        self.expect_tls(context, certified)
+
+    def expect_tls(
+        self, context: ssl.SSLContext, certified: Callable[[ClientCertificate | None], Sequence[Event]]
+    ) -> None:
+        """Everything that comes is TLS, from the first octet if this is said before there was one."""
         self._certified = certified
         self._pump = TlsPump(context)
 

@@ -1,7 +1,10 @@
 """What the server accepts: XMPP streams from forwarders, TCP connections of BGP neighbors.
 
 XMPP clients may come from anywhere; who they are is for TLS and SASL to find out, and where they come from is told to
-the session, because it is one of the next hops they may publish.
+the session, because it is one of the next hops they may publish.  TLS begins when the client asks for it (STARTTLS)
+or, where `direct-tls-listen` has it so, with the first octet (XEP-0368).  There are so many sessions of one address
+and of one JID and no more: a connection too many is told so, one of very many too many is cut.  A certificate that is
+revoked is refused before its holder can log in, and a reload that brings the news ends the session it has.
 
 A BGP connection is accepted from the address of a configured neighbor, or from a range of addresses while there is
 room in it, to the neighbor's `local-address` when one is configured, and from as near as TTL security wants it (RFC
@@ -16,11 +19,15 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.session import BgpSession
-from routeserver.config import XmppConfig
+from routeserver.config_xmpp import XmppConfig
 from routeserver.io import tcp
 from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.dial import NeighborLink
@@ -32,9 +39,15 @@ from routeserver.parties import Neighbor
 from routeserver.reconfiguration import Reconfiguration
 from routeserver.settings import NeighborSettings, Settings
 from routeserver.xmpp.events import Bound, StartTls, StreamClosed
+from routeserver.xmpp.jid import Jid
+from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.session import XmppSession
-from routeserver.xmpp.stream import StreamLimits
+from routeserver.xmpp.stream import Unfinished
 from schema.values import IPAddress
+
+_REFUSALS = 16
+"""Connections beyond the limit of an address that are told so, and not just cut."""
+_WARN_BEFORE = timedelta(days=30)
 
 
 class XmppService:
@@ -46,41 +59,116 @@ class XmppService:
         self._hub = hub
         self._config = config
         self._service_jid = service_jid
-        self._limits = StreamLimits()
+        self._unfinished = Unfinished()
+        self._connections: dict[XmppSession, Connection[XmppSession]] = {}
+        self._per_address: Counter[IPAddress] = Counter()
+        self._bound: defaultdict[Jid, set[XmppSession]] = defaultdict(set)
+        """By bare JID."""
+        self._refusals = BoundedLog(hub.loop, "xmpp.connection.refused", "xmpp.connections.refused")
+        self._warn_of_ends()
+
+    # --- Who comes in -----------------------------------------------------------------------------------------------
 
     def accept(self) -> Connection[XmppSession]:
         return Connection(self._hub, self._find_endpoint)
 
+    def accept_tls(self) -> Connection[XmppSession]:
+        return Connection(self._hub, self._find_endpoint_of_tls)
+
     def _find_endpoint(self, _connection: Connection[XmppSession]) -> XmppService:
         return self
 
-    def open_session(self, connection: Connection[XmppSession]) -> XmppSession:
-        session = XmppSession(self._config.domain, self._service_jid, _stream_id, self._limits, self._hub.now())
+    def _find_endpoint_of_tls(self, connection: Connection[XmppSession]) -> XmppService:
+        """TLS first; `open_session` has the session that is to hear of it."""
+        connection.expect_tls(self._config.tls.context, partial(self._certified, connection))
+        return self
+
+    def open_session(self, connection: Connection[XmppSession]) -> XmppSession | None:
+        limit, count = self._config.admission.per_address, self._per_address[connection.peer_address] + 1
+        if count > limit:
+            self._refusals.note(peer=connection.peer_address, reason=f"{limit} sessions of this address are here")
+        if count > limit + _REFUSALS:
+            return None
+        self._per_address[connection.peer_address] = count
+        config, now = self._config, self._hub.now()
+        session = XmppSession(config.domain, self._service_jid, _stream_id, config.limits, now, self._unfinished)
         session.peer_address = connection.peer_address
+        session.has_room = self._has_room
+        self._connections[session] = connection
+        if count > limit:
+            connection.reason = "as many sessions of this address as may be are here"
+            session.close("resource-constraint", connection.reason)
         return session
+
+    def _has_room(self, jid: Jid) -> bool:
+        """Whether there may be a session with this full JID; it would take the place of one that has it already."""
+        others = [one for one in self._bound.get(jid.bare, ()) if one.jid != jid and not one.closing]
+        return len(others) < self._config.admission.per_jid
+
+    def _certified(self, connection: Connection[XmppSession], certificate: ClientCertificate | None) -> Sequence[Event]:
+        session = connection.session
+        events = session.tls_established(certificate)
+        reason = self._config.tls.revoked.reason(certificate)
+        return events if reason is None else [*events, *session.close("not-authorized", reason)]
+
+    # --- What they say ----------------------------------------------------------------------------------------------
 
     def deliver(self, connection: Connection[XmppSession], events: Sequence[Event]) -> None:
         session, now = connection.session, self._hub.now()
         for event in events:
             if isinstance(event, StartTls):
-                connection.start_tls(self._config.tls, session.tls_established)
+                connection.start_tls(self._config.tls.context, partial(self._certified, connection))
                 continue
             if isinstance(event, Bound):
+                self._bound[event.jid.bare].add(session)
                 record(logging.INFO, "xmpp.session.up", jid=event.jid, peer=connection.peer_address)
             elif isinstance(event, StreamClosed):
                 connection.reason = connection.reason or event.reason
             refusal = self._hub.core.handle(session, event, now)
             if refusal is not None:
-                keys = {"jid": session.jid, "condition": refusal.condition, "reason": refusal.text}
+                keys = {"jid": session.jid, "condition": refusal.condition, "reason": refusal.reason}
                 record(logging.INFO, "xmpp.request.refused", **keys)
 
     def close_session(self, session: XmppSession, *, failed: bool) -> Sequence[Event]:
         return session.close("internal-server-error" if failed else "system-shutdown")
 
     def lost(self, connection: Connection[XmppSession]) -> None:
-        jid, reason = connection.session.jid, connection.reason or "a newer session took the address"
+        session = connection.session
+        self._forget(connection.peer_address, session)
+        jid, reason = session.jid, connection.reason or "a newer session took the address"
         what = "xmpp.session.down" if jid is not None and jid.resource else "xmpp.login.failed"
         record(logging.INFO, what, jid=jid, peer=connection.peer_address, reason=reason)
+
+    def _forget(self, address: IPAddress, session: XmppSession) -> None:
+        del self._connections[session]
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
+        if session.jid is not None and (sessions := self._bound.get(session.jid.bare)) is not None:
+            sessions.discard(session)
+            if not sessions:
+                del self._bound[session.jid.bare]
+
+    # --- What changes -----------------------------------------------------------------------------------------------
+
+    def follow(self, config: XmppConfig) -> None:
+        """Use these certificates and limits from now on, and end the sessions of certificates that are revoked."""
+        self._config = replace(config, domain=self._config.domain)
+        self._warn_of_ends()
+        for session, connection in list(self._connections.items()):
+            if (reason := config.tls.revoked.reason(session.certificate)) is not None:
+                self.deliver(connection, session.close("not-authorized", reason))
+                self._hub.touch(connection)
+
+    def _warn_of_ends(self) -> None:
+        now = datetime.now(UTC)
+        for file, end in self._config.tls.ends:
+            if end - now < _WARN_BEFORE:
+                keys = {"file": file, "until": end.isoformat(), "days": (end - now).days}
+                record(logging.WARNING, "certificate.ends", **keys)
+
+    def stop(self) -> None:
+        self._refusals.stop()
 
 
 class BgpService:

@@ -6,7 +6,8 @@ Shutdown (RFC 4486 section 4), and sockets cut that are not gone by themselves a
 
 SIGHUP has the configuration read again.  A file with a mistake changes nothing, nor does one that asks of the kernel
 what it cannot do.  Otherwise neighbors, ranges of them, policies, passwords and the import targets of VPNs become what
-the file says, for nobody but those concerned; the rest of what is new is named, and waits for the next start.
+the file says, for nobody but those concerned, and XMPP sessions that begin from now on have the certificates and limits
+it names; the rest of what is new is named, and waits for the next start.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Server:
         self._settings = config.settings
         """What is in force: the configuration of the start, and what has followed later ones."""
         self._traces = Traces(config.trace_directory, self.hub.core, self.hub.now)
+        self._xmpp: XmppService | None = None
         self._bgp = BgpService(self.hub, config.settings, self._traces)
         self._listeners = tcp.Listeners()
         self._servers: list[asyncio.Server] = []
@@ -69,9 +71,11 @@ class Server:
         if config.xmpp is not None:
             if not config.settings.next_hop_check:
                 record(logging.WARNING, "config.insecure", reason="next-hop-check is off: any next hop is accepted")
-            xmpp = XmppService(hub, config.xmpp, config.settings.jid)
-            for host, port in config.xmpp.listen:
-                self._serve("xmpp", await hub.loop.create_server(xmpp.accept, host, port, start_serving=False))
+            self._xmpp = xmpp = XmppService(hub, config.xmpp, config.settings.jid)
+            accepted = [(xmpp.accept, where) for where in config.xmpp.listen]
+            accepted += [(xmpp.accept_tls, where) for where in config.xmpp.direct_tls_listen]
+            for accept, (host, port) in accepted:
+                self._serve("xmpp", await hub.loop.create_server(accept, host, port, start_serving=False))
         listening = [self._listeners.add(where) for where in config.bgp_listen]
         self._protect(config.settings)
         for made in listening:
@@ -110,6 +114,8 @@ class Server:
             record(logging.ERROR, "config.reload.refused", reason=error)
             return
         self._bgp.follow(change, config.settings)
+        if self._xmpp is not None and config.xmpp is not None:
+            self._xmpp.follow(config.xmpp)
         for vpn, route_targets in change.imports.items():
             self.hub.core.set_import_rts(vpn, route_targets, self.hub.now())
         self._settings = followed(old, config.settings)
@@ -130,6 +136,8 @@ class Server:
             server.close()
         self._listeners.close()
         self._bgp.stop()
+        if self._xmpp is not None:
+            self._xmpp.stop()
         connections = list(self.hub.connections.values())
         for connection in connections:
             connection.close()

@@ -4,10 +4,15 @@ The driver puts what the socket gave into `receive` and gets plaintext back; wha
 `data_to_send` is what belongs on the wire.  No task, no second protocol and no buffers beyond OpenSSL's own stand
 behind a session, which is what makes thousands of idle ones affordable.
 
-`server_context` makes the one context all sessions share: TLS 1.2 or later, a client certificate required and checked
-against the configured authority, no session tickets.  `client_certificate` reads the names a certificate gives its
+`read_files` makes of the files of the configuration what all sessions share: a context (TLS 1.2 or later, a client
+certificate required and checked against the configured authority, no session tickets, ALPN for who begins with TLS),
+the certificates that are revoked, and what ends soon.  `client_certificate` reads the names a certificate gives its
 holder, from the DER itself (XEP-0178 section 2): xmppAddr, dNSName without wildcards, iPAddress.  A certificate whose
 names cannot be read has none.
+
+Revocation is looked up here and not by OpenSSL, because it must also be looked up for sessions that are already there,
+and because OpenSSL lets nobody in once a list is past its next update.  It concerns the client's own certificate; an
+authority in between that is no longer trusted has to leave the file of authorities.
 """
 
 from __future__ import annotations
@@ -15,17 +20,20 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 
 from routeserver.pki import XMPP_ADDR
-from routeserver.xmpp.sasl import ClientCertificate
+from routeserver.xmpp.sasl import CertificateId, ClientCertificate
 
 _RECORD_MAX = 16384
-_NO_NAMES = ClientCertificate((), (), ())
+_ALPN = "xmpp-client"
+_CRL_END = b"-----END X509 CRL-----"
 
 
 class TlsFileError(Exception):
@@ -37,6 +45,77 @@ class TlsFileError(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The certificates that are not good any more, whoever signed them and however long they last."""
+
+    serial_numbers: frozenset[tuple[bytes, int]] = frozenset()
+    """With their issuers, whose numbers they are."""
+    fingerprints: frozenset[bytes] = frozenset()
+
+    def reason(self, certificate: ClientCertificate | None) -> str | None:
+        """Why a client may not use this certificate; None when it may."""
+        if certificate is None or certificate.id is None:
+            return None
+        identity = certificate.id
+        if identity.fingerprint in self.fingerprints:
+            return "the certificate is denied here"
+        if (identity.issuer, identity.serial_number) in self.serial_numbers:
+            return "the certificate is revoked"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What the files of one configuration come to."""
+
+    context: ssl.SSLContext
+    revoked: Revoked
+    ends: tuple[tuple[Path, datetime], ...]
+    """Until when each file is good, as far as it says."""
+
+
+def read_files(
+    certificate: Path, private_key: Path, client_ca: Path, domain: str, crl: Path | None, denied: frozenset[bytes]
+) -> TlsFiles:
+    """Read them all. Raises TlsFileError."""
+    context = server_context(certificate, private_key, client_ca)
+    check_domain(certificate, domain)
+    authorities = _certificates("client-ca", client_ca)
+    lists = [] if crl is None else _revocation_lists(crl, authorities)
+    listed = frozenset((each.issuer.public_bytes(), entry.serial_number) for each in lists for entry in each)
+    ends = [(certificate, _certificates("certificate", certificate)[0].not_valid_after_utc)]
+    ends += [(client_ca, each.not_valid_after_utc) for each in authorities]
+    ends += [(crl, each.next_update_utc) for each in lists if crl is not None and each.next_update_utc is not None]
+    return TlsFiles(context, Revoked(listed, denied), tuple(ends))
+
+
+def _revocation_lists(file: Path, authorities: Iterable[x509.Certificate]) -> list[x509.CertificateRevocationList]:
+    """The lists of a file, each signed by one of the authorities. Raises TlsFileError."""
+    blocks = [block + _CRL_END for block in _read("client-crl", file).split(_CRL_END)[:-1]]
+    try:
+        lists = [x509.load_pem_x509_crl(block) for block in blocks]
+    except ValueError:
+        lists = []
+    if not lists:
+        raise TlsFileError("client-crl", f"{file} is not a certificate revocation list in PEM")
+    for each in lists:
+        if not any(_is_signed_by(each, authority) for authority in authorities):
+            raise TlsFileError(
+                "client-crl", f"{file}: no authority of client-ca has signed the list of {each.issuer.rfc4514_string()}"
+            )
+    return lists
+
+
+def _is_signed_by(listing: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    if listing.issuer != authority.subject:
+        return False
+    try:
+        return listing.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
+    except TypeError:  # a key of a kind that signs no lists
+        return False
+
+
 def server_context(certificate: Path, private_key: Path, client_ca: Path) -> ssl.SSLContext:
     """The context of every session. Raises TlsFileError naming the file that is missing, unreadable or unfit."""
     _check_pair(certificate, private_key)
@@ -46,6 +125,7 @@ def server_context(certificate: Path, private_key: Path, client_ca: Path) -> ssl
     context.verify_mode = ssl.CERT_REQUIRED
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
+    context.set_alpn_protocols([_ALPN])  # XEP-0368 section 3; without it, and behind STARTTLS, all is the same
     try:
         context.load_cert_chain(certificate, private_key)
         context.load_verify_locations(client_ca)
@@ -156,10 +236,16 @@ class TlsPump:
 def client_certificate(der: bytes) -> ClientCertificate:
     """The names in a certificate's subjectAltName that can identify a client."""
     try:
-        extensions = x509.load_der_x509_certificate(der).extensions
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        certificate = x509.load_der_x509_certificate(der)
+    except ValueError:
+        return ClientCertificate()
+    identity = CertificateId(
+        certificate.issuer.public_bytes(), certificate.serial_number, certificate.fingerprint(hashes.SHA256())
+    )
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):
-        return _NO_NAMES
+        return ClientCertificate(id=identity)
     return ClientCertificate(
         xmpp_addresses=tuple(_xmpp_addresses(names)),
         dns_names=tuple(name for name in names.get_values_for_type(x509.DNSName) if "*" not in name),
@@ -168,6 +254,7 @@ def client_certificate(der: bytes) -> ClientCertificate:
             for address in names.get_values_for_type(x509.IPAddress)
             if isinstance(address, (IPv4Address, IPv6Address))
         ),
+        id=identity,
     )
 
 

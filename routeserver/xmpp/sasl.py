@@ -15,11 +15,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
 from routeserver.xmpp.jid import Jid
 from schema.values import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateId:
+    """Which certificate it is: by what authorities list, and by what it is itself."""
+
+    issuer: bytes
+    """The DER of its name."""
+    serial_number: int
+    fingerprint: bytes
+    """The SHA-256 of the certificate's DER."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,7 @@ class ClientCertificate:
     """otherName id-on-xmppAddr, 1.3.6.1.5.5.7.8.5."""
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPAddress, ...] = ()
+    id: CertificateId | None = field(default=None, compare=False)
 
 
 @dataclass(unsafe_hash=True)

@@ -23,19 +23,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from routeserver.xmpp import disco, pubsub, stanza
-from routeserver.xmpp.errors import StanzaError, StreamError
-from routeserver.xmpp.events import Bound, DiscoverNode, Iq, StartTls, StreamClosed, XmppEvent
+from routeserver.xmpp.errors import StanzaError, StreamError, resource_constraint
+from routeserver.xmpp.events import Bound, Iq, StartTls, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
 from routeserver.xmpp.pubsub import Requester
 from routeserver.xmpp.requests import read_bind, read_iq
 from routeserver.xmpp.sasl import ClientCertificate, SaslError, identify, read_authzid
-from routeserver.xmpp.stream import Element, StreamEnd, StreamHeader, StreamLimits, StreamReader, StreamUnit
+from routeserver.xmpp.stream import (
+    Element,
+    StreamEnd,
+    StreamHeader,
+    StreamLimits,
+    StreamReader,
+    StreamUnit,
+    Unfinished,
+)
 from schema.names import NS_CLIENT, NS_SASL, NS_STREAM, NS_TLS
 from schema.values import IPAddress
 
-_UNAUTHENTICATED_BYTES = 10_000
-"""The least that RFC 6120 section 13.12 lets a server accept in one stanza, and enough to log in."""
 _SASL_ATTEMPTS = 3
+_BURST = 10.0
+"""Seconds over which the rate of stanzas is taken."""
 _IQ = f"{{{NS_CLIENT}}}iq"
 _MESSAGE = f"{{{NS_CLIENT}}}message"
 _PRESENCE = f"{{{NS_CLIENT}}}presence"
@@ -52,16 +60,24 @@ class Stage(enum.Enum):
 
 
 class XmppSession:
-    """The server's side of one connection. `stream_id` gives fresh unguessable words."""
+    """The server's side of one connection. `stream_id` gives fresh unguessable words; `unfinished` is shared by all."""
 
     def __init__(
-        self, domain: str, service_jid: str, stream_id: Callable[[], str], limits: StreamLimits, now: float
+        self,
+        domain: str,
+        service_jid: str,
+        stream_id: Callable[[], str],
+        limits: StreamLimits,
+        now: float,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self.jid: Jid | None = None
         """Bare from authentication on, full from binding on."""
         self.certificate: ClientCertificate | None = None
         self.peer_address: IPAddress | None = None
         """Where the client connects from, told by the driver; the core lets it be a next hop."""
+        self.has_room: Callable[[Jid], bool] = lambda jid: True
+        """The driver's: whether there may be one more session, with this full JID."""
         self.closing = False
         """Nothing more is read: write what is left and close the transport."""
         self.writable = True
@@ -77,6 +93,11 @@ class XmppSession:
         self._sasl_attempts = 0
         self._messages = 0
         self._is_pipelined = False
+        self._unfinished = unfinished or Unfinished()
+        self._inside_since: float | None = None
+        """When the stanza began that has not ended."""
+        self._stanzas_left = limits.max_stanza_rate * _BURST
+        self._counted_at = now
         self._bare: Jid
         """From authentication on."""
         self._requester: Requester
@@ -99,6 +120,7 @@ class XmppSession:
             self._finish("the connection ended without the end of its stream")
         try:
             self._read(data)
+            self._check_pace()
         except StreamError as error:
             self._fail(error)
         return self._take_events()
@@ -144,7 +166,7 @@ class XmppSession:
         return self._take_events()
 
     def send_result(self, iq: Iq, payload: str = "") -> None:
-        """Answer a request; `pubsub` writes the payloads."""
+        """Answer a request; `results` writes the payloads."""
         self._write(stanza.iq_result(iq, self._to, payload))
 
     def send_error(self, iq: Iq, error: StanzaError) -> None:
@@ -154,10 +176,6 @@ class XmppSession:
     def send_node_list(self, iq: Iq, names: Iterable[str]) -> None:
         """Answer `DiscoverNodes`."""
         self.send_result(iq, disco.node_list(self._service_jid, names))
-
-    def send_node(self, request: DiscoverNode) -> None:
-        """Answer `DiscoverNode` of a VPN this client may see."""
-        self.send_result(request.iq, disco.node(request))
 
     def send_items(self, node: str, to: str, items: Iterable[str]) -> None:
         """Notify of items, each a finished `<item id='…'>…</item>`, in one message to the subscribed JID `to`."""
@@ -195,8 +213,8 @@ class XmppSession:
         self._is_open = False
         self._stream_from: Jid | None = None
         self._stream_id = self._new_stream_id()
-        max_bytes = self._limits.max_stanza_bytes if stage is Stage.AUTHENTICATED else _UNAUTHENTICATED_BYTES
-        self._reader = StreamReader(max_bytes, self._limits.max_depth)
+        limits = self._limits if stage is Stage.AUTHENTICATED else self._limits.unauthenticated()
+        self._reader = StreamReader(limits, self._unfinished)
 
     def _read(self, data: bytes) -> None:
         start = 0
@@ -213,6 +231,21 @@ class XmppSession:
                     return
             start = end
 
+    def _check_pace(self) -> None:
+        """Neither too slow, which keeps a stanza in memory, nor too fast (RFC 6120 section 13.12)."""
+        limits, now = self._limits, self._now
+        if self.closing or self._stage is not Stage.BOUND:
+            return
+        if not self._reader.is_inside:
+            self._inside_since = None
+        elif self._inside_since is None:
+            self._inside_since = now
+        elif now - self._inside_since > limits.stanza_timeout:
+            raise StreamError("policy-violation", f"a stanza takes longer than {limits.stanza_timeout:g} s")
+        earned = (now - self._counted_at) * limits.max_stanza_rate
+        self._stanzas_left = min(self._stanzas_left + earned, limits.max_stanza_rate * _BURST)
+        self._counted_at = now
+
     def _handle(self, unit: StreamUnit) -> None:
         if isinstance(unit, StreamHeader):
             self._open(unit)
@@ -220,6 +253,10 @@ class XmppSession:
             self._write(stanza.STREAM_END)
             self._finish("the client ended its stream", clean=True)
         else:
+            self._inside_since = None
+            self._stanzas_left -= 1
+            if self._stanzas_left < 0:
+                raise StreamError("policy-violation", f"more than {self._limits.max_stanza_rate} stanzas a second")
             handler = _ELEMENTS[self._stage].get(str(unit.tag), XmppSession._on_unexpected)
             handler(self, unit)
 
@@ -263,6 +300,7 @@ class XmppSession:
 
     def _finish(self, reason: str, *, clean: bool = False) -> None:
         self.closing = True
+        self._reader.close()
         self._events.append(StreamClosed(reason, clean))
 
     # What the stages understand.
@@ -335,7 +373,10 @@ class XmppSession:
         except ValueError:
             raise StreamError("not-authorized", "bind a resource first") from None
         else:
-            self._bind(iq, resource)
+            if self.has_room(replace(self._bare, resource=resource)):
+                self._bind(iq, resource)
+            else:
+                self.send_error(iq, resource_constraint("as many sessions of this JID as may be are here"))
 
     def _bind(self, iq: Iq, resource: str) -> None:
         jid = replace(self._bare, resource=resource)

@@ -12,15 +12,19 @@ A reader lives for one stream: TLS and SASL each begin a new one, with a new rea
    hand out each first-level element at its last byte.  It is then taken out of the root, so that a stream of any
    length needs the memory of one stanza.
 
-The limit on bytes counts from the read in which the last first-level element ended, a read being 64 KiB or the
-limit itself if that is less: an element within the limit is never refused, one of twice the limit always.
+The limit on bytes counts from the piece in which the last first-level element ended, a piece being 16 KiB or the
+limit itself if that is less: an element within the limit is never refused, one of twice the limit always.  The same
+holds for the octets from one tag to the next, a tag with its attributes being kept whole by the parser.
+
+What is read of an element that has not ended is memory a client can make us hold.  Beyond a small part that everybody
+may have, all streams together hold no more than `Unfinished` admits, whoever wants more meets `resource-constraint`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from lxml import etree
@@ -30,8 +34,15 @@ from schema.names import NS_CLIENT, NS_STREAM
 
 Element: TypeAlias = etree._Element
 
-_FEED = 65536
+UNAUTHENTICATED_BYTES = 10_000
+"""The least that RFC 6120 section 13.12 lets a server accept in one stanza, and enough to log in."""
+_UNAUTHENTICATED_ELEMENTS = 32
+_FEED = 16384
 _HEADER_MAX = 10_000
+_FREE = 16384
+"""What every stream may hold of an unfinished element without being counted."""
+_ELEMENT_OCTETS = 256
+"""What the parser needs for an element besides its text."""
 _STREAM_TAG = f"{{{NS_STREAM}}}stream"
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _DECLARATION = re.compile(
@@ -50,12 +61,35 @@ class StreamLimits:
     max_stanza_bytes: int = 1 << 20
     max_depth: int = 32
     """Elements inside one another, the stream itself among them."""
+    max_elements: int = 1 << 16
+    """Of one stanza, all together."""
+    max_attributes: int = 64
+    """Of one element, declarations of namespaces among them."""
+    max_tag_bytes: int = 1 << 16
+    """From one tag's end to the next one's: a tag and its attributes, or a text."""
+    max_unfinished_bytes: int = 6 << 20
+    """What all streams together may make the parser hold of unfinished stanzas, beyond 16 KiB each."""
+    max_stanza_rate: int = 5000
+    """Stanzas a second, over ten seconds."""
+    stanza_timeout: float = 30.0
+    """From a stanza's first octet to its last."""
     max_batch: int = 1000
     """Items in one publish, retract or items request."""
     ping_interval: float = 20.0
     ping_misses: int = 3
     auth_timeout: float = 30.0
     """From the connection to a bound resource."""
+
+    def unauthenticated(self) -> StreamLimits:
+        """What holds before somebody has logged in: nothing big is needed for that."""
+        return replace(self, max_stanza_bytes=UNAUTHENTICATED_BYTES, max_elements=_UNAUTHENTICATED_ELEMENTS)
+
+
+@dataclass(slots=True)
+class Unfinished:
+    """What the streams of one server hold of elements that have not ended."""
+
+    octets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,34 +110,54 @@ StreamUnit: TypeAlias = StreamHeader | Element | StreamEnd
 
 
 class StreamReader:
-    """The receiving half of one stream. Octet and depth limits are those of one first-level element."""
+    """The receiving half of one stream. Its limits but the last are those of one first-level element.
 
-    def __init__(self, max_stanza_bytes: int, max_depth: int) -> None:
-        self._max_stanza_bytes = max_stanza_bytes
-        self._max_depth = max_depth
+    `unfinished` is what the streams share; `close` gives this one's part of it back.
+    """
+
+    def __init__(self, limits: StreamLimits, unfinished: Unfinished | None = None) -> None:
+        self._limits = limits
+        self._unfinished = unfinished or Unfinished()
+        self._held = 0
+        """Our part of `unfinished`."""
         self._prolog: bytes | None = b""
         self._pending = 0
+        self._since_tag = 0
+        self._elements = 0
+        self._declared = 0
+        """Namespaces, by the tag that is being read."""
         self._depth = 0
         self._root: Element
         """From the header on."""
         self._opened = False
         self._parser = etree.XMLPullParser(
-            events=("start", "end", "comment", "pi"), encoding="utf-8", resolve_entities=False, no_network=True
+            events=("start", "end", "comment", "pi", "start-ns"),
+            encoding="utf-8",
+            resolve_entities=False,
+            no_network=True,
         )
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether a first-level element has begun and not ended."""
+        return self._depth > 1 or (self._depth == 1 and self._pending > 0)
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        self._hold(0)
 
     def feed(self, data: bytes) -> Iterator[StreamUnit]:
         """Yield what `data` completes, in order. Raises StreamError after the last good unit before the fault."""
         if self._prolog is not None:
             data = self._enter(self._prolog + data)
-        step = min(_FEED, self._max_stanza_bytes)
+        step = min(_FEED, self._limits.max_stanza_bytes)
         for offset in range(0, len(data), step):
             piece = data[offset : offset + step]
             fault = self._push(piece)
             yield from self._walk()
             if fault is not None:
                 raise fault
-            if self._pending > self._limit():
-                raise StreamError("policy-violation", f"more than {self._limit()} octets in one element")
+            self._check_size()
 
     def _enter(self, data: bytes) -> bytes:
         """Examine the prolog; returns the bytes from the root element on, or none while it has not begun."""
@@ -132,6 +186,7 @@ class StreamReader:
         """Give the parser some bytes; the events before a fault are still to be read, hence no raise."""
         if self._depth != 1 or not piece.isspace():
             self._pending += len(piece)
+            self._since_tag += len(piece)
         try:
             self._parser.feed(piece)
         except etree.XMLSyntaxError as error:
@@ -146,25 +201,52 @@ class StreamReader:
 
     def _walk(self) -> Iterator[StreamUnit]:
         for action, element in self._parser.read_events():
-            if action == "start":
+            self._since_tag = 0
+            if action == "start-ns":
+                self._declared += 1
+            elif action == "start":
                 self._depth += 1
+                self._check_element(element)
                 if self._depth == 1:
                     self._opened = True
                     self._root = element
                     self._pending = 0
                     yield _read_header(element)
-                elif self._depth > self._max_depth:
-                    raise StreamError("policy-violation", f"elements are nested deeper than {self._max_depth}")
             elif action == "end":
                 self._depth -= 1
                 if self._depth == 1:
-                    self._pending = 0
+                    self._pending = self._elements = 0
                     yield element
                     self._forget(element)
                 elif self._depth == 0:
                     yield StreamEnd()
             else:
                 raise StreamError("restricted-xml", "no comments or processing instructions")
+
+    def _check_element(self, element: Element) -> None:
+        limits = self._limits
+        attributes, self._declared = len(element.attrib) + self._declared, 0
+        self._elements += 1
+        if self._depth > limits.max_depth:
+            raise StreamError("policy-violation", f"elements are nested deeper than {limits.max_depth}")
+        if attributes > limits.max_attributes:
+            raise StreamError("policy-violation", f"more than {limits.max_attributes} attributes in one element")
+        if self._elements > limits.max_elements:
+            raise StreamError("policy-violation", f"more than {limits.max_elements} elements in one stanza")
+
+    def _check_size(self) -> None:
+        """After every piece: what is held of an element that has not ended."""
+        if self._pending > self._limit():
+            raise StreamError("policy-violation", f"more than {self._limit()} octets in one element")
+        if self._since_tag > self._limits.max_tag_bytes:
+            raise StreamError("policy-violation", f"more than {self._limits.max_tag_bytes} octets without a tag")
+        self._hold(max(0, self._pending + _ELEMENT_OCTETS * self._elements - _FREE))
+        if self._held and self._unfinished.octets > self._limits.max_unfinished_bytes:
+            raise StreamError("resource-constraint", "too much is being read from too many clients, try again")
+
+    def _hold(self, octets: int) -> None:
+        self._unfinished.octets += octets - self._held
+        self._held = octets
 
     def _forget(self, element: Element) -> None:
         """Take a finished first-level element out of the tree, with the white space around it."""
@@ -177,7 +259,7 @@ class StreamReader:
             raise StreamError("bad-format", "text between stanzas")
 
     def _limit(self) -> int:
-        return self._max_stanza_bytes if self._opened else _HEADER_MAX
+        return self._limits.max_stanza_bytes if self._opened else _HEADER_MAX
 
 
 def _check_declaration(declaration: bytes) -> None:

@@ -20,7 +20,7 @@ PING = b"<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>"
 
 def fault(data: bytes, size: int | None = None, *, max_bytes: int = 100_000, max_depth: int = 10) -> str:
     """The condition with which a reader ends; the whole input has to be consumed without one otherwise."""
-    reader = StreamReader(max_bytes, max_depth)
+    reader = StreamReader(StreamLimits(max_stanza_bytes=max_bytes, max_depth=max_depth))
     size = size or len(data)
     for start in range(0, len(data), size):
         try:
@@ -83,7 +83,7 @@ def test_inside_a_stream(inside: bytes, condition: str, size: int | None) -> Non
 
 
 def test_a_fault_comes_after_the_elements_before_it() -> None:
-    reader = StreamReader(1000, 10)
+    reader = StreamReader(StreamLimits(max_stanza_bytes=1000, max_depth=10))
     units = reader.feed(HEADER + PING + PING + b"<iq>&x;</iq>" + PING)
     header, first, second = (next(units) for _ in range(3))
     assert isinstance(header, StreamHeader)
@@ -123,7 +123,7 @@ def test_white_space_keeps_a_stream_alive_for_ever() -> None:
 @pytest.mark.parametrize("size", [65_536, 997])
 def test_memory_does_not_grow_with_the_stream(size: int) -> None:
     """All that was read is gone from the tree: the root holds no element and at most the last white space."""
-    reader = StreamReader(10_000, 10)
+    reader = StreamReader(StreamLimits(max_stanza_bytes=10_000, max_depth=10))
     list(reader.feed(HEADER))
     stream = (PING + b"\n") * 3000
     for start in range(0, len(stream), size):
@@ -136,14 +136,14 @@ def test_memory_does_not_grow_with_the_stream(size: int) -> None:
 
 def test_an_element_is_emptied_before_it_is_taken_out_of_the_stream() -> None:
     """Taking it out full takes time that grows with the square of its size: seconds for one within the limit."""
-    reader = StreamReader(100_000, 10)
+    reader = StreamReader(StreamLimits(max_stanza_bytes=100_000, max_depth=10))
     _, element = list(reader.feed(HEADER + b"<iq><a><b/></a><a/></iq>"))
     assert not isinstance(element, (StreamHeader, StreamEnd))
     assert (element.tag, len(element)) == ("{jabber:client}iq", 0)
 
 
 def test_a_stream_ends_once() -> None:
-    reader = StreamReader(1000, 10)
+    reader = StreamReader(StreamLimits(max_stanza_bytes=1000, max_depth=10))
     header, end = list(reader.feed(HEADER + STREAM_END))
     assert isinstance(header, StreamHeader)
     assert isinstance(end, StreamEnd)

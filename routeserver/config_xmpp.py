@@ -1,0 +1,119 @@
+"""The `[xmpp]` table: where clients connect, by which certificates both sides are known, and what one client may cost.
+
+Files are read here once, at the start and at every reload: certificate and key, the authority of clients' certificates,
+and who of them is not let in any more.  `XmppConfig` is what the I/O rim works with; `StreamLimits` in it is for the
+pure sessions.  A key that is missing has the default of `StreamLimits` or `AdmissionLimits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from routeserver import config_values as values
+from routeserver.config_values import ConfigKeyError, SocketAddress, Table, at, given, listed, optional
+from routeserver.io.tls import TlsFileError, TlsFiles, read_files
+from routeserver.xmpp.stream import UNAUTHENTICATED_BYTES, StreamLimits
+
+RELOADED = (
+    *("certificate", "private-key", "client-ca", "client-crl", "denied-certificates"),
+    *("max-stanza-bytes", "max-depth", "max-attributes", "max-tag-bytes", "max-unfinished-bytes", "max-stanza-rate"),
+    *("login-timeout", "stanza-timeout", "max-sessions-per-jid", "max-sessions-per-address"),
+)
+"""The keys a reload gives effect to; limits hold for the sessions that begin after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """How many sessions there may be of one bare JID and of one address; connections not logged in count by address."""
+
+    per_jid: int = 10
+    per_address: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class XmppConfig:
+    """The XMPP service: the domain its certificate names, where it listens, its TLS, and its limits."""
+
+    domain: str
+    listen: tuple[SocketAddress, ...]
+    direct_tls_listen: tuple[SocketAddress, ...]
+    tls: TlsFiles
+    limits: StreamLimits
+    admission: AdmissionLimits
+
+
+class Xmpp(Table):
+    """The table as the file has it."""
+
+    domain: str
+    listen: list[str]
+    certificate: str
+    private_key: str
+    client_ca: str
+    direct_tls_listen: list[str] | None = None
+    client_crl: str | None = None
+    denied_certificates: list[str] | None = None
+    next_hop_check: bool | None = None
+    max_stanza_bytes: int | None = None
+    max_depth: int | None = None
+    max_attributes: int | None = None
+    max_tag_bytes: int | None = None
+    max_unfinished_bytes: int | None = None
+    max_stanza_rate: int | None = None
+    login_timeout: str | None = None
+    stanza_timeout: str | None = None
+    max_sessions_per_jid: int | None = None
+    max_sessions_per_address: int | None = None
+
+
+def read(raw: Xmpp, base: Path) -> XmppConfig:
+    """Check the table and read the files it names, relative to `base`. Raises ConfigKeyError."""
+    domain = at("xmpp.domain", values.domain, raw.domain)
+    listen = _places("xmpp.listen", raw.listen)
+    direct = _places("xmpp.direct-tls-listen", raw.direct_tls_listen)
+    if not listen and not direct:
+        raise ConfigKeyError("xmpp.listen", "empty: nobody could connect")
+    denied = listed("xmpp.denied-certificates", values.fingerprint, raw.denied_certificates) or ()
+    crl = None if raw.client_crl is None else base / raw.client_crl
+    try:
+        tls = read_files(
+            base / raw.certificate, base / raw.private_key, base / raw.client_ca, domain, crl, frozenset(denied)
+        )
+    except TlsFileError as error:
+        raise ConfigKeyError(f"xmpp.{error.key}", error.reason) from None
+    return XmppConfig(domain, listen, direct, tls, _limits(raw), _admission(raw))
+
+
+def _places(key: str, raw: Sequence[str] | None) -> tuple[SocketAddress, ...]:
+    return listed(key, values.socket_address, raw) or ()
+
+
+def _limits(raw: Xmpp) -> StreamLimits:
+    most = 1 << 30
+    return StreamLimits(
+        **given(
+            max_stanza_bytes=_number("max-stanza-bytes", UNAUTHENTICATED_BYTES, most, raw.max_stanza_bytes),
+            max_depth=_number("max-depth", 12, 250, raw.max_depth),
+            max_attributes=_number("max-attributes", 8, 10_000, raw.max_attributes),
+            max_tag_bytes=_number("max-tag-bytes", 4096, most, raw.max_tag_bytes),
+            max_unfinished_bytes=_number("max-unfinished-bytes", 1 << 20, most, raw.max_unfinished_bytes),
+            max_stanza_rate=_number("max-stanza-rate", 1, 1_000_000, raw.max_stanza_rate),
+            auth_timeout=optional("xmpp.login-timeout", values.some_seconds, raw.login_timeout),
+            stanza_timeout=optional("xmpp.stanza-timeout", values.some_seconds, raw.stanza_timeout),
+        )
+    )
+
+
+def _admission(raw: Xmpp) -> AdmissionLimits:
+    return AdmissionLimits(
+        **given(
+            per_jid=_number("max-sessions-per-jid", 1, 1_000_000, raw.max_sessions_per_jid),
+            per_address=_number("max-sessions-per-address", 1, 1_000_000, raw.max_sessions_per_address),
+        )
+    )
+
+
+def _number(key: str, low: int, high: int, raw: int | None) -> int | None:
+    return optional(f"xmpp.{key}", values.within(low, high), raw)
