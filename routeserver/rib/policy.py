@@ -27,6 +27,8 @@ from routeserver.settings import Policy, PolicyRule
 from schema.values import IPNetwork
 
 _REMEMBERED_MAX = 1024
+_SHORT_NUMBERS, _SHORT_OCTETS = 128, 1024
+"""A set with more AS numbers and communities, or more octets that are passed on unread, is not remembered."""
 _VERSION_AND_BITS = {Family.VPNV4: (4, 32), Family.VPNV6: (6, 128)}
 _AS_IT_IS = PolicyRule()
 _NOTHING: tuple[None, None, tuple[()], frozenset[int]] = (None, None, (), frozenset())
@@ -47,8 +49,7 @@ def admitted(
     rejected: list[bytes] = []
     for rule, routes in _by_rule(rules, family, nlri):
         if rule.accept:
-            sets = (rule.local_pref, rule.med, rule.add_communities, rule.remove_communities)
-            made = attributes if sets == _NOTHING else _remembered(attributes, *sets) or attributes
+            made = _made(attributes, rule)
             accepted.setdefault(id(made), (made, []))[1].extend(routes)
         else:
             rejected += [key for key, _ in routes]
@@ -122,6 +123,15 @@ def _leads(prefixes: tuple[IPNetwork, ...], family: Family) -> tuple[tuple[int, 
     )
 
 
+def _made(attributes: PathAttributes, rule: PolicyRule) -> PathAttributes:
+    """What a rule makes of attributes that come in."""
+    sets = (rule.local_pref, rule.med, rule.add_communities, rule.remove_communities)
+    if sets == _NOTHING:
+        return attributes
+    change = _remembered if _is_short(attributes) else _changed
+    return change(attributes, *sets) or attributes
+
+
 def applied(rule: PolicyRule, attributes: PathAttributes, *, internal: bool) -> PathAttributes:
     """The attributes as the rule sends them: LOCAL_PREF is for internal peers only."""
     preference = rule.local_pref if internal else None
@@ -147,5 +157,13 @@ def _changed(
     return replace(attributes, local_pref=preference, med=metric, communities=communities)
 
 
-# Few: UPDATEs that share their attributes come close together, and a peer can make a set as large as a message.
+# Few: UPDATEs that share their attributes come close together.
 _remembered = lru_cache(_REMEMBERED_MAX)(_changed)
+
+
+def _is_short(attributes: PathAttributes) -> bool:
+    """Whether remembering them is cheap; a peer can make a set as large as a message."""
+    numbers = sum(len(ases) for _, ases in attributes.as_path) + len(attributes.cluster_list)
+    numbers += len(attributes.communities) + len(attributes.ext_communities) + len(attributes.large_communities)
+    octets = sum(len(value) for _, _, value in attributes.unknown) + len(attributes.tunnel_encapsulation or b"")
+    return numbers <= _SHORT_NUMBERS and octets <= _SHORT_OCTETS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_network
@@ -231,6 +232,28 @@ def test_equal_results_are_one_object() -> None:
     made = [_accepts(rules, prefix) for prefix in ("10.0.0.0/16", "10.1.0.0/16", "11.0.0.0/16", "2001:db8::/32")]
     assert len({id(each) for each in made}) == 1
     assert made[0] == replace(_ATTRIBUTES, med=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_kept"),
+    [
+        ({}, True),
+        ({"communities": tuple(range(100))}, True),
+        ({"communities": tuple(range(200))}, False),
+        ({"as_path": tuple(range(1, 200))}, False),
+        ({"extra": tuple(number.to_bytes(8) for number in range(200))}, False),
+        ({"large_communities": tuple((1, 2, number) for number in range(200))}, False),
+        ({"unknown": ((0xE0, 99, bytes(2000)),)}, False),
+        ({"tunnel_encapsulation": bytes.fromhex("00ff07d0") + bytes(2000)}, False),
+    ],
+    ids=lambda value: next(iter(value), "plain") if isinstance(value, dict) else "",
+)
+def test_what_a_peer_makes_large_is_not_remembered(words: dict[str, object], is_kept: bool) -> None:
+    """With extended messages a set may have sixty kilobytes, and no two need be the same."""
+    before = attributes(**words)  # type: ignore[arg-type]
+    known = sys.getrefcount(before)
+    assert _accepts([PolicyRule(local_pref=7)], attrs=before) == replace(before, local_pref=7)
+    assert (sys.getrefcount(before) > known) is is_kept
 
 
 _PREFIXES = ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9", "10.1.2.0/23", "10.1.3.0/25", "10.1.2.4/32"]
