@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from routeserver.bgp.communities import WELL_KNOWN_NAMES
 from routeserver.bgp.iana import FAMILY_NAMES, Family
 from routeserver.xmpp.jid import Jid
 from schema.values import IPAddress, IPNetwork
@@ -26,14 +27,7 @@ SocketAddress: TypeAlias = tuple[str, int]
 _RESERVED_AS = frozenset((0, 23456, 65535, 0xFFFFFFFF))  # RFC 7607, RFC 6793 section 9, RFC 7300
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NODE_ID_MAX = 1023
-WELL_KNOWN_COMMUNITIES = {
-    "no-export": 0xFFFFFF01,
-    "no-advertise": 0xFFFFFF02,
-    "no-export-subconfed": 0xFFFFFF03,
-    "llgr-stale": 0xFFFF0006,
-    "no-llgr": 0xFFFF0007,
-}
-"""RFC 1997 and RFC 9494 section 5, by the names of the registry in the spelling of routers."""
+WELL_KNOWN_COMMUNITIES = {name: number for number, name in WELL_KNOWN_NAMES.items()}
 
 
 class ConfigKeyError(Exception):

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from routeserver import config_bgp
-from routeserver.bgp.communities import parse_route_target
+from routeserver.bgp.communities import WELL_KNOWN_NAMES, community_text, parse_route_target
 from routeserver.bgp.iana import Family, Role
 from routeserver.config import ConfigError, load
+from routeserver.config_values import community
 from routeserver.settings import (
     GracefulRestart,
     NeighborRange,
@@ -336,6 +337,16 @@ def test_a_mistake_is_one_line_with_its_key(directory: Path, text: str, line: st
 def test_a_mistake_in_a_rule_is_one_line_with_its_key(directory: Path, text: str, line: str) -> None:
     rule = f'[[bgp.policies]]\nname = "p"\n[[bgp.policies.rules]]\n{text}\n'
     assert mistake_in(directory, rule).startswith(f"bgp.policies[0].rules[0].{line}")
+
+
+@pytest.mark.parametrize("number", [*WELL_KNOWN_NAMES, 0xFC000064], ids=lambda number: f"{number:08x}")
+def test_a_community_is_written_as_it_is_shown(number: int) -> None:
+    assert community(community_text(number)) == number
+
+
+def test_the_document_has_the_names_of_communities() -> None:
+    (names,) = re.findall(r"or a name: ([^.]*)\.", DOCUMENT)
+    assert set(re.split(r",\s+", names)) == set(WELL_KNOWN_NAMES.values())
 
 
 def test_traces_go_to_a_directory_that_is_there(directory: Path) -> None:
