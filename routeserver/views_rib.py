@@ -36,10 +36,10 @@ def rib(core: RouteServer, query: RibQuery, after: bytes, limit: int) -> Page:
         families = [family for family in families if family is vpn_family(query.prefix)]
     places = (bytes((family.afi,)) + key for family in families for key in _keys(core, family, query))
     found, end = page(places, after, limit)
-    return Page([_destination(core, Family.of(place[0], _VPN_SAFI), place[1:]) for place in found], end)
+    return Page([_destination(core, _FAMILY_OF_AFI[place[0]], place[1:]) for place in found], end)
 
 
-_VPN_SAFI = Family.VPNV4.safi
+_FAMILY_OF_AFI = {family.afi: family for family in VPN_FAMILIES}
 
 
 def _keys(core: RouteServer, family: Family, query: RibQuery) -> Iterable[bytes]:
@@ -55,8 +55,7 @@ def _keys(core: RouteServer, family: Family, query: RibQuery) -> Iterable[bytes]
     return destinations
 
 
-def _destination(core: RouteServer, family: Family | None, key: bytes) -> View:
-    assert family is not None
+def _destination(core: RouteServer, family: Family, key: bytes) -> View:
     paths = core.rib.table.paths(family, key)
     reasons = why_not_best(paths)
     return {

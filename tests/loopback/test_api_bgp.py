@@ -244,6 +244,45 @@ async def test_routes_are_counted_by_what_became_of_them(server: RunningServer) 
         assert rtc["sent"] == 1  # its own, back to a client
 
 
+async def test_what_was_refused_counts_for_one_session(server: RunningServer) -> None:
+    for _ in range(2):
+        with closing(await gets_in(server, CLIENT, (VPNV4,))) as peer:
+            peer.send(routes(vpn_nlri("64512:1", "10.9.1.0/24", 300)))
+            found = await until(server, CLIENT, lambda v: v["afi-safis"][0]["refused"])
+            assert found["afi-safis"][0]["refused"] == {"policy": 1}
+        await until(server, CLIENT, lambda v: v["state"] != "established")
+
+
+async def test_routes_nobody_imports_are_counted(pki: Pki) -> None:
+    alone = f"""
+[bgp]
+listen = ["127.0.1.1:0"]
+[[bgp.neighbors]]
+address = "{CLIENT}"
+peer-as = {ASN}
+passive = true
+[[vpns]]
+name = "blue"
+import-route-target = ["64512:101"]
+"""
+    async with running(pki, alone) as server:
+        with closing(await gets_in(server, CLIENT, (VPNV4,), more=bytes.fromhex("0200"))) as peer:
+            peer.send(routes(vpn_nlri("64512:1", "10.1.0.0/24", 300)))
+            found = await until(server, CLIENT, lambda v: v["afi-safis"][0]["refused"])
+            assert (found["afi-safis"][0]["refused"], found["afi-safis"][0]["received"]) == ({"not-imported": 1}, 0)
+
+
+async def test_routes_that_fit_into_no_message_are_counted(server: RunningServer) -> None:
+    long = TARGET + attribute(0xE0, 99, bytes(5000))
+    with closing(await gets_in(server, CLIENT, (VPNV4,), more=bytes.fromhex("0600"))) as peer:
+        for number in (1, 2):
+            with closing(await gets_in(server, EXTERNAL, (VPNV4,), EXTERNAL_AS)):
+                peer.send(routes(vpn_nlri("64512:1", "10.1.0.0/24", 300), attributes=long))
+                await until(server, EXTERNAL, lambda v, n=number: v["unsendable-routes"] == n)  # type: ignore[misc]
+            await until(server, EXTERNAL, lambda v: v["state"] != "established")
+    assert (await view(server, EXTERNAL))["unsendable-routes"] == 2
+
+
 async def test_counters_and_faults_are_those_of_all_sessions(server: RunningServer) -> None:
     bad_origin = attribute(0x40, 1, b"\7") + common_attributes(RT, as_path=(EXTERNAL_AS,))[4:]
     malformed = routes(vpn_nlri("64512:1", "10.1.0.0/24", 300), attributes=bad_origin)
