@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
 
@@ -54,10 +53,9 @@ class Recorded:
         return [entry for entry in self.entries() if (entry.direction, entry.kind) == (direction, kind)][-1]
 
 
-def up(add_path: bool = False) -> Recorded:
-    paths: dict[str, Any] = {"add_path_receive": add_path, "add_path_send": add_path}
-    recorded = Recorded(session(families=VPNS, now=10.0, **paths))
-    theirs = session(local=RIGHT, peer=LEFT, families=VPNS, **paths)
+def up(sends_paths: bool = False) -> Recorded:
+    recorded = Recorded(session(families=VPNS, now=10.0, add_path_send=sends_paths))
+    theirs = session(local=RIGHT, peer=LEFT, families=VPNS, add_path_receive=sends_paths)
     recorded.hears(theirs.data_to_send(), KEEPALIVE)
     return recorded
 
@@ -126,7 +124,7 @@ def test_what_we_say(send: object, kind: str, words: str) -> None:
 
 
 def test_path_identifiers_we_give_are_read_as_such() -> None:
-    recorded = up(add_path=True)
+    recorded = up(sends_paths=True)
     recorded.session.send_withdrawals(Family.VPNV4, [b"\0\0\0\7" + ROUTE_KEY])
     recorded.session.data_to_send()
     assert recorded.said(OUT, "UPDATE").says == ("withdraws l3vpn-ipv4-unicast path 7 of 192.0.2.1:5 10.1.2.1/32",)
@@ -158,6 +156,12 @@ def test_what_the_neighbor_says(data: bytes, kind: str, words: str, before: byte
     entry = recorded.said(IN, kind)
     assert entry.says[0] == words
     assert entry.octets == data
+
+
+def test_what_is_no_message_is_shown_from_its_beginning() -> None:
+    recorded = up()
+    recorded.hears(UPDATE + b"\0" * 10, b"\0" * 9)
+    assert recorded.said(IN, "no message").octets == b"\0" * 19
 
 
 def test_the_data_of_a_notification_are_shown() -> None:
