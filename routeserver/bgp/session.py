@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
+from typing import TypeAlias
 
 from routeserver.bgp.attribute_codec import AttributeContext
 from routeserver.bgp.attributes import PathAttributes
@@ -65,8 +66,6 @@ SEND_HOLD_MIN = 480.0
 _NOTIFICATION = FsmEvent.NOTIFICATION  # asked for with every message; an enum is slow to look into
 _VERSION_ERROR = bytes((ErrorCode.OPEN, OpenFault.VERSION))
 _NONE = NotificationError(0, 0)
-# The clock, the message (b"" for none) and the NOTIFICATION to be sent (_NONE for none).
-_Act = Callable[[float, bytes, NotificationError], list[BgpEvent]]
 _REFRESHES: dict[RefreshKind, type[RefreshRequested] | type[RefreshBegins] | type[RefreshEnds]] = {
     RefreshKind.REQUEST: RefreshRequested,
     RefreshKind.BEGIN: RefreshBegins,
@@ -141,18 +140,6 @@ class BgpSession:
         self.send_deadline: float | None = None
         self._open = Open.of(local_as, neighbor.hold_time, router_id, announced(neighbor, local_as, restarted))
         self._codec()
-        self._actions: dict[Action, _Act] = {
-            Action.ACCEPT_OPEN: self._accept_open,
-            Action.START_TIMERS: self._start_timers,
-            Action.SEND_KEEPALIVE: self._send_keepalive,
-            Action.RESTART_HOLD: self._restart_hold,
-            Action.ANNOUNCE: self._announce,
-            Action.DELIVER_ROUTES: self._deliver_routes,
-            Action.DELIVER_REFRESH: self._deliver_refresh,
-            Action.NOTIFY: self._notify,
-            Action.CLOSE: self._close,
-            Action.CUT: self._cut,
-        }
         self._send(MessageType.OPEN, self._open.encode())
 
     # -- octets and time in, events out
@@ -349,7 +336,7 @@ class BgpSession:
         try:
             step = step_for(self.state, event)
             for action in step.actions:
-                events += self._actions[action](now, message, error)
+                events += _ACTIONS[action](self, now, message, error)
         except NotificationError as fault:
             if fault.code == ErrorCode.UPDATE:  # the whole of it is for the log, ended session or not (RFC 7606 s6)
                 events.append(UpdateMalformed(f"{fault.reason} (reset)", message))
@@ -459,3 +446,20 @@ class BgpSession:
         self.messages_out[_NAMES[kind]] += 1
         self.octets_out += len(message)
         self._out.append(message)
+
+
+# The session, the clock, the message (b"" for none) and the NOTIFICATION to be sent (_NONE for none). A table of the
+# class and not of each session: one that refers to itself stays in memory until the collector comes by.
+_Act: TypeAlias = Callable[[BgpSession, float, bytes, NotificationError], list[BgpEvent]]
+_ACTIONS: dict[Action, _Act] = {
+    Action.ACCEPT_OPEN: BgpSession._accept_open,
+    Action.START_TIMERS: BgpSession._start_timers,
+    Action.SEND_KEEPALIVE: BgpSession._send_keepalive,
+    Action.RESTART_HOLD: BgpSession._restart_hold,
+    Action.ANNOUNCE: BgpSession._announce,
+    Action.DELIVER_ROUTES: BgpSession._deliver_routes,
+    Action.DELIVER_REFRESH: BgpSession._deliver_refresh,
+    Action.NOTIFY: BgpSession._notify,
+    Action.CLOSE: BgpSession._close,
+    Action.CUT: BgpSession._cut,
+}

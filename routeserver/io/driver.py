@@ -293,13 +293,12 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         if isinstance(self.session, BgpSession) and self.session.is_cut:
             self._transport.abort()
             return
-        if self._linger is not None:
-            return
-        self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
+        if self._linger is None:
+            self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
+            if not self._is_half_closed:
+                self._transport.write_eof()
         if self._is_half_closed:
             self._transport.close()  # once what is left is written, which a peer that does not read would never let it
-        else:
-            self._transport.write_eof()
 
     def _set_timer(self, due: float | None) -> None:
         """Have the timer run no later than `due`. One that runs early finds nothing to do and is set again, which is
