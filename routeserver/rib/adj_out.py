@@ -157,10 +157,8 @@ class AdjRibOut:
         for family in VPN_FAMILIES:
             if None in self._targets_due:
                 self.touch_all(family, table.destinations[family])
-                continue
-            for rt in self._targets_due:
-                if rt is not None:
-                    self.touch_all(family, table.by_rt[family].get(rt, ()))
+            else:
+                self.touch_all(family, table.carrying(family, [rt for rt in self._targets_due if rt is not None]))
         self._targets_due.clear()
 
     def trim(self, table: VpnTable) -> None:

@@ -161,8 +161,7 @@ class Rib:
         imported, given_up = self._importers.add(vrf, added), self._importers.remove(vrf, removed)
         self.revision += 1
         for family in VPN_FAMILIES:
-            concerned = (self.table.by_rt[family].get(rt, ()) for rt in added | removed)
-            for key in sorted(set().union(*concerned)):
+            for key in sorted(set(self.table.carrying(family, added | removed))):
                 best = self.table.best(family, key)
                 vrf.change(family, key, best, best)
         originated = self._originate(added) if vrf.watchers else []

@@ -8,19 +8,26 @@ table's business.  `announce` is `update` for what comes in one UPDATE.
 
 `by_rt` indexes the keys a path of which carries a route target, so that a new importer or a new interest of a peer
 visits only the routes it may concern (RFC 4684 section 6); whether it is the best path that carries it, who visits
-has to see.
+has to see.  An NLRI with very many targets is not entered under each: its neighbor could make the index as large as it
+likes.  It has a place with its like, and is visited for every target.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.rib.decision import best_of
 from routeserver.rib.path import NO_ITEM, ItemName, Path, Source
+
+TARGETS_MAX = 64
+"""So many targets of an NLRI are indexed each by itself."""
+_TOO_MANY = frozenset((b"",))
+"""What stands in the index for more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ class VpnTable:
                 changes.append(change)
         self._counts[family][source] += len(first)
         if first and (index := self.by_rt.get(family)) is not None:
-            for rt in attributes.route_targets:
+            for rt in _indexed(attributes.route_targets):
                 index.setdefault(rt, set()).update([path.key for path in first])
         return first, changes
 
@@ -96,6 +103,11 @@ class VpnTable:
         if not self._counts[family][source]:
             return []
         return [path for paths in self.destinations[family].values() for path in paths if path.source is source]
+
+    def carrying(self, family: Family, rts: Iterable[bytes]) -> Iterator[bytes]:
+        """The NLRIs some path of which may carry one of these targets."""
+        index = self.by_rt[family]
+        return chain.from_iterable(index.get(rt, ()) for rt in (*rts, *_TOO_MANY))
 
     def count_of(self, source: Source, family: Family) -> int:
         """How many paths a source gave in one family."""
@@ -125,7 +137,7 @@ class VpnTable:
             del self.destinations[family][key]
         index = self.by_rt.get(family)
         if index is not None:
-            self._reindex(index, key, _route_targets(before), _route_targets(paths))
+            self._reindex(index, key, _indexed(_route_targets(before)), _indexed(_route_targets(paths)))
         old = before[0] if before else None
         return None if new is old else Change(family, key, old, new)
 
@@ -140,6 +152,10 @@ class VpnTable:
                 del index[rt]
         for rt in after - before:
             index.setdefault(rt, set()).add(key)
+
+
+def _indexed(rts: frozenset[bytes]) -> frozenset[bytes]:
+    return rts if len(rts) <= TARGETS_MAX else _TOO_MANY
 
 
 def _route_targets(paths: tuple[Path, ...]) -> frozenset[bytes]:

@@ -110,3 +110,15 @@ def test_what_is_forgotten_does_not_keep_a_dump_from_ending() -> None:
     neighbor.out.drain(neighbor.rib.table, 501)
     assert Family.VPNV4 in neighbor.peer.ended
     assert len(neighbor.drain()) == 1502
+
+
+def test_a_route_of_many_targets_is_found_by_each() -> None:
+    neighbor = OutNeighbor(rtc=True)
+    many = [rt(f"64512:{number}") for number in range(300)]
+    neighbor.known(replace(_PATHS[0], attributes=attributes((), extra=many)))
+    assert neighbor.drain() == set()
+    for target in ("64512:0", "64512:299"):
+        neighbor.wants(membership_key(target))
+        assert neighbor.drain() == {_PATHS[0].key}
+        neighbor.wants_no_more(membership_key(target))
+        assert neighbor.drain() == set()

@@ -12,14 +12,15 @@ from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
 from routeserver.rib.decision import best_of
 from routeserver.rib.path import ItemName, Path, Source
-from routeserver.rib.table import Change, VpnTable
+from routeserver.rib.table import TARGETS_MAX, Change, VpnTable
 from tests.support.routes import attributes, bgp_path, ebgp, ibgp, item, key, local, published_path, rt
 
 _SOURCES = [local("h1"), ibgp("127.0.2.1"), ebgp("127.0.3.1")]
 _PREFIXES = ["10.0.0.0/8", "a00::/8", "10.1.0.0/16"]
+_MANY = [f"64512:{number}" for number in range(1, TARGETS_MAX + 2)]
 _ATTRIBUTES = [
     attributes(targets, local_pref=preference)
-    for targets in ((), ("64512:1",), ("64512:1", "64512:2"))
+    for targets in ((), ("64512:1",), ("64512:1", "64512:2"), _MANY)
     for preference in (100, 200)
 ]
 
@@ -71,10 +72,15 @@ def _check(table: VpnTable, model: _Model) -> None:
     for family, index in table.by_rt.items():
         wanted_index: dict[bytes, set[bytes]] = {}
         for (of, key_), paths in model.paths.items():
-            for target in [target for path in paths.values() for target in path.attributes.route_targets]:
+            targets = {target for path in paths.values() for target in path.attributes.route_targets}
+            for target in targets if len(targets) <= TARGETS_MAX else {b""}:
                 if of is family:
                     wanted_index.setdefault(target, set()).add(key_)
         assert index == wanted_index
+        for target in map(rt, ("64512:1", "64512:2", _MANY[-1])):
+            everyone = [(where, path) for where, paths in model.paths.items() for path in paths.values()]
+            carry = {key_ for (of, key_), p in everyone if of is family and target in p.attributes.route_targets}
+            assert carry <= set(table.carrying(family, [target]))
 
 
 @given(st.lists(st.tuples(_paths(), st.booleans()), max_size=25))
@@ -158,3 +164,12 @@ def test_one_item_id_in_two_nodes_is_two_paths() -> None:
     assert set(table.paths(Family.VPNV4, blue.key)) == {blue, red}
     table.withdraw(red.source, Family.VPNV4, red.key, red.item)
     assert table.paths(Family.VPNV4, blue.key) == (blue,)
+
+
+def test_an_nlri_of_many_targets_takes_one_place_in_the_index() -> None:
+    """They cost its neighbor eight octets each."""
+    table = VpnTable()
+    many = attributes(_MANY)
+    table.announce(ibgp(), Family.VPNV4, many, [(key("1:1", prefix), 16) for prefix in ("10.0.0.0/8", "10.1.0.0/16")])
+    assert list(table.by_rt[Family.VPNV4]) == [b""]
+    assert set(table.carrying(Family.VPNV4, [rt("64512:9")])) == {key("1:1", "10.0.0.0/8"), key("1:1", "10.1.0.0/16")}
