@@ -11,10 +11,11 @@ A pair that is missing is the finite state machine error: NOTIFICATION 5 with th
 unexpected message (RFC 6608 section 4), subcode 0 and no data for anything that is not a message.
 
 Where the RFCs leave it open: a restart after an error is a damped start (events 6 and 7), held back by the idle hold
-until event 13.  Event 23 in Established is for a session that came up in the read its OPEN came in; it is not up yet
-for anybody else, so this is not the option of that name.  A header fault in Established is answered with code 1, as
-section 6.1 of RFC 4271 has it and section 8.2.2 has not; a NOTIFICATION is never answered, though section 8.2.2 lists
-event 25 under OpenSent's errors.
+until event 13; one after a TCP connection that did not come about is event 5 at once, so that a neighbor that was away
+is waited for, and not refused when it comes, until it is time to dial it again.  Event 23 in Established is for a
+session that came up in the read its OPEN came in; it is not up yet for anybody else, so this is not the option of that
+name.  A header fault in Established is answered with code 1, as section 6.1 of RFC 4271 has it and section 8.2.2 has
+not; a NOTIFICATION is never answered, though section 8.2.2 lists event 25 under OpenSent's errors.
 
 Four events have no row because nothing raises them.  12 and 20 belong to DelayOpen, which is optional: it is for a
 speaker that would rather be dialled, and `passive` says that plainly.  14 and 15 tell of SYNs, which a listening socket
@@ -109,6 +110,7 @@ class PeeringAction(_Word):
     HOLD_BACK = "start the idle hold timer"
     END_HOLD = "stop the idle hold timer"
     START = "start again"
+    START_WAITING = "start again, waiting to be dialled until the connect retry timer expires"
     START_DAMPED = "start again when the idle hold is over"
     RESUME = "start again, at once after a session that lasted as long as the idle hold would"
 
@@ -183,12 +185,12 @@ TRANSITIONS: dict[State, dict[FsmEvent, Step]] = {
     _S.CONNECT: {
         **_unconnected(_S.CONNECT),
         _E.CONNECT_RETRY_EXPIRED: Step(_S.CONNECT, (), (_P.CANCEL_DIAL, _P.START_RETRY, _P.DIAL)),
-        _E.CONNECTION_LOST: Step(_S.IDLE, (), (_P.STOP_RETRY, _P.CANCEL_DIAL, _P.START_DAMPED)),
+        _E.CONNECTION_LOST: Step(_S.IDLE, (), (_P.STOP_RETRY, _P.CANCEL_DIAL, _P.START_WAITING)),
     },
     _S.ACTIVE: {
         **_unconnected(_S.ACTIVE),
         _E.CONNECT_RETRY_EXPIRED: Step(_S.CONNECT, (), (_P.START_RETRY, _P.DIAL)),
-        _E.CONNECTION_LOST: Step(_S.IDLE, (), (_P.START_RETRY, _P.CANCEL_DIAL, _P.COUNT, _P.START_DAMPED)),
+        _E.CONNECTION_LOST: Step(_S.IDLE, (), (_P.START_RETRY, _P.CANCEL_DIAL, _P.COUNT, _P.START_WAITING)),
     },
     _S.OPEN_SENT: {
         **_connected(_S.OPEN_SENT),

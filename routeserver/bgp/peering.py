@@ -11,13 +11,15 @@ bounded in number, the oldest goes first: a dialler that tries again has given i
 end says what becomes of the neighbor.  A dial that is under way goes on beside connections that come in, because only
 OPENs can tell which of two to keep, and is given up when a session is established or the neighbor goes to Idle.
 
-Whatever fails leads to Idle, where connections are refused, and to an idle hold that doubles with every failure in a
-row, from `idle_hold` to 300 seconds.  What broke before anything was said is a failure too, though it leads back to
-Active: a connection that is refused or dropped costs the other side nothing, so at least a second passes between
-tries even if there is no idle hold.  The count begins again only when a session has lived for 300 seconds, the
+A session that fails leads to Idle, where connections are refused, and to an idle hold that doubles with every failure
+in a row, from `idle_hold` to 300 seconds.  The count begins again only when a session has lived for 300 seconds, the
 longest wait there is: being established alone is no sign of health in a session that ends each time for what is said
 in it.  A peer whose routes outlive its connection (RFC 4724) is missed, so its loss is followed by a new start at once,
 unless the session lasted less than the idle hold would; and a new connection of its replaces the session it had.
+
+A try that nobody answers, a dial that fails or a connection that ends before the peer's OPEN, leads to Active: the
+neighbor may come when it can, and is dialled again after a wait that doubles as well, up to the connect retry time,
+and is counted by itself.  A peer that was away for an hour is not ill.
 
 Counters are those of all sessions together, the living and the ended.
 """
@@ -45,7 +47,7 @@ from schema.values import IPAddress
 CONNECT_RETRY = 120.0
 """Seconds one attempt to connect may take (RFC 4271 section 10)."""
 RETRY_MIN = 1.0
-"""Seconds between tries where TCP itself fails, for a neighbor without idle hold."""
+"""Seconds between tries nobody answers, for a neighbor without idle hold."""
 HEALTHY_AFTER = LAST_DELAY
 """Seconds a session must have been established for its end to count as the first failure."""
 PENDING_MAX = 4
@@ -121,8 +123,8 @@ class Peering:
     """A configured neighbor. Times are seconds of the caller's clock.
 
     Read-only for others: `state_since` (None before the first start), `next_start` (the end of the idle hold, None
-    when none runs), `failures` (in a row), `connect_retry_counter` (RFC 4271 section 8), `established_count`,
-    `last_sent` and `last_received`, `last_error` (the end of the latest session or attempt, in words).
+    when none runs), `connect_retry_counter` (RFC 4271 section 8), `established_count`, `last_sent` and
+    `last_received`, `last_error` (the end of the latest session or attempt, in words).
     """
 
     def __init__(self, settings: NeighborSettings, local_as: int, router_id: IPv4Address) -> None:
@@ -132,7 +134,8 @@ class Peering:
         self.router_id = router_id
         self.state_since: float | None = None
         self.next_start: float | None = None
-        self.failures = self.connect_retry_counter = self.established_count = 0
+        self.connect_retry_counter = self.established_count = 0
+        self._failed_sessions = self._unanswered_tries = 0
         self.last_sent: Told | None = None
         self.last_received: Told | None = None
         self.last_error = ""
@@ -144,7 +147,6 @@ class Peering:
         self._dialled_at: float | None = None
         self._retry_at: float | None = None
         self._retry_after: float | None = None
-        self._failed_silently = False
         self._lasted = 0.0
         """Seconds the session that ended last had been established."""
         self._actions: dict[PeeringAction, Callable[[float], None]] = {
@@ -158,6 +160,7 @@ class Peering:
             PeeringAction.HOLD_BACK: self._hold_back,
             PeeringAction.END_HOLD: self._end_hold,
             PeeringAction.START: self._start,
+            PeeringAction.START_WAITING: self._start_waiting,
             PeeringAction.START_DAMPED: self._start_damped,
             PeeringAction.RESUME: self._resume,
         }
@@ -168,6 +171,11 @@ class Peering:
     def state(self) -> State:
         """The neighbor's: that of the session which is farthest, or of the wait for a connection."""
         return max((session.state for session in self._sessions), key=_PROGRESS.__getitem__, default=self._state)
+
+    @property
+    def failures(self) -> int:
+        """How many sessions and tries have failed in a row."""
+        return self._failed_sessions + self._unanswered_tries
 
     @property
     def sessions(self) -> Collection[BgpSession]:
@@ -202,7 +210,7 @@ class Peering:
         for session in list(self._sessions):
             self._end(session, session.stop(code, subcode, reason), now)
         self._take(FsmEvent.MANUAL_STOP, now)
-        self.failures = 0
+        self._failed_sessions = self._unanswered_tries = 0
         self._settle(now)
 
     def next_timer(self) -> float | None:
@@ -250,8 +258,7 @@ class Peering:
         self._dialled_at = None
         self.last_error = reason
         if not self._sessions:
-            self.failures += 1
-            self._failed_silently = True
+            self._unanswered_tries += 1
             self._take(FsmEvent.CONNECTION_LOST, now)
         self._settle(now)
 
@@ -325,8 +332,11 @@ class Peering:
         if others:
             return
         self._lasted = 0.0 if progress.established_at is None else now - progress.established_at
-        self.failures = 1 if self._lasted >= HEALTHY_AFTER else self.failures + 1
-        self._failed_silently = False
+        if session.last_step.state is State.ACTIVE:
+            self._unanswered_tries += 1
+        else:
+            self._unanswered_tries = 0
+            self._failed_sessions = 1 if self._lasted >= HEALTHY_AFTER else self._failed_sessions + 1
         self._perform(session.last_step, now)
 
     def _keep_account(self, session: BgpSession, now: float) -> None:
@@ -374,7 +384,8 @@ class Peering:
             return
         wait = shortened(CONNECT_RETRY, self._jitter())
         if self._state is State.ACTIVE:
-            wait = min(wait, retry_delay(self.failures, self.settings.idle_hold or RETRY_MIN, self._jitter()))
+            first = self.settings.idle_hold or RETRY_MIN
+            wait = min(wait, retry_delay(self._unanswered_tries, first, self._jitter()))
         self._retry_at = now + wait
 
     def _stop_retry(self, _now: float) -> None:
@@ -389,8 +400,7 @@ class Peering:
     def _hold_back(self, now: float) -> None:
         wait = self._retry_after
         if wait is None:
-            first = self.settings.idle_hold or (RETRY_MIN if self._failed_silently else 0.0)
-            wait = retry_delay(self.failures, first, self._jitter())
+            wait = retry_delay(self._failed_sessions, self.settings.idle_hold, self._jitter())
         if wait <= 0:
             self._take(FsmEvent.IDLE_HOLD_EXPIRED, now)
         elif math.isfinite(wait):
@@ -403,11 +413,14 @@ class Peering:
         passive = self.settings.passive
         self._take(FsmEvent.AUTOMATIC_START_PASSIVE if passive else FsmEvent.AUTOMATIC_START, now)
 
+    def _start_waiting(self, now: float) -> None:
+        self._take(FsmEvent.AUTOMATIC_START_PASSIVE, now)
+
     def _start_damped(self, now: float) -> None:
         self._take(FsmEvent.DAMPED_START_PASSIVE if self.settings.passive else FsmEvent.DAMPED_START, now)
 
     def _resume(self, now: float) -> None:
-        if self._lasted >= retry_delay(self.failures, self.settings.idle_hold, 1.0):
+        if self._lasted >= retry_delay(self._failed_sessions, self.settings.idle_hold, 1.0):
             self._start(now)
         else:
             self._start_damped(now)

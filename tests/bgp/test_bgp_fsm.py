@@ -30,6 +30,7 @@ WORDS = {
     P.HOLD_BACK: "hold",
     P.END_HOLD: "unhold",
     P.START: "start",
+    P.START_WAITING: "await",
     P.START_DAMPED: "damped",
     P.RESUME: "resume",
 }

@@ -23,9 +23,14 @@ def started(**settings: object) -> Rim:
     return rim
 
 
-def fails(rim: Rim) -> float:
-    """A session is established and ended at once; how long the neighbor is left alone then."""
+def fails_once(rim: Rim) -> None:
+    """A session is established and ended at once."""
     rim.feed(rim.established(), CEASE)
+
+
+def fails(rim: Rim) -> float:
+    """How long the neighbor is left alone after that."""
+    fails_once(rim)
     return waits(rim)
 
 
@@ -74,7 +79,7 @@ def test_a_passive_neighbor_is_waited_for() -> None:
 def test_a_stopped_neighbor_stays_stopped_and_can_be_started(how_far: str) -> None:
     rim = started()
     if how_far == "idle-hold":
-        rim.dial_fails()
+        fails_once(rim)
     elif how_far == "active":
         rim.feed(rim.dial_succeeds(), b"")
     elif how_far == "open-sent":
@@ -144,6 +149,37 @@ def test_a_connection_that_ends_before_the_open_is_followed_by_a_dial_after_a_gr
     assert rim.accept().state is State.OPEN_SENT
 
 
+def test_a_neighbor_that_is_not_there_is_dialled_after_a_growing_wait() -> None:
+    rim = started()
+    lengths = []
+    for _ in range(9):
+        rim.dial_fails()
+        assert (rim.peering.state, rim.peering.last_error) == (State.ACTIVE, "refused")
+        lengths.append(waits(rim))
+    assert lengths == [1, 2, 4, 8, 16, 32, 64, 120, 120]
+    assert rim.peering.failures == 9
+
+
+def test_a_neighbor_that_was_away_is_let_in_when_it_comes() -> None:
+    """It was no fault of its session that it did not answer."""
+    rim = started()
+    for _ in range(9):
+        rim.dial_fails()
+        waits(rim)
+    rim.dial_fails()
+    rim.feed(rim.established(is_outgoing=False), CEASE)
+    assert (rim.peering.state, rim.peering.failures) == (State.IDLE, 1)
+    assert waits(rim) == 1.0
+
+
+def test_a_wait_for_the_next_dial_ends_when_the_neighbor_comes() -> None:
+    rim = started()
+    rim.dial_fails()
+    rim.accept()
+    rim.advance(100.0)
+    assert (rim.dials, rim.peering.state) == (1, State.OPEN_SENT)
+
+
 # -- the idle hold
 
 
@@ -160,16 +196,6 @@ def test_the_first_idle_hold_is_a_setting() -> None:
 def test_the_idle_hold_is_shortened_by_jitter() -> None:
     rim = started(idle_hold=20.0, jitter=0.0)
     assert [fails(rim) for _ in range(2)] == [15, 30]
-
-
-def test_dials_that_fail_are_failures_too() -> None:
-    rim = started()
-    lengths = []
-    for _ in range(3):
-        rim.dial_fails()
-        lengths.append(waits(rim))
-    assert lengths == [1, 2, 4]
-    assert fails(rim) == 8
 
 
 @pytest.mark.parametrize(
@@ -237,7 +263,7 @@ def test_without_idle_hold_a_dial_that_fails_still_costs_a_second() -> None:
 
 def test_a_start_by_hand_ends_the_idle_hold() -> None:
     rim = started(idle_hold=20.0)
-    rim.dial_fails()
+    fails_once(rim)
     rim.advance(1.0)
     rim.start()
     assert (rim.peering.state, rim.dials) == (State.CONNECT, 2)
@@ -285,7 +311,8 @@ def test_a_peer_whose_routes_outlive_it_is_dialled_at_once() -> None:
     rim.feed(session, b"")
     assert (rim.peering.state, rim.is_dialling) == (State.CONNECT, True)
     rim.dial_fails()  # it is not back yet
-    assert waits(rim) == 40.0
+    assert rim.peering.state is State.ACTIVE
+    assert waits(rim) == 20.0
 
 
 def test_a_peer_that_is_lost_again_and_again_is_not() -> None:

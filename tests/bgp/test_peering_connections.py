@@ -98,8 +98,8 @@ def test_a_dial_fails_after_a_connection_that_said_nothing() -> None:
     rim = started()
     rim.feed(rim.accept(), b"")
     rim.dial_fails()
-    assert (rim.peering.state, rim.peering.next_start) == (State.IDLE, 1002.0)
-    assert rim.peering.connect_retry_counter == 1
+    assert (rim.peering.state, rim.peering.next_start, rim.peering.next_timer()) == (State.ACTIVE, None, 1002.0)
+    assert rim.peering.connect_retry_counter == 0
 
 
 def test_an_unanswered_dial_is_begun_anew_after_a_connection_that_said_nothing() -> None:

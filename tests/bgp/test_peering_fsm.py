@@ -91,9 +91,18 @@ def lost_after_a_while(s: Situation) -> None:
 
 def held_back(s: Situation) -> None:
     s.rim.start()
-    s.rim.dial_fails()
+    s.rim.feed(s.rim.established(), b"")
     s.dials = s.rim.dials
     s.rim.advance(IDLE_HOLD)
+
+
+def dialled_in_vain(s: Situation) -> None:
+    """In Active a dial is under way when a connection that came in beside it has gone."""
+    if s.rim.peering.state is S.ACTIVE:
+        s.rim.advance(IDLE_HOLD)
+        s.rim.feed(s.rim.accept(), b"")
+        s.dials = s.rim.dials
+    s.rim.dial_fails()
 
 
 WHERE_CONNECTED = dict.fromkeys(CONNECTED)
@@ -107,7 +116,7 @@ RAISED: dict[FsmEvent, dict[State, Raise]] = {
     E.KEEPALIVE_DUE: {S.OPEN_CONFIRM: waiting(30.0), S.ESTABLISHED: waiting(30.0)},
     E.DIALLED: dict.fromkeys((S.CONNECT, S.OPEN_SENT, S.OPEN_CONFIRM), dialled),
     E.ACCEPTED: dict.fromkeys(S, accepted),
-    E.CONNECTION_LOST: {S.CONNECT: lambda s: s.rim.dial_fails(), **dict.fromkeys(CONNECTED, fed(b""))},
+    E.CONNECTION_LOST: {**dict.fromkeys((S.CONNECT, S.ACTIVE), dialled_in_vain), **dict.fromkeys(CONNECTED, fed(b""))},
     E.OPEN: dict.fromkeys(CONNECTED, fed(LEAVING)),
     E.HEADER_FAULT: dict.fromkeys(CONNECTED, fed(b"\0" * 19)),
     E.OPEN_FAULT: {S.OPEN_SENT: fed(open_of(hold_time=1, identifier=RIGHT).encode())},
@@ -153,13 +162,15 @@ def _check_state(situation: Situation, state: State, event: FsmEvent, cell: str)
     expected = S.IDLE if cell.startswith("N5") else state_after(cell, state)
     if actions_in(cell) & AT_ONCE:
         expected = S.CONNECT
+    elif "await" in actions_in(cell):
+        expected = S.ACTIVE
     elif event is E.PEER_RESTARTED:  # where the new connection goes on
         expected = S.OPEN_SENT
     assert situation.rim.peering.state is expected
 
 
 def _check_counter(situation: Situation, words: set[str]) -> None:
-    started = "c0" in words or words & AT_ONCE
+    started = words & {"c0", "await", *AT_ONCE}
     assert situation.rim.peering.connect_retry_counter == (0 if started else COUNT + ("c+" in words))
 
 
@@ -189,7 +200,7 @@ def _check_dials(situation: Situation, words: set[str]) -> None:
 def _check_timer(situation: Situation, words: set[str]) -> None:
     peering = situation.rim.peering
     assert (peering.next_start is not None) is ("damped" in words)
-    if words & {"r+", *AT_ONCE} and situation.second is None:
+    if words & {"r+", "await", *AT_ONCE} and situation.second is None:
         assert peering.next_timer() is not None
     elif words & {"r0", "c0", "O"} and "damped" not in words:
         assert peering.next_timer() is None

@@ -154,6 +154,18 @@ async def test_dialling_goes_on_after_a_refusal(pki: Pki, caplog: pytest.LogCapt
             assert (await blocking(peer.read))[0] == OPEN
 
 
+async def test_a_neighbor_that_was_away_is_let_in_when_it_comes(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+    """We dialled it in vain, and shall for an hour not do so again."""
+    caplog.set_level("INFO")
+    bgp = f'[bgp]\nlisten = ["{OURS}:0"]\n[[bgp.neighbors]]\naddress = "{DIALLED}"\npeer-as = {ASN}\nport = 1\n'
+    async with running(pki, bgp + 'idle-hold = "1h"\n', HEAD) as server:
+        await eventually_async(lambda: "bgp.dial.failed" in caplog.messages, describe="a refused attempt")
+        peer = await dial(server, DIALLED)
+        await blocking(peer.establish, ASN, DIALLED, FAMILIES)
+        await until_state(server, DIALLED, "established")
+        peer.close()
+
+
 @pytest.mark.parametrize(("identifier", "stays"), [("192.0.2.12", "theirs"), ("1.1.1.1", "ours")])
 async def test_of_two_connections_the_one_of_the_higher_identifier_stays(
     server: RunningServer, listener: socket.socket, identifier: str, stays: str

@@ -5,8 +5,8 @@ Nothing here is made from the table of the program.  A cell says what is done an
 same without waiting, `O` `K` `N` OPEN, KEEPALIVE, NOTIFICATION sent, `r+` `r0` the connect retry timer started,
 stopped, `c0` `c+` its counter, `neg` hold and keepalive timers as negotiated, `h` the hold timer restarted, `up`
 `routes` `refresh` what is passed on.  `fail` is what the RFC does with every error; its end is a new start, `damped` by
-the idle hold (`hold`, `unhold`), `start` at once, or `resume`, one of both.  `N5` is the finite state machine error:
-subcode, message type.
+the idle hold (`hold`, `unhold`), `start` at once, or `resume`, one of both; `await` is a passive start at once.  `N5`
+is the finite state machine error: subcode, message type.
 
 The last two events are numbers 18 and 17 as RFC 4724 section 5 changes them, the one before is any error of the table.
 """
@@ -32,7 +32,7 @@ HOLD_EXPIRED            | .                    | fail > idle        | fail > idl
 KEEPALIVE_DUE           | .                    | fail > idle        | fail > idle           | N5/0                    | K > =                | K > =
 DIALLED                 | .                    | r0 O > open-sent   | r0 O > open-sent      | O > =                   | O > =                | O > =
 ACCEPTED                | .                    | r0 O > open-sent   | r0 O > open-sent      | O > =                   | O > =                | O > =
-CONNECTION_LOST         | .                    | r0 x damped > idle | r+ x c+ damped > idle | x r+ > active           | fail > idle          | fail > idle
+CONNECTION_LOST         | .                    | r0 x await > idle  | r+ x c+ await > idle  | x r+ > active           | fail > idle          | fail > idle
 OPEN                    | .                    | fail > idle        | fail > idle           | r0 K neg > open-confirm | N5/2 1               | N5/3 1
 HEADER_FAULT            | .                    | fail > idle        | fail > idle           | N fail > idle           | N fail > idle        | N fail > idle
 OPEN_FAULT              | .                    | fail > idle        | fail > idle           | N fail > idle           | N fail > idle        | N fail > idle
