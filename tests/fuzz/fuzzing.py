@@ -8,7 +8,7 @@ any moment; so messages can be sent by the hundred, and every difference between
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -212,25 +212,42 @@ class Range:
 
     def connect(self, kind: Kind) -> tuple[Mirror, Twin]:
         """A session and its twin."""
-        source = self.sources[kind.name]
-        peer = eventually(lambda: self._try(kind, source), describe=f"a session of {kind.name}")
-        assert peer is not None
-        return Mirror(peer), self.twin(kind)
-
-    def twin(self, kind: Kind) -> Twin:
-        """A session as it is when it has come up."""
-        source = self.sources[kind.name]
-        twin = Twin(self.settings[source], self.server.address)
-        twin.feed(kind.opening(source))
+        octets = self.opening(kind)
+        peer = self._dial(kind, octets)
+        assert peer.read()[0] == KEEPALIVE
+        twin = self.twin(kind, octets)
         twin.session.data_to_send()
+        return Mirror(peer), twin
+
+    def opening(self, kind: Kind) -> bytes:
+        return kind.opening(self.sources[kind.name])
+
+    def twin(self, kind: Kind, octets: bytes) -> Twin:
+        """A session that begins so."""
+        twin = Twin(self.settings[self.sources[kind.name]], self.server.address)
+        twin.feed(octets)
         return twin
 
-    def _try(self, kind: Kind, source: str) -> RawPeer | None:
+    def refusal(self, kind: Kind, octets: bytes) -> str:
+        """What a connection that begins so ends with: a NOTIFICATION in hex, or nothing."""
+        with closing(self._dial(kind, octets)) as peer:
+            try:
+                return peer.read_until(NOTIFICATION).hex()
+            except EOFError:
+                return ""
+
+    def _dial(self, kind: Kind, octets: bytes) -> RawPeer:
+        """A connection on which these octets have been sent and an OPEN received."""
+        peer = eventually(lambda: self._try(kind, octets), describe=f"a connection of {kind.name}")
+        assert peer is not None
+        return peer
+
+    def _try(self, kind: Kind, octets: bytes) -> RawPeer | None:
         """None while the neighbor is still in Idle, where connections are refused."""
-        peer = self.server.dial(source)
+        peer = self.server.dial(self.sources[kind.name])
         try:
-            peer.send(kind.opening(source))
-            assert [peer.read()[0], peer.read()[0]] == [OPEN, KEEPALIVE]
+            peer.send(octets)
+            assert peer.read()[0] == OPEN
         except (EOFError, ConnectionError):
             peer.close()
             return None
@@ -243,9 +260,7 @@ class Range:
 
     def holdings(self) -> dict[str, Any]:
         """All routes there are, as the API shows them."""
-        return {
-            path: self.server.get(path) for path in ("/bgp/rib?limit=10000", "/rt-constraints", "/vpns/blue/routes")
-        }
+        return {path: self.server.get(path) for path in ("/bgp/rib", "/rt-constraints", "/vpns/blue/routes")}
 
 
 def addresses() -> dict[str, str]:

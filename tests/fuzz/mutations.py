@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tests.support.raw_bgp import MARKER, UPDATE, attribute
+from tests.support.raw_bgp import OPEN, UPDATE, attribute
+from tests.support.raw_bgp import message as framed
 
 HEADER = 19
 _EXTENDED_LENGTH = 0x10
@@ -176,7 +177,15 @@ def mutated(random: Random, seeds: Sequence[bytes], message_max: int) -> bytes:
         body = octets(random, body)
     if len(body) > message_max - HEADER:
         body = octets(random, bytes(random.choice(seeds)[HEADER:]))
-    message = MARKER + struct.pack(">HB", HEADER + len(body), UPDATE) + body
+    message = framed(UPDATE, body)
     if random.random() < _HEADER_SHARE:
         return octets(random, message[:HEADER]) + message[HEADER:]
     return message
+
+
+def mutated_opening(random: Random, opening: bytes) -> bytes:
+    """An OPEN and a KEEPALIVE, changed somewhere; mostly behind the header of the OPEN, which is kept right."""
+    end = int.from_bytes(opening[16:18], "big")
+    if random.random() < _BODY_SHARE or end <= HEADER or end > len(opening):
+        return octets(random, opening) or opening
+    return framed(OPEN, octets(random, opening[HEADER:end])) + opening[end:]

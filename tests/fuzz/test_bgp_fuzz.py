@@ -33,7 +33,7 @@ from tests.fuzz.fuzzing import (
     clean_routes,
     refresh_mark,
 )
-from tests.fuzz.mutations import mutated
+from tests.fuzz.mutations import mutated, mutated_opening
 from tests.support.bgp_mirror import Mirror
 from tests.support.raw_bgp import VPNV4, VPNV6
 from tests.support.waiting import eventually
@@ -43,7 +43,7 @@ SEED = int(os.environ.get("FUZZ_SEED", "1"))
 BATCH = 50
 LONG_SHARE = 0.04
 """Of the sessions, those that are spared what would end them or a family; they carry half of all mutations."""
-GROWTH_MAX = 32 << 20
+GROWTH_MAX = 16 << 20
 """Octets the process may grow by: what one session of 400 messages holds is a small part of that."""
 
 
@@ -55,13 +55,26 @@ class Fuzzer:
         self._random = random
         self._seeds = {kind: kind.seeds() for kind in KINDS}
         self._calm = site.witness.snapshot()
-        self.sent = self.sessions = self.resets = 0
+        self.sent = self.sessions = self.resets = self.openings = 0
+
+    def opening(self) -> None:
+        """A connection that ends before it is a session, because of how it begins."""
+        kind = self._random.choice(KINDS)
+        octets = self._site.opening(kind)
+        while not (twin := self._site.twin(kind, octets)).is_over:
+            octets = mutated_opening(self._random, octets)
+        self.openings += 1
+        assert self._site.refusal(kind, octets) == twin.last_words(), f"{self}: {octets.hex()}"
 
     def session(self, most: int) -> None:
         """One session of up to so many mutations."""
         kind = self._random.choice(KINDS)
         mirror, twin = self._site.connect(kind)
-        scout = Scout(lambda: self._site.twin(kind)) if self._random.random() < LONG_SHARE else None
+        scout = (
+            Scout(lambda: self._site.twin(kind, self._site.opening(kind)))
+            if self._random.random() < LONG_SHARE
+            else None
+        )
         self.sessions += 1
         limit = self.sent + min(most, self._random.choice((20, 100, 400)))
         while self.sent < limit and not twin.is_over and twin.disabled < 2:
@@ -106,7 +119,7 @@ class Fuzzer:
     def come_clean(self, kind: Kind) -> Mirror:
         """Much that is not so, then what is; the session stays up."""
         mirror, twin = self._site.connect(kind)
-        scout = Scout(lambda: self._site.twin(kind))
+        scout = Scout(lambda: self._site.twin(kind, self._site.opening(kind)))
         mirror.send(b"".join(self._batch(kind, twin, scout, self.sent + BATCH)))
         if twin.session.negotiated is None or not twin.session.negotiated.enhanced_refresh:
             mirror.close()
@@ -150,10 +163,14 @@ def test_mutations_without_end(tmp_path: Path) -> None:
         fuzzer = Fuzzer(site, Random(SEED))
         before = site.server.resident()
         while fuzzer.sent < COUNT:
+            fuzzer.opening()
             fuzzer.session(COUNT - fuzzer.sent)
         assert site.server.resident() - before < GROWTH_MAX
         fuzzed = outcome(site, [fuzzer.come_clean(kind) for kind in KINDS])
-        print(f"{fuzzer}: {fuzzer.resets} sessions ended by the server, {site.server.resident() >> 20} MB resident")
+        print(
+            f"{fuzzer}: {fuzzer.openings} connections refused, {fuzzer.resets} sessions ended by the server,"
+            f" {site.server.resident() >> 20} MB resident"
+        )
     with Range.running(tmp_path / "fresh", places) as fresh:
         fresh.set_anchor()
         ends = []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -40,3 +43,21 @@ async def test_it_is_gone_with_the_peer(pki: Pki, monkeypatch: pytest.MonkeyPatc
     async with running(pki, BGP, HEAD) as server:
         await asyncio.to_thread(meet_its_end, server.address("bgp"), ours_first)
         await eventually_async(lambda: not server.server.hub.connections, describe="no connection is left")
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def test_its_session_is_gone_with_it(pki: Pki, no_collector: None) -> None:
+    """Nothing of it refers to itself, so its memory is free again at once; it may be a lot, and the next is coming."""
+    async with running(pki, BGP, HEAD) as server:
+        with closing(await asyncio.to_thread(RawPeer.dial, PEER, *server.address("bgp"))) as peer:
+            peer.send(open_message(64512, PEER, ((1, 128), (2, 128))) + message(KEEPALIVE))
+            await asyncio.to_thread(peer.read_until, KEEPALIVE)
+            session = weakref.ref(next(iter(server.server.hub.connections)))
+            assert session() is not None
+        await eventually_async(lambda: session() is None, describe="the session is gone")

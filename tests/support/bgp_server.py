@@ -81,9 +81,16 @@ class BgpRouteServer(Daemon):
         self._process.send_signal(number)
 
     def get(self, path: str) -> Any:
-        """The items of a list under /api/v1."""
-        with urllib.request.urlopen(f"http://{self.address}:{API_PORT}/api/v1{path}", timeout=60) as answer:
-            return json.load(answer)["items"]
+        """The items of a list under /api/v1, of all its pages."""
+        items: list[Any] = []
+        cursor = ""
+        while True:
+            with urllib.request.urlopen(f"http://{self.address}:{API_PORT}/api/v1{path}{cursor}", timeout=60) as answer:
+                page = json.load(answer)
+            items += page["items"]
+            if page["next-cursor"] is None:
+                return items
+            cursor = f"?cursor={page['next-cursor']}"
 
     def neighbor(self, address: str) -> Any:
         return next(view for view in self.get("/bgp/neighbors") if view["address"] == address)
