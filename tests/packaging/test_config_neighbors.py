@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from routeserver import config_bgp
 from routeserver.bgp.communities import WELL_KNOWN_NAMES, community_text, parse_route_target
 from routeserver.bgp.iana import Family, Role
 from routeserver.config import ConfigError, load
@@ -373,23 +372,6 @@ def test_a_neighbor_in_a_range_may_have_a_password_of_its_own(directory: Path) -
     assert settings.neighbors[0].auth_password == b"x" * 80
     other = IPv6Address("2001:db8::1")
     assert settings.neighbor_ranges[0].neighbor(other) == replace(settings.neighbor_ranges[0].template, address=other)
-
-
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "neighbors.md").read_text()
-
-
-def test_the_document_has_a_file_that_works(directory: Path) -> None:
-    (directory / "router1.secret").write_text("secret\n")
-    (example,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
-    settings = settings_of(directory, example, MINIMAL)
-    assert (len(settings.neighbors), len(settings.neighbor_ranges)) == (2, 1)
-    assert settings.neighbors[1].import_policy is not None
-
-
-def test_the_document_has_every_key() -> None:
-    tables = (config_bgp.Neighbor, config_bgp.DynamicNeighbors, config_bgp.Rule, config_bgp.MaxPrefixes)
-    names = {name for table in (*tables, config_bgp.Restart) for name in table.__struct_encode_fields__}
-    assert {name for name in names if f"`{name}`" not in DOCUMENT} == set()
 
 
 def test_a_password_is_shown_nowhere(directory: Path) -> None:
