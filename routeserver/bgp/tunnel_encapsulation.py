@@ -20,7 +20,7 @@ draft's own examples are made of them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
@@ -153,7 +153,7 @@ def valid_tunnels(value: bytes, on_loopback: bool) -> bytes:
     return b"".join(kept)
 
 
-def tunnels_of(value: bytes, colors: Collection[bytes]) -> list[tuple[TunnelType, IPAddress | None]]:
+def tunnels_of(value: bytes, colors: Iterable[bytes]) -> list[tuple[TunnelType, IPAddress | None]]:
     """The tunnels a route may use, in the order given, as (type, endpoint); no endpoint means the next hop.
 
     `colors` are the Color communities of the route. Octets that do not parse offer nothing.
@@ -163,9 +163,10 @@ def tunnels_of(value: bytes, colors: Collection[bytes]) -> list[tuple[TunnelType
     except ValueError:
         return []
     tunnels: list[tuple[TunnelType, IPAddress | None]] = []
+    offered = frozenset(color[4:] for color in colors)
     for kind, sub_tlvs, _ in tlvs:
         endpoints = [content for subtype, content in sub_tlvs if subtype == EGRESS_ENDPOINT]
-        if kind not in _USABLE or len(endpoints) != 1 or not _is_feasible(kind, sub_tlvs, colors):
+        if kind not in _USABLE or len(endpoints) != 1 or not _is_feasible(kind, sub_tlvs, offered):
             continue
         if endpoints[0][4:6] == b"\0\0":
             tunnels.append((TunnelType(kind), None))
@@ -250,8 +251,8 @@ def _endpoint_address(endpoint: bytes) -> IPAddress | None:
     return None
 
 
-def _is_feasible(kind: int, sub_tlvs: list[SubTlv], colors: Collection[bytes]) -> bool:
-    """Whether a plain MPLS-in-X packet may be sent into this tunnel."""
+def _is_feasible(kind: int, sub_tlvs: list[SubTlv], colors: frozenset[bytes]) -> bool:
+    """Whether a plain MPLS-in-X packet of a route with these colors may be sent into this tunnel."""
     first: dict[int, bytes] = {}
     wanted = set()
     for subtype, content in sub_tlvs:
@@ -261,7 +262,7 @@ def _is_feasible(kind: int, sub_tlvs: list[SubTlv], colors: Collection[bytes]) -
         first.setdefault(subtype, content)
         if subtype == COLOR:
             wanted.add(content[4:])
-    if wanted and not any(color[4:] in wanted for color in colors):
+    if wanted and wanted.isdisjoint(colors):
         return False
     unmet = LABEL_STACK in first
     if kind in (TunnelType.GRE, TunnelType.MPLS_IN_GRE):

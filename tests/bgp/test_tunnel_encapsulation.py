@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
 
 import pytest
@@ -223,6 +224,25 @@ MALFORMED = {
     10: {13: ["", "000101", "0001014000"]},
     11: {13: ["", "01", "010001", "010000ff"]},
 }
+
+
+class _Colors(list[bytes]):
+    """Counts how often it is gone through."""
+
+    rounds = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.rounds += 1
+        return super().__iter__()
+
+
+def test_the_colors_of_a_route_are_looked_through_once_for_all_tunnels() -> None:
+    """With extended messages there may be thousands of both."""
+    colored = "000d0016" + "0408030b0000000000{:02x}" + "060a000000000001c0000201"
+    value = bytes.fromhex("".join(map(colored.format, range(50))))
+    colors = _Colors(bytes.fromhex("030b000000000000") for _ in range(50))
+    assert len(tunnels_of(value, colors)) == 1
+    assert colors.rounds == 1
 
 
 @pytest.mark.parametrize("subtype", SUB_TLVS)
