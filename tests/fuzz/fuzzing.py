@@ -67,9 +67,10 @@ class Kind:
     def message_max(self) -> int:
         return 65535 if self.takes_long else 4096
 
-    def opening(self, address: str) -> bytes:
-        """OPEN and KEEPALIVE."""
-        octets = open_message(self.asn, address, (VPNV4, VPNV6, RTC), more=bytes.fromhex(self.capabilities))
+    def opening(self) -> bytes:
+        """OPEN and KEEPALIVE, the same in every run."""
+        identifier = f"192.0.2.{100 + KINDS.index(self)}"
+        octets = open_message(self.asn, identifier, (VPNV4, VPNV6, RTC), more=bytes.fromhex(self.capabilities))
         if self.is_old:
             octets = octets.replace(b"\x41\x04" + self.asn.to_bytes(4, "big"), bytes.fromhex(_OLD) + bytes(4))
         return octets + message(KEEPALIVE)
@@ -212,15 +213,11 @@ class Range:
 
     def connect(self, kind: Kind) -> tuple[Mirror, Twin]:
         """A session and its twin."""
-        octets = self.opening(kind)
-        peer = self._dial(kind, octets)
+        peer = self._dial(kind, kind.opening())
         assert peer.read()[0] == KEEPALIVE
-        twin = self.twin(kind, octets)
+        twin = self.twin(kind, kind.opening())
         twin.session.data_to_send()
         return Mirror(peer), twin
-
-    def opening(self, kind: Kind) -> bytes:
-        return kind.opening(self.sources[kind.name])
 
     def twin(self, kind: Kind, octets: bytes) -> Twin:
         """A session that begins so."""

@@ -60,7 +60,7 @@ class Fuzzer:
     def opening(self) -> None:
         """A connection that ends before it is a session, because of how it begins."""
         kind = self._random.choice(KINDS)
-        octets = self._site.opening(kind)
+        octets = kind.opening()
         while not (twin := self._site.twin(kind, octets)).is_over:
             octets = mutated_opening(self._random, octets)
         self.openings += 1
@@ -70,11 +70,7 @@ class Fuzzer:
         """One session of up to so many mutations."""
         kind = self._random.choice(KINDS)
         mirror, twin = self._site.connect(kind)
-        scout = (
-            Scout(lambda: self._site.twin(kind, self._site.opening(kind)))
-            if self._random.random() < LONG_SHARE
-            else None
-        )
+        scout = Scout(lambda: self._site.twin(kind, kind.opening())) if self._random.random() < LONG_SHARE else None
         self.sessions += 1
         limit = self.sent + min(most, self._random.choice((20, 100, 400)))
         while self.sent < limit and not twin.is_over and twin.disabled < 2:
@@ -119,7 +115,7 @@ class Fuzzer:
     def come_clean(self, kind: Kind) -> Mirror:
         """Much that is not so, then what is; the session stays up."""
         mirror, twin = self._site.connect(kind)
-        scout = Scout(lambda: self._site.twin(kind, self._site.opening(kind)))
+        scout = Scout(lambda: self._site.twin(kind, kind.opening()))
         mirror.send(b"".join(self._batch(kind, twin, scout, self.sent + BATCH)))
         if twin.session.negotiated is None or not twin.session.negotiated.enhanced_refresh:
             mirror.close()
