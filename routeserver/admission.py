@@ -1,18 +1,19 @@
 """Who may do what: VPN membership, allowed prefixes, and the next-hop rule.
 
-A forwarder is known by the bare JID its certificate gave it.  It may use a VPN whose `members` name it, publish
-prefixes inside the VPN's `prefixes`, and only with next hops that are its own: the address its session comes
+A forwarder is known by the bare JID its certificate gave it.  It may use a VPN whose `members` name it; every other VPN
+is hidden from it, and what it asks of one is answered as for a name nobody ever heard of.  It may publish prefixes
+inside the VPN's `prefixes`, and only with next hops that are its own: the address its session comes
 from, an address its certificate names, or one registered for it in the configuration.  Every refusal is the
 stanza error the publisher gets, with a text that says which rule failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from routeserver.rib.vrf import Vrf
-from routeserver.xmpp.errors import closed_node, forbidden, invalid_payload
+from routeserver.xmpp.errors import forbidden, invalid_payload, node_unknown
 from routeserver.xmpp.events import PublishedItem
 from routeserver.xmpp.jid import Jid
 from schema.values import Encapsulation, IPAddress
@@ -36,16 +37,14 @@ def _fits(part: str, pattern: str) -> bool:
     return fnmatchcase(part, pattern.lower().replace("[", "[[]"))
 
 
-def check_subscriber(vrf: Vrf, jid: Jid) -> None:
-    """Raises StanzaError unless the JID may subscribe to and read the VPN (XEP-0060 sections 6.1.3.4, 6.5.9.8)."""
+def find(vrfs: Mapping[str, Vrf], node: str, jid: Jid) -> Vrf:
+    """The VPN of that name, if the JID may use it. Raises StanzaError, the same whether it is hidden or not there."""
+    vrf = vrfs.get(node)
+    if vrf is None:
+        raise node_unknown(node)
     if not is_member(vrf, jid):
-        raise closed_node(f"{jid.bare} is not a member of VPN {vrf.name}")
-
-
-def check_publisher(vrf: Vrf, jid: Jid) -> None:
-    """Raises StanzaError unless the JID may publish and retract there (XEP-0060 sections 7.1.3.1, 7.2.3.1)."""
-    if not is_member(vrf, jid):
-        raise forbidden(f"{jid.bare} is not a member of VPN {vrf.name}")
+        raise node_unknown(node, f"{jid.bare} is not a member of VPN {node}")
+    return vrf
 
 
 def check_item(vrf: Vrf, item: PublishedItem, own_addresses: Iterable[IPAddress] | None) -> None:

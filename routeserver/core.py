@@ -22,6 +22,7 @@ from routeserver.bgp.session import BgpSession
 from routeserver.nodes import Nodes
 from routeserver.notices import Notice
 from routeserver.parties import Client, Neighbor
+from routeserver.queries import Queries
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
@@ -45,6 +46,7 @@ class RouteServer:
         self.started = now
         self.rib = Rib(settings)
         self.nodes = Nodes(settings, self.rib)
+        self.queries = Queries(self.rib, self.nodes.clients)
         self.speaker = Speaker(settings, self.rib, now)
         self.wants_flush = False
         """Whether a session that can take more has more to get: flush again, in the next turn."""
@@ -125,14 +127,12 @@ class RouteServer:
                     nodes.subscribe(client, request, now)
                 case xmpp.Unsubscribe():
                     nodes.unsubscribe(client, request)
-                case xmpp.GetItems():
-                    nodes.get_items(client, request)
+                case xmpp.SetOptions():
+                    nodes.set_options(client, request)
                 case xmpp.EndOfPublish():
                     nodes.end_of_publish(client, request)
-                case xmpp.DiscoverNodes():
-                    nodes.discover_nodes(client, request)
-                case xmpp.DiscoverNode():
-                    nodes.discover_node(client, request)
+                case _:
+                    self.queries.answer(client, request)
         except StanzaError as error:
             client.session.send_error(request.iq, error)
             return error

@@ -10,7 +10,7 @@ end-of-publish marker or `stale_time` sweeps what nobody refreshed.  An unsubscr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from routeserver import admission
@@ -21,13 +21,11 @@ from routeserver.rib.path import Path, Source, SourceKind
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
 from routeserver.settings import Settings
-from routeserver.xmpp import errors, events, pubsub
+from routeserver.xmpp import errors, events, results
+from routeserver.xmpp.forms import SubscriptionOptions
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from schema.items import RouteItem
-
-_UNSENT_MAX = 1 << 20
-"""Characters of answers that may wait when a node's items are asked for: a short question has a long answer."""
 
 
 class Nodes:
@@ -102,18 +100,26 @@ class Nodes:
 
     def subscribe(self, client: Client, request: events.Subscribe, now: float) -> None:
         """XEP-0060 section 6.1: the answer, then every item of the node, then the in-sync marker."""
-        vrf = self._vrf(request.node)
-        admission.check_subscriber(vrf, client.forwarder.jid)
-        self._check_instance(client.forwarder, vrf, request.instance_id)
-        instance = self._set_instance(client.forwarder, vrf, request.instance_id)
+        vrf = self._vrf(client, request.node)
+        self._check_options(client, vrf, request.options)
+        self._set_options(client, vrf, request.options)
         if not vrf.watchers:
             self.membership_since |= dict.fromkeys(self._rib.subscribed(vrf), now)
         client.outbox.subscribe(vrf, request.jid)
-        client.session.send_result(request.iq, pubsub.subscribed(request, instance))
+        client.session.send_result(request.iq, results.subscribed(request, client.options_form("result", vrf)))
+
+    def set_options(self, client: Client, request: events.SetOptions) -> None:
+        """XEP-0060 section 6.3.5: those of a subscription of this session."""
+        vrf = self._vrf(client, request.node)
+        if vrf not in client.outbox.subscribed:
+            raise errors.no_options(f"not subscribed to VPN {vrf.name}")
+        self._check_options(client, vrf, request.options)
+        self._set_options(client, vrf, request.options)
+        client.session.send_result(request.iq)
 
     def unsubscribe(self, client: Client, request: events.Unsubscribe) -> None:
         """XEP-0060 section 6.2."""
-        vrf = self._vrf(request.node)
+        vrf = self._vrf(client, request.node)
         if vrf not in client.outbox.subscribed:
             raise errors.not_subscribed(f"not subscribed to VPN {vrf.name}")
         self._end_subscription(client, vrf)
@@ -121,12 +127,18 @@ class Nodes:
 
     def _end_subscription(self, client: Client, vrf: Vrf) -> None:
         client.outbox.unsubscribe(vrf)
+        client.vlan_ids.pop(vrf, None)
         if not vrf.watchers:
             for rt in self._rib.unsubscribed(vrf):
                 del self.membership_since[rt]
 
-    def _check_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> None:
-        """One number for two VPNs would be one RD: the same prefix in both would be one route, and one VPN lose it."""
+    def _check_options(self, client: Client, vrf: Vrf, options: SubscriptionOptions) -> None:
+        """One instance-id for two VPNs would be one RD: the same prefix in both would be one route.
+        One VLAN for two VPNs would be one interface in both."""
+        forwarder, instance, vlan = client.forwarder, options.instance_id, options.vlan_id
+        for other, number in client.vlan_ids.items():
+            if other is not vrf and number == vlan:
+                raise errors.invalid_options(f"VLAN {vlan} is that of your subscription to {other.name}")
         if instance is None:
             return
         for session in forwarder.sessions:
@@ -134,43 +146,55 @@ class Nodes:
                 if other is not vrf and forwarder.instance_ids.get(other.name) == instance:
                     raise errors.invalid_options(f"instance-id {instance} is that of your subscription to {other.name}")
 
-    def _set_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> int:
-        """The number in this forwarder's RDs for the VPN, its own choice or ours.
+    def _set_options(self, client: Client, vrf: Vrf, options: SubscriptionOptions) -> None:
+        """What was not given stays as it is.
 
         A new instance-id is a new RD for everything the forwarder published here: make first, break then.
         """
-        current = forwarder.instance_ids.get(vrf.name)
-        if instance is None or current == instance:
-            return vrf.number if current is None else current
+        forwarder, instance = client.forwarder, options.instance_id
+        if options.vlan_id is not None:
+            client.vlan_ids[vrf] = options.vlan_id
+        if instance is None or forwarder.instance_ids.get(vrf.name) == instance:
+            return
         forwarder.instance_ids[vrf.name] = instance
         for node, item_id in list(forwarder.items):
             if node == vrf.name:
                 path = vrf.published[item_id]
                 if path.published is not None:
                     self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
-        return instance
 
     def publish(self, client: Client, request: events.Publish) -> None:
         """XEP-0060 section 7.1, one or many items, all or nothing."""
-        vrf = self._vrf(request.node)
+        vrf = self._vrf(client, request.node)
         forwarder = client.forwarder
-        admission.check_publisher(vrf, forwarder.jid)
         own = forwarder.addresses(client.session) if self._settings.next_hop_check else None
         for item in request.items:
             admission.check_item(vrf, item, own)
             self._check_owner(forwarder, vrf, item.id)
-        ids = []
-        for item in request.items:
-            item_id = item.id if item.id is not None else self._made_id(forwarder, vrf, item.route)
+        ids = [item.id if item.id is not None else self._made_id(forwarder, vrf, item.route) for item in request.items]
+        if vrf.settings.is_limited:
+            self._check_quota(forwarder, vrf, ids)
+        for item_id, item in zip(ids, request.items, strict=True):
             self._put(forwarder, vrf, item_id, item.route)
             forwarder.items[vrf.name, item_id] = Vouched(client.session)
-            ids.append(item_id)
-        client.session.send_result(request.iq, pubsub.published(vrf.name, ids))
+        client.session.send_result(request.iq, results.published(vrf.name, ids))
+
+    @staticmethod
+    def _check_quota(forwarder: Forwarder, vrf: Vrf, ids: Iterable[str]) -> None:
+        """XEP-0060 section 7.1.3.4. An item that takes the place of another of its id is no new one."""
+        new = len({item_id for item_id in ids if item_id not in vrf.published})
+        if not new:
+            return
+        limit, own_limit = vrf.settings.max_items, vrf.settings.max_items_per_publisher
+        if limit is not None and len(vrf.published) + new > limit:
+            raise errors.node_full(f"VPN {vrf.name} takes {limit} items, and has {len(vrf.published)}")
+        own = forwarder.item_counts.get(vrf.name, 0)
+        if own_limit is not None and own + new > own_limit:
+            raise errors.node_full(f"VPN {vrf.name} takes {own_limit} items of one publisher, and has {own} of yours")
 
     def retract(self, client: Client, request: events.Retract) -> None:
         """XEP-0060 section 7.2, one or many ids, all or nothing."""
-        vrf = self._vrf(request.node)
-        admission.check_publisher(vrf, client.forwarder.jid)
+        vrf = self._vrf(client, request.node)
         for item_id in request.item_ids:
             if item_id not in vrf.published:
                 raise errors.item_unknown(item_id)
@@ -179,44 +203,15 @@ class Nodes:
             self._withdraw(client.forwarder, vrf, item_id)
         client.session.send_result(request.iq)
 
-    def get_items(self, client: Client, request: events.GetItems) -> None:
-        """XEP-0060 section 6.5: what a subscriber would see now, in prefix order."""
-        vrf = self._vrf(request.node)
-        admission.check_subscriber(vrf, client.forwarder.jid)
-        if client.session.unsent > _UNSENT_MAX:
-            raise errors.resource_constraint("answers to earlier requests have yet to be sent")
-        entries = [entry for _, entry in vrf.sorted_entries()]
-        if request.item_ids:
-            wanted = set(request.item_ids)
-            entries = [entry for entry in entries if entry.item_id in wanted]
-        if request.max_items is not None:
-            entries = entries[: request.max_items]
-        client.session.send_result(request.iq, pubsub.retrieved(vrf.name, [entry.xml for entry in entries]))
-
     def end_of_publish(self, client: Client, request: events.EndOfPublish) -> None:
         """The forwarder has published all it has: what nobody vouches for goes."""
         self._sweep(client.forwarder, lambda v: v.session is None)
         client.session.send_result(request.iq)
 
-    def discover_nodes(self, client: Client, request: events.DiscoverNodes) -> None:
-        """XEP-0030 section 4: the VPNs this client may use."""
-        names = [name for name, vrf in self._rib.vrfs.items() if admission.is_member(vrf, client.forwarder.jid)]
-        client.session.send_node_list(request.iq, names)
-
-    def discover_node(self, client: Client, request: events.DiscoverNode) -> None:
-        """XEP-0060 section 5.3; a VPN the client may not use does not exist for it."""
-        vrf = self._vrf(request.node)
-        if not admission.is_member(vrf, client.forwarder.jid):
-            raise errors.node_unknown(request.node)
-        client.session.send_node(request)
-
     # Items
 
-    def _vrf(self, node: str) -> Vrf:
-        vrf = self._rib.vrfs.get(node)
-        if vrf is None:
-            raise errors.node_unknown(node)
-        return vrf
+    def _vrf(self, client: Client, node: str) -> Vrf:
+        return admission.find(self._rib.vrfs, node, client.forwarder.jid)
 
     @staticmethod
     def _check_owner(forwarder: Forwarder, vrf: Vrf, item_id: str | None) -> None:
@@ -246,7 +241,9 @@ class Nodes:
             path = replace(path, stale=True)
         vrf.published[item_id] = path
         self._rib.update(path)
-        if before is not None and (before.family, before.key) != (path.family, path.key):
+        if before is None:
+            forwarder.item_counts[vrf.name] = forwarder.item_counts.get(vrf.name, 0) + 1
+        elif (before.family, before.key) != (path.family, path.key):
             self._remove(before)
 
     def _is_anothers(self, path: Path) -> bool:
@@ -258,6 +255,7 @@ class Nodes:
 
     def _withdraw(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
         del forwarder.items[vrf.name, item_id]
+        forwarder.item_counts[vrf.name] -= 1
         self._remove(vrf.published.pop(item_id))
 
     def _remove(self, path: Path) -> None:

@@ -22,7 +22,9 @@ from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.path import Source, SourceKind
 from routeserver.rib.rib import Rib
+from routeserver.rib.vrf import Vrf
 from routeserver.settings import ForwarderSettings, NeighborRange, NeighborSettings
+from routeserver.xmpp.forms import options_form
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from schema.values import IPAddress
@@ -107,6 +109,8 @@ class Forwarder:
     sessions: dict[XmppSession, None] = field(default_factory=dict)
     instance_ids: dict[str, int] = field(default_factory=dict)
     items: dict[tuple[str, str], Vouched] = field(default_factory=dict)
+    item_counts: dict[str, int] = field(default_factory=dict)
+    """How many of `items` are of each VPN."""
     stale_until: float | None = None
     """No item goes before this; None when every item is vouched for. Asked every turn, so it is kept, not searched."""
 
@@ -133,3 +137,9 @@ class Client:
     session: XmppSession
     forwarder: Forwarder
     outbox: SubscriberOutbox[XmppSession]
+    vlan_ids: dict[Vrf, int] = field(default_factory=dict)
+    """What its subscriptions said of VLANs; a route server only gives it back."""
+
+    def options_form(self, kind: str, vrf: Vrf) -> str:
+        """The options in effect in a VPN."""
+        return options_form(kind, self.forwarder.instance_ids.get(vrf.name, vrf.number), self.vlan_ids.get(vrf))

@@ -122,7 +122,8 @@ class NeighborRange:
 class VpnSettings:
     """One VPN: route targets as octets, `members` patterns as written, `prefixes` a publish may use.
 
-    `None` for members or prefixes means no limit; an empty tuple means nobody and nothing.
+    `None` for members or prefixes means no limit; an empty tuple means nobody and nothing.  `max_items` bounds what all
+    publishers together have in it, `max_items_per_publisher` what one has, by bare JID; neither concerns BGP routes.
     """
 
     name: str
@@ -130,6 +131,12 @@ class VpnSettings:
     export_rts: frozenset[bytes] = frozenset()
     members: tuple[str, ...] | None = None
     prefixes: tuple[IPNetwork, ...] | None = None
+    max_items: int | None = None
+    max_items_per_publisher: int | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        return self.max_items is not None or self.max_items_per_publisher is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ class Vrf:
         self.number = number
         self.candidates: dict[bytes, tuple[Path, ...]] = {}
         self.entries: dict[bytes, Entry] = {}
+        """In the order in which they last changed."""
         self.published: dict[str, Path] = {}
         self.watchers: dict[Watcher, None] = {}
 
@@ -114,6 +115,8 @@ class Vrf:
         if best is None:
             del self.entries[prefix]
         else:
+            if before is not None:
+                del self.entries[prefix]  # what changed last comes last
             self.entries[prefix] = Entry(self.name, best)
         return True
 

@@ -1,9 +1,9 @@
 """Service discovery (XEP-0030): what this service says it can do, which is exactly what it does.
 
 The feature list is the one place where a capability is announced; whoever implements another adds its name here.
-Deliberately absent: `subscription-options`, because options are read with a subscription but there is no asking
-for them afterwards (XEP-0060 section 6.3); `meta-data`, because nodes show their identity and no configuration
-form; `multi-items`, because a client cannot set a limit.
+Deliberately absent: `config-node`, because a node's configuration can be read and not set; `multi-items`, because a
+client cannot set a limit; `member-affiliation` and `outcast-affiliation`, because who may read may publish, and who may
+not sees nothing.
 
 disco#info of the service is answered by the session.  Which VPNs a client may see only the core knows, so the
 list of nodes and everything about one node are requests to it.
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from html import escape
 
 from routeserver.xmpp.events import DiscoverNode, DiscoverNodes, Iq
-from schema.names import NS_DATA, NS_DISCO_INFO, NS_DISCO_ITEMS, NS_IN_SYNC, NS_PING, NS_PUBSUB
+from schema.names import NS_DATA, NS_DISCO_INFO, NS_DISCO_ITEMS, NS_IN_SYNC, NS_PING, NS_PUBSUB, NS_RSM
 
 SERVICE_NAME = "End-System Route Server"
 FEATURES = (
@@ -28,15 +28,22 @@ FEATURES = (
             "access-whitelist",
             "delete-items",
             "item-ids",
+            "meta-data",
             "persistent-items",
             "publish",
+            "publish-node-full",
             "publisher-affiliation",
             "retract-items",
+            "retrieve-affiliations",
             "retrieve-items",
+            "retrieve-subscriptions",
+            "rsm",
             "subscribe",
+            "subscription-options",
         )
     ),
     NS_DATA,
+    NS_RSM,
     NS_PING,
     NS_IN_SYNC,
 )
@@ -65,12 +72,12 @@ def node_list(service_jid: str, names: Iterable[str]) -> str:
     return f"<query xmlns='{NS_DISCO_ITEMS}'>{items}</query>"
 
 
-def node(request: DiscoverNode) -> str:
-    """XEP-0060 sections 5.3 and 5.5: the identity of a VPN's node, or its (never listed) items."""
+def node(request: DiscoverNode, metadata: str) -> str:
+    """XEP-0060 sections 5.3 to 5.5: identity and metadata of a VPN's node, or its (never listed) items."""
     name = escape(request.node)
     if request.items:
         return f"<query xmlns='{NS_DISCO_ITEMS}' node='{name}'/>"
     return (
         f"<query xmlns='{NS_DISCO_INFO}' node='{name}'><identity category='pubsub' type='leaf'/>"
-        f"<feature var='{NS_PUBSUB}'/></query>"
+        f"<feature var='{NS_PUBSUB}'/>{metadata}</query>"
     )

@@ -30,6 +30,13 @@ class StanzaError(Exception):
     """Local name of the child in the pub-sub errors namespace (XEP-0060), if the row has one."""
     feature: str | None = None
     """The `feature` attribute of an `unsupported` child."""
+    withheld: str = ""
+    """What the requester is not to know: the log has it in place of `text`."""
+
+    @property
+    def reason(self) -> str:
+        """For the log."""
+        return self.withheld or self.text
 
 
 @dataclass(unsafe_hash=True)
@@ -40,16 +47,16 @@ class StreamError(Exception):
     text: str = ""
 
 
-def node_unknown(node: str) -> StanzaError:
-    return StanzaError(ErrorType.CANCEL, "item-not-found", f"no VPN {node!r} here")
+def node_unknown(node: str, withheld: str = "") -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "item-not-found", f"no VPN {node!r} here", withheld=withheld)
 
 
 def item_unknown(item_id: str) -> StanzaError:
     return StanzaError(ErrorType.CANCEL, "item-not-found", f"no item {item_id!r} of yours in this VPN")
 
 
-def closed_node(text: str) -> StanzaError:
-    return StanzaError(ErrorType.CANCEL, "not-allowed", text, "closed-node")
+def page_unknown(item_id: str) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "item-not-found", f"no item {item_id!r} to count a page from")
 
 
 def forbidden(text: str) -> StanzaError:
@@ -58,6 +65,15 @@ def forbidden(text: str) -> StanzaError:
 
 def not_subscribed(text: str) -> StanzaError:
     return StanzaError(ErrorType.CANCEL, "unexpected-request", text, "not-subscribed")
+
+
+def no_options(text: str) -> StanzaError:
+    """Like `not_subscribed`, of another type where options are asked for (XEP-0060 section 6.3.4.2)."""
+    return StanzaError(ErrorType.MODIFY, "unexpected-request", text, "not-subscribed")
+
+
+def node_full(text: str) -> StanzaError:
+    return StanzaError(ErrorType.CANCEL, "conflict", text, "node-full")
 
 
 def invalid_payload(text: str) -> StanzaError:

@@ -1,7 +1,7 @@
 """What an XMPP session tells its driver and the core.
 
 Requests are imperative and carry the iq to be answered: the core gives each exactly one `send_result` or
-`send_error` (disco: `send_node_list`, `send_node`).  Everything else (features, SASL, bind, ping, disco#info of the
+`send_error` (a list of nodes: `send_node_list`).  Everything else (features, SASL, bind, ping, disco#info of the
 service, malformed or unsupported stanzas) the session answers by itself and the core never hears of it.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from routeserver.xmpp.forms import NO_OPTIONS, SubscriptionOptions
 from routeserver.xmpp.jid import Jid
 from schema.items import RouteItem
 
@@ -41,9 +42,8 @@ class Subscribe:
     iq: Iq
     node: str
     jid: str
-    instance_id: int | None = None
-    form: bool = False
-    """Options came as a data form, so the result shows the effective ones as a form."""
+    options: SubscriptionOptions = NO_OPTIONS
+    """If they came as a data form, the result shows the effective ones as a form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,24 @@ class Unsubscribe:
 
     iq: Iq
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetOptions:
+    """XEP-0060 section 6.3.2. `jid` is the subscribed address as given."""
+
+    iq: Iq
+    node: str
+    jid: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetOptions:
+    """XEP-0060 section 6.3.5."""
+
+    iq: Iq
+    node: str
+    options: SubscriptionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,16 @@ class Retract:
 
 
 @dataclass(frozen=True, slots=True)
+class PageRequest:
+    """XEP-0059: at most `max` items after or before one, or from an index; an empty `before` is the end."""
+
+    max: int | None = None
+    after: str | None = None
+    before: str | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GetItems:
     """XEP-0060 section 6.5; no ids means all."""
 
@@ -88,6 +116,31 @@ class GetItems:
     node: str
     item_ids: tuple[str, ...] = ()
     max_items: int | None = None
+    page: PageRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetSubscriptions:
+    """XEP-0060 section 5.6, of one node or of all."""
+
+    iq: Iq
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GetAffiliations:
+    """XEP-0060 section 5.7, with one node or with all."""
+
+    iq: Iq
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GetConfiguration:
+    """XEP-0060 section 8.2.1; there is no setting it."""
+
+    iq: Iq
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +159,7 @@ class DiscoverNodes:
 
 @dataclass(frozen=True, slots=True)
 class DiscoverNode:
-    """disco of one node: `send_node` if this JID may see the VPN, else the error `node_unknown`.
+    """disco of one node, if this JID may see the VPN, else the error `node_unknown`.
 
     `items` tells disco#items, answered without any (XEP-0060 section 5.5), from disco#info (section 5.3).
     """
@@ -124,8 +177,11 @@ class StreamClosed:
     clean: bool
 
 
-Request: TypeAlias = (
-    Subscribe | Unsubscribe | Publish | Retract | GetItems | EndOfPublish | DiscoverNodes | DiscoverNode
+Query: TypeAlias = (
+    GetItems | GetOptions | GetSubscriptions | GetAffiliations | GetConfiguration | DiscoverNodes | DiscoverNode
 )
+"""A request that changes nothing."""
+
+Request: TypeAlias = Subscribe | Unsubscribe | SetOptions | Publish | Retract | EndOfPublish | Query
 
 XmppEvent: TypeAlias = StartTls | Bound | Request | StreamClosed

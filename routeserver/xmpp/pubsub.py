@@ -1,13 +1,12 @@
-"""Pub-sub (XEP-0060) between iq elements and the typed requests of `events`, and the payloads that answer them.
+"""Pub-sub (XEP-0060) between iq elements and the typed requests of `events`, and the payloads of notifications.
 
 A reader takes the `<pubsub/>` of an iq to one request or raises the StanzaError that answers it; nothing of the XML
-survives.  The draft's section 6 has the route server own nodes and their configuration, so only subscribe,
-unsubscribe, publish, retract and items are read and every other operation is refused by the name of the feature it
-would need.  A publish is all or nothing: one bad item refuses the whole request.
+survives.  `_READERS` says what is offered; the draft's section 6 has the route server own nodes and their
+configuration, so nobody creates, configures or deletes them here, and such operations are refused by the name of the
+feature they would need.  A publish is all or nothing: one bad item refuses the whole request.
 
-Options of a subscription come as the draft's `<instance-id/>` child or as a data form (XEP-0004) field
-`vpn#instance_id`; form fields of other services, as `vpn#vlan_id` of an external forwarder, are ignored, as are
-`subid`, which is never issued here, and `notify`, because every retraction is notified.
+Ignored are `subid`, which is never issued here, and `notify`, because every retraction is notified.  What answers a
+request is written by `results`.
 """
 
 from __future__ import annotations
@@ -20,47 +19,44 @@ from typing import TypeAlias
 from lxml import etree
 
 from routeserver.xmpp import errors
-from routeserver.xmpp.errors import StanzaError
 from routeserver.xmpp.events import (
+    GetAffiliations,
+    GetConfiguration,
     GetItems,
+    GetOptions,
+    GetSubscriptions,
     Iq,
     Publish,
     PublishedItem,
     Request,
     Retract,
+    SetOptions,
     Subscribe,
     Unsubscribe,
 )
+from routeserver.xmpp.forms import read_options
 from routeserver.xmpp.jid import Jid, ServiceAddresses
+from routeserver.xmpp.paging import SET_TAG, read_page
 from routeserver.xmpp.stanza import escape_attribute
 from schema.items import ENTRY_TAG, ItemError, RouteItem, read_entry
-from schema.names import NS_DATA, NS_EVENT, NS_IN_SYNC, NS_PUBSUB, NS_PUBSUB_OWNER, item_id_prefix
+from schema.names import NS_EVENT, NS_IN_SYNC, NS_PUBSUB, NS_PUBSUB_OWNER, item_id_prefix
 from schema.validation import check_entry
 
 Element: TypeAlias = etree._Element
 
 PUBSUB_TAG = f"{{{NS_PUBSUB}}}pubsub"
 OWNER_TAG = f"{{{NS_PUBSUB_OWNER}}}pubsub"
-SUBSCRIBE_OPTIONS = f"{NS_PUBSUB}#subscribe_options"
 IN_SYNC = f"<in-sync xmlns='{NS_IN_SYNC}'/>"
 
 _ITEM_TAG = f"{{{NS_PUBSUB}}}item"
 _OPTIONS_TAG = f"{{{NS_PUBSUB}}}options"
-_INSTANCE_TAG = f"{{{NS_PUBSUB}}}instance-id"
-_FORM_TAG = f"{{{NS_DATA}}}x"
-_FIELD_TAG = f"{{{NS_DATA}}}field"
-_VALUE_TAG = f"{{{NS_DATA}}}value"
-_INSTANCE_FIELD = "vpn#instance_id"
-_INSTANCE_MAX = 0xFFFF
+_CONFIGURE_TAG = f"{{{NS_PUBSUB_OWNER}}}configure"
 _ID_MAX = 1023
 
 _UNSUPPORTED = {
     f"{{{NS_PUBSUB}}}create": "create-nodes",
     f"{{{NS_PUBSUB}}}default": "retrieve-default-sub",
-    f"{{{NS_PUBSUB}}}options": "subscription-options",
-    f"{{{NS_PUBSUB}}}subscriptions": "retrieve-subscriptions",
-    f"{{{NS_PUBSUB}}}affiliations": "retrieve-affiliations",
-    f"{{{NS_PUBSUB_OWNER}}}configure": "config-node",
+    _CONFIGURE_TAG: "config-node",
     f"{{{NS_PUBSUB_OWNER}}}default": "retrieve-default",
     f"{{{NS_PUBSUB_OWNER}}}delete": "delete-nodes",
     f"{{{NS_PUBSUB_OWNER}}}purge": "purge-nodes",
@@ -102,16 +98,15 @@ def read_request(iq: Iq, kind: str, pubsub: Element, requester: Requester) -> Re
         raise errors.bad_request("no pub-sub operation")
     first, *others = operations
     tag = str(first.tag)
-    if tag in _UNSUPPORTED and not (tag == _OPTIONS_TAG and others):
+    reader = _READERS[str(pubsub.tag), kind].get(tag)
+    if reader is not None:
+        return reader(iq, first, others, requester)
+    if tag in _UNSUPPORTED:
         raise errors.unsupported(_UNSUPPORTED[tag])
-    expected, reader = _READERS.get(tag, (None, _read_nothing))
-    if expected is not None and expected != kind:
-        raise errors.bad_request(f"{etree.QName(first).localname} goes in an iq of type {expected}")
-    return reader(iq, first, others, requester)
-
-
-def _read_nothing(iq: Iq, element: Element, others: list[Element], requester: Requester) -> Request:
-    raise errors.bad_request(f"{etree.QName(element).localname!r} does not begin a pub-sub request")
+    name = etree.QName(first).localname
+    if any(tag in readers for readers in _READERS.values()):
+        raise errors.bad_request(f"{name} does not go in an iq of type {kind}")
+    raise errors.bad_request(f"{name!r} does not begin a pub-sub request")
 
 
 def _node(element: Element) -> str:
@@ -136,50 +131,38 @@ def _read_subscribe(iq: Iq, subscribe: Element, others: list[Element], requester
         raise errors.invalid_jid("the jid is not the sender's")
     if not others:
         return Subscribe(iq, node, str(jid))
-    instance_id, form = _read_options(others[0])
-    return Subscribe(iq, node, str(jid), instance_id, form)
-
-
-def _read_options(options: Element) -> tuple[int | None, bool]:
-    """The instance-id, and whether a data form was there. Raises StanzaError."""
+    options = others[0]
     if options.get("node") is not None or options.get("jid") is not None:
         raise errors.bad_request("options beside a subscribe have neither node nor jid")
-    given = [child.text for child in options.findall(_INSTANCE_TAG)]
-    forms = options.findall(_FORM_TAG)
-    for form in forms:
-        given += _read_form(form)
-    numbers = {_instance_id(text) for text in given}
-    if len(numbers) > 1:
-        raise errors.invalid_options("two different instance ids")
-    return (numbers.pop() if numbers else None), bool(forms)
+    return Subscribe(iq, node, str(jid), read_options(options))
 
 
-def _read_form(form: Element) -> list[str | None]:
-    """The values of the one field known; unknown fields are ignored (XEP-0004 section 3.1)."""
-    given: list[str | None] = []
-    for field in form.findall(_FIELD_TAG):
-        values = [value.text for value in field.findall(_VALUE_TAG)]
-        name = field.get("var")
-        if name == "FORM_TYPE" and values != [SUBSCRIBE_OPTIONS]:
-            raise errors.invalid_options(f"the form is not one of {SUBSCRIBE_OPTIONS}")
-        if name == _INSTANCE_FIELD:
-            given += values or [None]
-    return given
+def _read_get_options(iq: Iq, options: Element, others: list[Element], requester: Requester) -> GetOptions:
+    """XEP-0060 section 6.3.2."""
+    _nothing_else(others)
+    return GetOptions(iq, _node(options), _own_address(options, requester))
 
 
-def _instance_id(text: str | None) -> int:
-    digits = (text or "").strip()
-    if not (0 < len(digits) <= 5 and digits.isascii() and digits.isdigit() and int(digits) <= _INSTANCE_MAX):
-        raise errors.invalid_options(f"an instance id is a number from 0 to {_INSTANCE_MAX}")
-    return int(digits)
+def _read_set_options(iq: Iq, options: Element, others: list[Element], requester: Requester) -> SetOptions:
+    """XEP-0060 section 6.3.5."""
+    _nothing_else(others)
+    node = _node(options)
+    _own_address(options, requester)
+    return SetOptions(iq, node, read_options(options))
+
+
+def _own_address(element: Element, requester: Requester) -> str:
+    jid = requester.subscriber(element)
+    if jid is None:
+        raise errors.forbidden("the subscription is another's")
+    return str(jid)
 
 
 def _read_unsubscribe(iq: Iq, unsubscribe: Element, others: list[Element], requester: Requester) -> Unsubscribe:
     """XEP-0060 section 6.2."""
     _nothing_else(others)
     node = _node(unsubscribe)
-    if requester.subscriber(unsubscribe) is None:
-        raise errors.forbidden("the subscription is another's")
+    _own_address(unsubscribe, requester)
     return Unsubscribe(iq, node)
 
 
@@ -252,55 +235,54 @@ def _item_ids(items: Iterable[Element]) -> tuple[str, ...]:
 
 
 def _read_items(iq: Iq, items: Element, others: list[Element], requester: Requester) -> GetItems:
-    """XEP-0060 section 6.5."""
+    """XEP-0060 section 6.5, of a page (6.5.4) if a `<set/>` says so."""
+    if others and (others[0].tag != SET_TAG or len(others) > 1):
+        raise errors.bad_request("after the items there may be one set and nothing else")
     node = _node(items)
     limit = items.get("max_items")
     if limit is not None and not (len(limit) <= 10 and limit.isascii() and limit.isdigit() and int(limit)):
         raise errors.bad_request("max_items is a positive number")
     wanted = _item_ids(_batch(items, requester)) if len(items) else ()
-    return GetItems(iq, node, wanted, None if limit is None else int(limit))
+    return GetItems(iq, node, wanted, None if limit is None else int(limit), read_page(others[0]) if others else None)
+
+
+def _read_subscriptions(iq: Iq, element: Element, others: list[Element], requester: Requester) -> GetSubscriptions:
+    """XEP-0060 section 5.6."""
+    _nothing_else(others)
+    return GetSubscriptions(iq, element.get("node"))
+
+
+def _read_affiliations(iq: Iq, element: Element, others: list[Element], requester: Requester) -> GetAffiliations:
+    """XEP-0060 section 5.7."""
+    _nothing_else(others)
+    return GetAffiliations(iq, element.get("node"))
+
+
+def _read_configure(iq: Iq, configure: Element, others: list[Element], requester: Requester) -> GetConfiguration:
+    """XEP-0060 section 8.2.1. Owners are the administration, but what they chose is no secret to who uses the node."""
+    _nothing_else(others)
+    return GetConfiguration(iq, _node(configure))
 
 
 _Reader: TypeAlias = Callable[[Iq, Element, list[Element], Requester], Request]
-_READERS: dict[str, tuple[str | None, _Reader]] = {
-    f"{{{NS_PUBSUB}}}subscribe": ("set", _read_subscribe),
-    f"{{{NS_PUBSUB}}}unsubscribe": ("set", _read_unsubscribe),
-    f"{{{NS_PUBSUB}}}publish": ("set", _read_publish),
-    f"{{{NS_PUBSUB}}}retract": ("set", _read_retract),
-    f"{{{NS_PUBSUB}}}items": ("get", _read_items),
+_READERS: dict[tuple[str, str], dict[str, _Reader]] = {
+    (PUBSUB_TAG, "set"): {
+        f"{{{NS_PUBSUB}}}subscribe": _read_subscribe,
+        f"{{{NS_PUBSUB}}}unsubscribe": _read_unsubscribe,
+        _OPTIONS_TAG: _read_set_options,
+        f"{{{NS_PUBSUB}}}publish": _read_publish,
+        f"{{{NS_PUBSUB}}}retract": _read_retract,
+    },
+    (PUBSUB_TAG, "get"): {
+        _OPTIONS_TAG: _read_get_options,
+        f"{{{NS_PUBSUB}}}items": _read_items,
+        f"{{{NS_PUBSUB}}}subscriptions": _read_subscriptions,
+        f"{{{NS_PUBSUB}}}affiliations": _read_affiliations,
+    },
+    (OWNER_TAG, "set"): {},
+    (OWNER_TAG, "get"): {_CONFIGURE_TAG: _read_configure},
 }
-
-
-def refuse_owner(pubsub: Element) -> StanzaError:
-    """The answer to every operation of a node's owner, who is the administration and no XMPP client."""
-    for operation in pubsub:
-        if operation.tag in _UNSUPPORTED:
-            return errors.unsupported(_UNSUPPORTED[str(operation.tag)])
-    return errors.bad_request("no pub-sub operation of an owner")
-
-
-def subscribed(request: Subscribe, instance_id: int) -> str:
-    """The result of a subscribe (section 6.1.2); the effective options follow if they were asked for in a form."""
-    node, jid = escape(request.node), escape(request.jid)
-    options = ""
-    if request.form:
-        options = (
-            f"<options><x xmlns='{NS_DATA}' type='result'>"
-            f"<field var='FORM_TYPE' type='hidden'><value>{SUBSCRIBE_OPTIONS}</value></field>"
-            f"<field var='{_INSTANCE_FIELD}'><value>{instance_id}</value></field></x></options>"
-        )
-    return _pubsub(f"<subscription node='{node}' jid='{jid}' subscription='subscribed'/>{options}")
-
-
-def published(node: str, item_ids: Iterable[str]) -> str:
-    """The result of a publish: all ids, those made here among them (section 7.1.2)."""
-    items = "".join([f"<item id='{escape_attribute(item_id)}'/>" for item_id in item_ids])
-    return _pubsub(f"<publish node='{escape(node)}'>{items}</publish>")
-
-
-def retrieved(node: str, items: Iterable[str]) -> str:
-    """The result of an items request (section 6.5.2); each item is a finished `<item id='…'>…</item>`."""
-    return _pubsub(f"<items node='{escape(node)}'>{''.join(items)}</items>")
+"""By the element around it and the type of the iq, the element that begins a request."""
 
 
 def items_event(node: str, items: Iterable[str]) -> str:
@@ -311,7 +293,3 @@ def items_event(node: str, items: Iterable[str]) -> str:
 def retracts_event(node: str, item_ids: Iterable[str]) -> str:
     """The `<event/>` of items that are gone (section 7.2.2.1)."""
     return items_event(node, [f"<retract id='{escape_attribute(item_id)}'/>" for item_id in item_ids])
-
-
-def _pubsub(content: str) -> str:
-    return f"<pubsub xmlns='{NS_PUBSUB}'>{content}</pubsub>"

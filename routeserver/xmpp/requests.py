@@ -102,10 +102,6 @@ def _read_pubsub(iq: Iq, kind: str, payload: Element, requester: Requester) -> R
     return pubsub.read_request(iq, kind, payload, requester)
 
 
-def _read_owner(iq: Iq, kind: str, payload: Element, requester: Requester) -> Request:
-    raise pubsub.refuse_owner(payload)
-
-
 def _read_in_sync(iq: Iq, kind: str, payload: Element, requester: Requester) -> EndOfPublish:
     _require(kind, "set")
     return EndOfPublish(iq)
@@ -118,7 +114,7 @@ def _read_bind(iq: Iq, kind: str, payload: Element, requester: Requester) -> Req
 _Reader: TypeAlias = Callable[[Iq, str, Element, Requester], Request | str]
 _PAYLOADS: dict[str, _Reader] = {
     pubsub.PUBSUB_TAG: _read_pubsub,
-    pubsub.OWNER_TAG: _read_owner,
+    pubsub.OWNER_TAG: _read_pubsub,
     _PING_TAG: _read_ping,
     _BIND_TAG: _read_bind,
     f"{{{NS_DISCO_INFO}}}query": _read_info,

@@ -9,9 +9,9 @@ import pytest
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.settings import ForwarderSettings, NeighborSettings
 from routeserver.xmpp.sasl import ClientCertificate
-from schema.items import RouteItem, entry_xml
-from schema.names import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_PUBSUB, NS_STANZAS
-from tests.support.conversation import Answer, Conversation, Forwarder
+from schema.items import RouteItem
+from schema.names import NS_PUBSUB, NS_STANZAS
+from tests.support.conversation import Answer, Conversation
 from tests.support.routes import LOCAL_AS, UDP, Encapsulation, hop, item, key, vpn
 from tests.support.xmpp_script import stanzas
 
@@ -51,32 +51,10 @@ def test_members(members: tuple[str, ...] | None, jid: str, expected: bool) -> N
         assert forwarder.publish("blue", ("a", _ROUTE)).is_result
         assert forwarder.items("blue").keys() == {"a"}
         return
-    assert _is(forwarder.subscribe("blue"), "not-allowed", "closed-node")
-    assert _is(forwarder.publish("blue", ("a", _ROUTE)), "forbidden")
+    assert _is(forwarder.subscribe("blue"), "item-not-found")
+    assert _is(forwarder.publish("blue", ("a", _ROUTE)), "item-not-found")
     assert not talk.core.rib.vrfs["blue"].published
     assert not talk.core.rib.vrfs["blue"].watchers
-
-
-def test_who_is_no_member_learns_nothing_of_a_vpns_items() -> None:
-    """That the VPN exists is told (XEP-0060 section 6.1.3.4); what is in it is not, whatever is asked."""
-    talk = Conversation(vpn("red", ["64512:200"], members=("h1.example.net",)))
-    insider, outsider = talk.forwarder("h1.example.net"), talk.forwarder("h2.example.net")
-    insider.publish("red", ("there", _ROUTE))
-    for node, condition, pubsub in (
-        ("<publish node='red'>{}</publish>", "forbidden", None),
-        ("<retract node='red'>{}</retract>", "forbidden", None),
-        ("<items node='red'>{}</items>", "not-allowed", "closed-node"),
-    ):
-        answers = []
-        for item_id in ("there", "absent"):
-            content = entry_xml(_ROUTE) if "publish" in node else ""
-            request = node.format(f"<item id='{item_id}'>{content}</item>")
-            kind = "get" if "items" in node else "set"
-            answers.append(outsider.ask(f"<pubsub xmlns='{NS_PUBSUB}'>{request}</pubsub>", kind))
-        texts = [answer.element.xpath("string(.)") for answer in answers]
-        assert all(_is(answer, condition, pubsub) for answer in answers), texts
-        assert texts[0] == texts[1]
-    assert insider.items("red").keys() == {"there"}
 
 
 def test_one_instance_id_for_two_vpns_is_refused_while_both_are_subscribed() -> None:
@@ -294,22 +272,6 @@ def test_items_are_what_a_subscriber_would_see() -> None:
     assert first.held["blue"] == first.items("blue")
 
 
-def _retrieve(forwarder: Forwarder, attributes: str = "", ids: tuple[str, ...] = ()) -> list[str | None]:
-    wanted = "".join(f"<item id='{item_id}'/>" for item_id in ids)
-    pubsub = f"<pubsub xmlns='{NS_PUBSUB}'><items node='blue'{attributes}>{wanted}</items></pubsub>"
-    return _ids(forwarder.ask(pubsub, "get"))
-
-
-def test_some_items() -> None:
-    talk = Conversation(vpn("blue", ["64512:100"]))
-    forwarder = talk.forwarder("h1.example.net")
-    forwarder.publish("blue", *((f"i{n}", item(f"10.0.0.{n}/32")) for n in range(4)))
-    assert _retrieve(forwarder) == ["i0", "i1", "i2", "i3"]
-    assert _retrieve(forwarder, ids=("i2", "i1", "unknown")) == ["i1", "i2"]
-    assert _retrieve(forwarder, ids=("unknown",)) == []
-    assert len(_retrieve(forwarder, " max_items='3'")) == 3
-
-
 def test_answers_nobody_has_read_yet_are_bounded() -> None:
     """One read of the socket holds hundreds of requests, each for a whole node."""
     talk = Conversation(vpn("blue", ["64512:100"]))
@@ -329,16 +291,3 @@ def test_answers_nobody_has_read_yet_are_bounded() -> None:
     (error,) = answers[-1]
     assert (error.get("type"), error[0].tag) == ("wait", f"{{{NS_STANZAS}}}resource-constraint")
     assert len(forwarder.items("blue")) == 20, "once they are sent, it may ask again"
-
-
-def test_discovery_shows_the_vpns_one_may_use_and_no_others() -> None:
-    members = ("h1.example.net",)
-    talk = Conversation(vpn("blue", ["64512:100"]), vpn("red", ["64512:200"], members=members))
-    insider, outsider = talk.forwarder("h1.example.net"), talk.forwarder("h2.example.net")
-    listing = f"<query xmlns='{NS_DISCO_ITEMS}'/>"
-    shown = {f: [e.get("node") for e in f.ask(listing, "get").element[0]] for f in (insider, outsider)}
-    assert shown == {insider: ["blue", "red"], outsider: ["blue"]}
-    for namespace in (NS_DISCO_INFO, NS_DISCO_ITEMS):
-        question = f"<query xmlns='{namespace}' node='red'/>"
-        assert insider.ask(question, "get").is_result
-        assert _is(outsider.ask(question, "get"), "item-not-found")

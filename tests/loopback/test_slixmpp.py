@@ -129,16 +129,16 @@ RESERVED_LABEL = entry("10.1.0.9/32").replace("<label>10000</label>", "<label>3<
 REFUSALS = {
     "next hop of another": ("publish", "blue", entry("10.1.0.9/32", "192.0.2.77"), "auth", "forbidden", ""),
     "prefix outside": ("publish", "blue", entry("192.168.0.1/32"), "auth", "forbidden", ""),
-    "not a publisher": ("publish", "staff", entry("10.1.0.9/32"), "auth", "forbidden", ""),
+    "not a publisher": ("publish", "staff", entry("10.1.0.9/32"), "cancel", "item-not-found", ""),
     "publish to no node": ("publish", "green", entry("10.1.0.9/32"), "cancel", "item-not-found", ""),
     "against the schema": ("publish", "blue", UNSCHEMATIC, "modify", "bad-request", "invalid-payload"),
     "reserved label": ("publish", "blue", RESERVED_LABEL, "modify", "bad-request", "invalid-payload"),
     "another payload": ("publish", "blue", "<entry xmlns='urn:x'/>", "modify", "bad-request", "invalid-payload"),
-    "not a member": ("subscribe", "staff", "", "cancel", "not-allowed", "closed-node"),
+    "not a member": ("subscribe", "staff", "", "cancel", "item-not-found", ""),
     "subscribe to no node": ("subscribe", "green", "", "cancel", "item-not-found", ""),
     "not subscribed": ("unsubscribe", "red", "", "cancel", "unexpected-request", "not-subscribed"),
     "retract of no item": ("retract", "blue", "", "cancel", "item-not-found", ""),
-    "retrieve as a stranger": ("retrieve", "staff", "", "cancel", "not-allowed", "closed-node"),
+    "retrieve as a stranger": ("retrieve", "staff", "", "cancel", "item-not-found", ""),
 }
 
 

@@ -112,6 +112,8 @@ def test_every_other_key_arrives(directory: Path) -> None:
 [xmpp]\n{xmpp}\nnext-hop-check = false
 [[bgp.neighbors]]
 address = "127.0.0.9"\npeer-as = 65550\nport = 1791\nlocal-address = "127.0.0.8"\nhold-time = "0s"\nafi-safis = []
+[[vpns]]
+name = "blue"\nmax-items = 10000000\nmax-items-per-publisher = 1
 [[forwarders]]
 jid = "Host1.Example.Net"\naddresses = ["2001:db8::1", "192.0.2.1"]\nrouter-id = "192.0.2.1"
 """
@@ -131,6 +133,7 @@ jid = "Host1.Example.Net"\naddresses = ["2001:db8::1", "192.0.2.1"]\nrouter-id =
     )
     addresses = (IPv6Address("2001:db8::1"), IPv4Address("192.0.2.1"))
     assert settings.forwarders == (ForwarderSettings("host1.example.net", addresses, IPv4Address("192.0.2.1")),)
+    assert settings.vpns == (VpnSettings("blue", max_items=10_000_000, max_items_per_publisher=1),)
     assert config.xmpp is not None
     assert config.xmpp.listen == (("::1", 0),)
 
@@ -253,6 +256,11 @@ MISTAKES = [
     (
         documented_but('export-route-target = ["64512:100"]', 'export-route-target = ["64512:100", "64512:100"]'),
         "vpns[0].export-route-target[1]: the same as vpns[0].export-route-target[0]",
+    ),
+    (documented_but("members =", "max-items = 0\nmembers ="), "vpns[0].max-items: 0 is not from 1 to 10000000"),
+    (
+        documented_but("members =", "max-items-per-publisher = -1\nmembers ="),
+        "vpns[0].max-items-per-publisher: -1 is not from 1 to 10000000",
     ),
     (documented_but('"10.0.0.0/8"', '"10.0.0.1/8"'), "vpns[0].prefixes[0]: 10.0.0.1/8 has host bits set"),
     (

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lxml import etree
 
-from routeserver.xmpp import events, pubsub
+from routeserver.xmpp import disco, events, forms, results
 from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits
@@ -198,16 +198,17 @@ def _log_in(session: XmppSession, jid: str) -> None:
 def _answer(session: XmppSession, request: events.XmppEvent, text: str) -> None:
     """What a core would say that finds nothing wrong with the request; `text` are its items or its VPNs."""
     match request:
-        case events.Subscribe(iq=iq, instance_id=given):
-            session.send_result(iq, pubsub.subscribed(request, 7 if given is None else given))
+        case events.Subscribe(iq=iq, options=options):
+            given = 7 if options.instance_id is None else options.instance_id
+            session.send_result(iq, results.subscribed(request, forms.options_form("result", given, options.vlan_id)))
         case events.Publish(iq=iq, node=node, items=items):
-            session.send_result(iq, pubsub.published(node, [item.id or "made-here" for item in items]))
+            session.send_result(iq, results.published(node, [item.id or "made-here" for item in items]))
         case events.GetItems(iq=iq, node=node):
-            session.send_result(iq, pubsub.retrieved(node, [text]))
+            session.send_result(iq, results.retrieved(node, [text]))
         case events.DiscoverNodes(iq=iq):
             session.send_node_list(iq, text.split())
         case events.DiscoverNode():
-            session.send_node(request)
+            session.send_result(request.iq, disco.node(request, ""))
         case events.Unsubscribe(iq=iq) | events.Retract(iq=iq) | events.EndOfPublish(iq=iq):
             session.send_result(iq)
         case _:

@@ -7,10 +7,11 @@ from lxml import etree
 from slixmpp import JID, Iq
 from slixmpp.xmlstream.matcher import MatchIDSender
 
-from routeserver.xmpp import disco, pubsub
+from routeserver.xmpp import disco, results
 from routeserver.xmpp.errors import item_unknown
 from routeserver.xmpp.events import Iq as Asked
 from routeserver.xmpp.events import Subscribe
+from routeserver.xmpp.forms import SUBSCRIBE_OPTIONS, SubscriptionOptions, options_form
 from routeserver.xmpp.session import XmppSession
 from tests.support.xmpp_script import SERVICE, ask, bound, stanzas
 
@@ -48,7 +49,7 @@ def test_ids_come_back_as_they_were_given(name: str) -> None:
     """An item id that reads differently in a retract than in its item would leave the item with its subscribers."""
     session = bound()
     session.send_retracts("blue", "forwarder@domain.org", [name])
-    session.send_result(Asked(name, None), pubsub.published("blue", [name]))
+    session.send_result(Asked(name, None), results.published("blue", [name]))
     session.send_error(Asked(name, None), item_unknown(name))
     message, result, error = stanzas(session.data_to_send())
     assert [message[0][0][0].get("id"), result[0][0][0].get("id")] == [name, name]
@@ -80,11 +81,11 @@ def test_text_is_utf_8_on_the_wire() -> None:
 
 
 def test_the_options_in_effect_are_shown_only_to_who_used_a_form() -> None:
-    request = Subscribe(Asked("1", None), "<blue>", "forwarder@domain.org", 4, form=True)
-    subscription, options = etree.fromstring(pubsub.subscribed(request, 4))
+    request = Subscribe(Asked("1", None), "<blue>", "forwarder@domain.org", SubscriptionOptions(4, form=True))
+    subscription, options = etree.fromstring(results.subscribed(request, options_form("result", 4, None)))
     assert subscription.get("node") == "<blue>"
     values = {field.get("var"): field.findtext("{*}value") for field in options.iter("{jabber:x:data}field")}
-    assert values == {"FORM_TYPE": pubsub.SUBSCRIBE_OPTIONS, "vpn#instance_id": "4"}
+    assert values == {"FORM_TYPE": SUBSCRIBE_OPTIONS, "vpn#instance_id": "4"}
 
 
 def test_the_service_describes_itself() -> None:
@@ -110,6 +111,7 @@ OPERATIONS = {
     "delete-items": ("set", "<retract node='blue'><item id='x'/></retract>"),
     "retract-items": ("set", "<retract node='blue'><item id='x'/></retract>"),
     "retrieve-items": ("get", "<items node='blue'/>"),
+    "rsm": ("get", "<items node='blue'/><set xmlns='http://jabber.org/protocol/rsm'/>"),
     "create-nodes": ("set", "<create node='blue'/>"),
     "publish-options": ("set", f"<publish node='blue'><item id='x'>{ENTRY}</item></publish><publish-options/>"),
     "retrieve-affiliations": ("get", "<affiliations/>"),
@@ -117,6 +119,31 @@ OPERATIONS = {
     "retrieve-subscriptions": ("get", "<subscriptions/>"),
     "subscription-options": ("get", "<options node='blue' jid='forwarder@domain.org'/>"),
 }
+OWNERS = {
+    "config-node": ("set", "<configure node='blue'/>"),
+    "retrieve-default": ("get", "<default/>"),
+    "delete-nodes": ("set", "<delete node='blue'/>"),
+    "purge-nodes": ("set", "<purge node='blue'/>"),
+    "modify-affiliations": ("set", "<affiliations node='blue'/>"),
+    "manage-subscriptions": ("set", "<subscriptions node='blue'/>"),
+}
+SHOWN = {"access-whitelist", "meta-data", "persistent-items", "publish-node-full", "publisher-affiliation"}
+"""Features that are no operation of their own; tests/core/test_pubsub_queries.py looks at each."""
+
+
+def test_every_feature_announced_is_looked_at() -> None:
+    prefix = f"{PUBSUB}#"
+    announced = {feature.removeprefix(prefix) for feature in disco.FEATURES if feature.startswith(prefix)}
+    assert announced == SHOWN | (announced & OPERATIONS.keys())
+
+
+@pytest.mark.parametrize("feature", OWNERS)
+def test_what_only_owners_do_is_neither_announced_nor_served(feature: str) -> None:
+    session = bound()
+    kind, operation = OWNERS[feature]
+    assert ask(session, f"<pubsub xmlns='{PUBSUB}#owner'>{operation}</pubsub>", kind) == []
+    assert f"feature='{feature}'".encode() in session.data_to_send()
+    assert f"{PUBSUB}#{feature}" not in disco.FEATURES
 
 
 @pytest.mark.parametrize("feature", OPERATIONS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from routeserver.xmpp import errors
-from routeserver.xmpp.events import Iq, Publish, StreamClosed, Subscribe
+from routeserver.xmpp.events import GetConfiguration, Iq, Publish, StreamClosed, Subscribe
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits
@@ -20,6 +20,10 @@ PUBSUB, OWNER = "http://jabber.org/protocol/pubsub", "http://jabber.org/protocol
 SUBSCRIBE = "<subscribe node='blue' jid='forwarder@domain.org'/>"
 FORM = "<options><x xmlns='jabber:x:data' type='submit'>{}</x></options>"
 INSTANCE = "<field var='vpn#instance_id'><value>{}</value></field>"
+VLAN = "<field var='vpn#vlan_id'><value>{}</value></field>"
+MINE = "node='blue' jid='forwarder@domain.org'"
+RSM = "<set xmlns='http://jabber.org/protocol/rsm'>{}</set>"
+ITEMS = "<items node='blue'/>"
 
 
 def entry(
@@ -103,6 +107,20 @@ OPTIONS = (*BAD, "invalid-options", None)
         (SUBSCRIBE + FORM.format("<field var='FORM_TYPE'><value>jabber:iq:register</value></field>"), OPTIONS),
         (SUBSCRIBE + FORM.format("<field var='FORM_TYPE'/>"), OPTIONS),
         (SUBSCRIBE + FORM.format("<field var='pubsub#deliver'><value>1</value></field>"), None),
+        (SUBSCRIBE + FORM.format(VLAN.format(4094)), None),
+        (SUBSCRIBE + FORM.format(VLAN.format(0)), OPTIONS),
+        (SUBSCRIBE + FORM.format(VLAN.format(4095)), OPTIONS),
+        (SUBSCRIBE + FORM.format(VLAN.format(1) + VLAN.format(2)), OPTIONS),
+        (SUBSCRIBE + FORM.format("").replace("submit", "result"), OPTIONS),
+        (SUBSCRIBE + FORM.format(INSTANCE.format("x")).replace("submit", "cancel"), None),
+        # section 6.3.4 and 6.3.6.2: options by themselves
+        (f"<options {MINE}><instance-id>1</instance-id></options>", None),
+        (f"<options {MINE}/>", None),
+        (f"<options {MINE}><instance-id>x</instance-id></options>", OPTIONS),
+        ("<options node='blue' jid='other@domain.org'/>", ("auth", "forbidden", None, None)),
+        ("<options node='blue' jid='@'/>", (*BAD, "invalid-jid", None)),
+        ("<options node='blue'/>", (*BAD, "jid-required", None)),
+        ("<options jid='forwarder@domain.org'/>", (*BAD, "nodeid-required", None)),
         # section 6.2.3
         ("<unsubscribe node='blue' jid='other@domain.org'/>", ("auth", "forbidden", None, None)),
         ("<unsubscribe node='blue'/>", (*BAD, "jid-required", None)),
@@ -148,9 +166,6 @@ OPTIONS = (*BAD, "invalid-options", None)
             (f"<{name}/>", ("cancel", "feature-not-implemented", "unsupported", feature))
             for name, feature in (
                 ("create node='blue'", "create-nodes"),
-                ("subscriptions", "retrieve-subscriptions"),
-                ("affiliations", "retrieve-affiliations"),
-                ("options node='blue' jid='forwarder@domain.org'", "subscription-options"),
                 ("default", "retrieve-default-sub"),
             )
         ),
@@ -158,7 +173,11 @@ OPTIONS = (*BAD, "invalid-options", None)
         ("<nonsense/>", (*BAD, None, None)),
         ("<publish xmlns='jabber:client' node='blue'/>", (*BAD, None, None)),
         ("", (*BAD, None, None)),
-        ("<items node='blue'/>", (*BAD, None, None)),
+        (ITEMS, (*BAD, None, None)),
+        ("<subscriptions/>", (*BAD, None, None)),
+        ("<affiliations/>", (*BAD, None, None)),
+        # an owner's element among the requests, and the other way round
+        (f"<configure xmlns='{OWNER}'/>", ("cancel", "feature-not-implemented", "unsupported", "config-node")),
     ],
 )
 def test_a_pubsub_request(operation: str, refused: tuple[str, str, str | None, str | None] | None) -> None:
@@ -182,37 +201,85 @@ def test_a_pubsub_request(operation: str, refused: tuple[str, str, str | None, s
         *((f"<items node='blue' max_items='{n}'/>", (*BAD, None, None)) for n in ("0", "-1", "x", "", "9" * 11)),
         (SUBSCRIBE, (*BAD, None, None)),
         (publish(item(entry())), (*BAD, None, None)),
+        # XEP-0059: one page, named in one way
+        (ITEMS + RSM.format("<max>10</max>"), None),
+        (ITEMS + RSM.format("<max>10</max><max>10</max><other/>"), None),
+        (ITEMS + RSM.format("<max>10</max><max>11</max>"), (*BAD, None, None)),
+        *((ITEMS + RSM.format(f"<max>{n}</max>"), (*BAD, None, None)) for n in ("", "-1", "x", "1.5", "9" * 11)),
+        (ITEMS + RSM.format("<after/>"), (*BAD, None, None)),
+        (ITEMS + RSM.format("<before/>"), None),
+        (ITEMS + RSM.format("<after>a</after><before>b</before>"), (*BAD, None, None)),
+        (ITEMS + RSM.format("<index>1</index><before/>"), (*BAD, None, None)),
+        (ITEMS + RSM.format("") + RSM.format(""), (*BAD, None, None)),
+        (RSM.format("") + ITEMS, (*BAD, None, None)),
+        (ITEMS + ITEMS, (*BAD, None, None)),
+        # XEP-0060 sections 5.6, 5.7 and 6.3.2
+        (f"<options {MINE}/>", None),
+        ("<options node='blue' jid='other@domain.org'/>", ("auth", "forbidden", None, None)),
+        ("<options node='blue'/>", (*BAD, "jid-required", None)),
+        (f"<options {MINE}/>{SUBSCRIBE}", (*BAD, None, None)),
+        ("<subscriptions/>", None),
+        ("<subscriptions node='blue'/>", None),
+        ("<subscriptions/><affiliations/>", (*BAD, None, None)),
+        ("<affiliations/>", None),
+        ("<affiliations/><subscriptions/>", (*BAD, None, None)),
     ],
 )
-def test_a_pubsub_query(operation: str, refused: tuple[str, str, str | None, str | None]) -> None:
+def test_a_pubsub_query(operation: str, refused: tuple[str, str, str | None, str | None] | None) -> None:
     session = bound()
-    assert ask_pubsub(session, operation, "get") == []
-    assert refusal(session) == refused
+    events = ask_pubsub(session, operation, "get")
+    if refused is None:
+        assert len(events) == 1
+        assert session.data_to_send() == b""
+    else:
+        assert events == []
+        assert refusal(session) == refused
     assert_still_there(session)
 
 
 @pytest.mark.parametrize(
-    ("operation", "feature"),
+    ("operation", "feature", "kind"),
     [
-        ("configure", "config-node"),
-        ("default", "retrieve-default"),
-        ("delete", "delete-nodes"),
-        ("purge", "purge-nodes"),
-        ("affiliations", "modify-affiliations"),
-        ("subscriptions", "manage-subscriptions"),
+        ("configure", "config-node", "set"),
+        *(
+            (operation, feature, kind)
+            for operation, feature in (
+                ("default", "retrieve-default"),
+                ("delete", "delete-nodes"),
+                ("purge", "purge-nodes"),
+                ("affiliations", "modify-affiliations"),
+                ("subscriptions", "manage-subscriptions"),
+            )
+            for kind in ("get", "set")
+        ),
     ],
 )
-@pytest.mark.parametrize("kind", ["get", "set"])
 def test_what_an_owner_asks(operation: str, feature: str, kind: str) -> None:
     session = bound()
     assert ask(session, f"<pubsub xmlns='{OWNER}'><{operation} node='blue'/></pubsub>", kind) == []
     assert refusal(session) == ("cancel", "feature-not-implemented", "unsupported", feature)
 
 
-def test_an_owner_who_asks_nothing() -> None:
+@pytest.mark.parametrize(
+    ("operation", "kind", "child"),
+    [
+        ("<x/>", "set", None),
+        ("<configure/>", "get", "nodeid-required"),
+        ("<configure node='blue'/><x/>", "get", None),
+        (f"<items xmlns='{PUBSUB}' node='blue'/>", "get", None),
+        (f"<unsubscribe xmlns='{PUBSUB}' {MINE}/>", "set", None),
+    ],
+)
+def test_an_owners_request_that_is_none(operation: str, kind: str, child: str | None) -> None:
     session = bound()
-    ask(session, f"<pubsub xmlns='{OWNER}'><x/></pubsub>")
-    assert refusal(session) == (*BAD, None, None)
+    assert ask(session, f"<pubsub xmlns='{OWNER}'>{operation}</pubsub>", kind) == []
+    assert refusal(session) == (*BAD, child, None)
+
+
+def test_a_configuration_can_be_read() -> None:
+    session = bound()
+    (event,) = ask(session, f"<pubsub xmlns='{OWNER}'><configure node='blue'/></pubsub>", "get")
+    assert event == GetConfiguration(Iq("q1", None), "blue")
 
 
 UNAVAILABLE = ("cancel", "service-unavailable", None, None)
@@ -296,11 +363,11 @@ def test_requests_before_a_fault_in_the_same_read_are_told() -> None:
 
 def test_what_the_core_refuses_is_written_with_its_child_and_escaped() -> None:
     session = bound()
-    session.send_error(Iq("<&'\">", "a&b"), errors.closed_node("<no> \x00 \ud800 &"))
+    session.send_error(Iq("<&'\">", "a&b"), errors.forbidden("<no> \x00 \ud800 &"))
     (answer,) = stanzas(session.data_to_send())
     assert (answer.get("id"), answer.get("from")) == ("<&'\">", "a&b")
     assert answer.findtext(f"{{*}}error/{NS_STANZAS}text") == "<no> \ufffd \ufffd &"
-    assert answer.find(f"{{*}}error[@type='cancel']/{NS_PUBSUB_ERRORS}closed-node") is not None
+    assert answer.find(f"{{*}}error[@type='auth']/{NS_STANZAS}forbidden") is not None
 
 
 def test_the_full_jid_is_known_once_bound() -> None:
