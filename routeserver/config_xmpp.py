@@ -19,7 +19,8 @@ from routeserver.xmpp.stream import UNAUTHENTICATED_BYTES, StreamLimits
 RELOADED = (
     *("certificate", "private-key", "client-ca", "client-crl", "denied-certificates"),
     *("max-stanza-bytes", "max-depth", "max-attributes", "max-tag-bytes", "max-unfinished-bytes", "max-stanza-rate"),
-    *("login-timeout", "stanza-timeout", "max-sessions-per-jid", "max-sessions-per-address"),
+    *("login-timeout", "stanza-timeout", "ping-interval", "ping-misses", "slow-reader-timeout"),
+    *("max-sessions-per-jid", "max-sessions-per-address"),
 )
 """The keys a reload gives effect to; limits hold for the sessions that begin after it."""
 
@@ -64,6 +65,9 @@ class Xmpp(Table):
     max_stanza_rate: int | None = None
     login_timeout: str | None = None
     stanza_timeout: str | None = None
+    ping_interval: str | None = None
+    ping_misses: int | None = None
+    slow_reader_timeout: str | None = None
     max_sessions_per_jid: int | None = None
     max_sessions_per_address: int | None = None
 
@@ -102,6 +106,9 @@ def _limits(raw: Xmpp) -> StreamLimits:
             max_stanza_rate=_number("max-stanza-rate", 1, 1_000_000, raw.max_stanza_rate),
             auth_timeout=optional("xmpp.login-timeout", values.some_seconds, raw.login_timeout),
             stanza_timeout=optional("xmpp.stanza-timeout", values.some_seconds, raw.stanza_timeout),
+            ping_interval=optional("xmpp.ping-interval", values.some_seconds, raw.ping_interval),
+            ping_misses=_number("ping-misses", 1, 100, raw.ping_misses),
+            slow_reader_timeout=optional("xmpp.slow-reader-timeout", values.some_seconds, raw.slow_reader_timeout),
         )
     )
 

@@ -10,7 +10,8 @@ at most: one that always has more would otherwise be read until it has not, and 
 
 Back-pressure works both ways.  When the socket takes no more, the session is marked not writable and the core keeps
 its changes in the outbox; an endpoint whose clients ask for answers stops reading as well, since answers have no
-outbox to wait in.
+outbox to wait in.  Sessions are told how much the socket has taken, because what becomes of a peer that does not read
+is for them to say.
 
 The program's one broad `except` is here: a fault in our own code costs the session it happened in, traceback in the
 log, and nothing else.
@@ -29,8 +30,10 @@ from routeserver.bgp.session import BgpSession
 from routeserver.core import Session
 from routeserver.io.hub import READ_MAX, Event, Hub
 from routeserver.io.tls import TlsPump
+from routeserver.io.user_timeout import UserTimeout
 from routeserver.log import record_exception
 from routeserver.xmpp.sasl import ClientCertificate
+from routeserver.xmpp.session import XmppSession
 from schema.values import IPAddress
 
 WRITE_BUFFER_HIGH = 256 * 1024
@@ -68,6 +71,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         "_endpoint",
         "_failed",
         "_find_endpoint",
+        "_handed_out",
         "_hub",
         "_is_half_closed",
         "_is_open",
@@ -76,6 +80,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         "_timer",
         "_timer_due",
         "_transport",
+        "_user_timeout",
         "ended",
         "is_outgoing",
         "local_address",
@@ -100,6 +105,8 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         self._timer: asyncio.Handle | None = None
         self._timer_due = 0.0  # uvloop's handle of a timer that is due at once does not know when that is
         self._linger: asyncio.TimerHandle | None = None
+        self._user_timeout: UserTimeout | None = None
+        self._handed_out = 0
         self._failed = False
         self._is_open = False
         self._is_half_closed = False
@@ -157,7 +164,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         self.session.writable = True
         if self._endpoint.pauses_reading and not self._transport.is_closing():
             self._transport.resume_reading()
-        self._hub.schedule()
+        self._hub.touch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._timer, self._linger):
@@ -244,7 +251,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         self, context: ssl.SSLContext, certified: Callable[[ClientCertificate | None], Sequence[Event]]
     ) -> None:
         """Write what is queued in the clear, then everything is TLS; `certified` hears of the client's certificate."""
-        self._transport.write(self.session.data_to_send())
+        self._hand_out(self.session.data_to_send())
         self.expect_tls(context, certified)
 
     def expect_tls(
@@ -253,6 +260,10 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         """Everything that comes is TLS, from the first octet if this is said before there was one."""
         self._certified = certified
         self._pump = TlsPump(context)
+
+    def give_up_after(self, seconds: float) -> None:
+        """Have the kernel end the connection when the peer's host acknowledges nothing for so long."""
+        self._user_timeout = UserTimeout(self.socket, seconds)
 
     def close(self) -> None:
         """End the session in order, as the server does when it stops."""
@@ -275,7 +286,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         if pump is not None:
             data = _encrypt(pump, data, is_last=is_last)
         if data and self._linger is None:
-            self._transport.write(data)
+            self._hand_out(data)
         if is_last:
             self._endpoint.deliver(self, ())
             self._finish()
@@ -283,9 +294,19 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
             self._tell_written()
             self._set_timer(self.session.next_timer())
 
+    def _hand_out(self, data: bytes) -> None:
+        self._handed_out += len(data)
+        self._transport.write(data)
+
     def _tell_written(self) -> None:
-        if isinstance(self.session, BgpSession):  # it minds a peer that does not read, even one that speaks
-            self.session.written(self._transport.get_write_buffer_size(), self._hub.now())
+        """Both kinds of session mind a peer that does not read, even one that speaks."""
+        session, unsent = self.session, self._transport.get_write_buffer_size()
+        if isinstance(session, BgpSession):
+            session.written(unsent, self._hub.now())
+        elif isinstance(session, XmppSession):
+            session.taken(self._handed_out - unsent, self._hub.now())
+        if self._user_timeout is not None:
+            self._user_timeout.follow(self.session.writable)
 
     def _finish(self) -> None:
         """Close our half and wait for the peer's: closing the socket on what it still sends would be a reset, which

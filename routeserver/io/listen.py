@@ -94,6 +94,7 @@ class XmppService:
         session = XmppSession(config.domain, self._service_jid, _stream_id, config.limits, now, self._unfinished)
         session.peer_address = connection.peer_address
         session.has_room = self._has_room
+        connection.give_up_after(config.limits.dead_after)
         self._connections[session] = connection
         if count > limit:
             connection.reason = "as many sessions of this address as may be are here"

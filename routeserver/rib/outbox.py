@@ -5,6 +5,10 @@ note was made.  What is sent is looked up when the outbox is drained, so any num
 item.  New items go first; then the ids that their prefixes no longer carry are retracted, in a message of their
 own, unless another entry of the node carries that id by now (XEP-0060 section 12.9).
 
+A reader that is slow costs its notes and the text of one portion: a drain ends when that much waits to be written,
+and is not begun while the socket is full.  What comes of a note is sent whole, new item first, before anything later
+of the same prefix, so that each prefix is heard of in order however many notes a drain takes.
+
 A dump is a note for every entry of the VRF, and after the last one the node's in-sync marker is due.
 """
 
@@ -17,12 +21,20 @@ from typing import Generic, Protocol, TypeVar
 from routeserver.rib.vrf import Entry, Vrf
 
 _BATCH_ITEMS = 64
+_BATCH_TEXT = 1 << 16
+"""Characters of items in a message, but for the last one's."""
+_PORTION = 1 << 18
+"""Characters that wait to be written, beyond which a drain ends."""
 
 
 class ItemSender(Protocol):
     """The part of an XMPP session an outbox writes to; `writable` is False while the socket is full."""
 
     writable: bool
+
+    @property
+    def unsent(self) -> int:
+        """Characters that wait to be written."""
 
     def send_items(self, node: str, to: str, items: Sequence[str]) -> None: ...
 
@@ -80,33 +92,49 @@ class SubscriberOutbox(Generic[S]):
         self.sender.send_in_sync(vrf.name, self.subscribed[vrf])
 
     def drain(self, budget: int) -> int:
-        """Send at most `budget` notes; how many were sent."""
+        """Send at most `budget` notes, fewer when they fill a portion; how many were sent."""
         left = budget
         for vrf, pending in self._pending.items():
             keys = list(islice(pending, left))  # all at once: the emptied front of a large dict is slow to skip
-            left -= len(keys)
-            for start in range(0, len(keys), _BATCH_ITEMS):
-                self._send_batch(vrf, pending, keys[start : start + _BATCH_ITEMS])
+            sent = 0
+            while sent < len(keys) and self.sender.unsent < _PORTION:
+                sent += self._send_batch(vrf, pending, keys[sent : sent + _BATCH_ITEMS])
+            left -= sent
         return budget - left
 
-    def _send_batch(self, vrf: Vrf, pending: dict[bytes, Entry | None], keys: list[bytes]) -> None:
+    def _send_batch(self, vrf: Vrf, pending: dict[bytes, Entry | None], keys: Sequence[bytes]) -> int:
+        """Send what comes of the first of these notes, as many as make one message; how many."""
         items: list[str] = []
         retracts: dict[str, None] = {}
-        for key in keys:
-            if key not in pending:
-                continue
-            told, entry = pending.pop(key), vrf.entries.get(key)
-            if entry is not None:
-                items.append(entry.xml)
-            if told is None or (entry is not None and entry.item_id == told.item_id):
-                continue
-            carrier = vrf.carrier(told.item_id)
-            if carrier is None:
-                retracts[told.item_id] = None
-            else:  # its item takes the place of the retract, so it must not wait for another batch
-                keys.append(carrier)
+        text = count = 0
+        while count < len(keys) and text < _BATCH_TEXT:
+            text += _take(vrf, pending, keys[count], items, retracts)
+            count += 1
         to = self.subscribed[vrf]
         if items:
             self.sender.send_items(vrf.name, to, items)
         if retracts:
             self.sender.send_retracts(vrf.name, to, list(retracts))
+        return count
+
+
+def _take(
+    vrf: Vrf, pending: dict[bytes, Entry | None], key: bytes | None, items: list[str], retracts: dict[str, None]
+) -> int:
+    """Turn a note into what is to be said, and the characters of it.
+
+    An id that another prefix carries by now is not retracted: that prefix's item takes the place of the retract, and
+    must not wait for another batch.
+    """
+    text = 0
+    while key is not None and key in pending:
+        told, entry = pending.pop(key), vrf.entries.get(key)
+        if entry is not None:
+            items.append(entry.xml)
+            text += len(entry.xml)
+        if told is None or (entry is not None and entry.item_id == told.item_id):
+            break
+        key = vrf.carrier(told.item_id)
+        if key is None:
+            retracts[told.item_id] = None
+    return text

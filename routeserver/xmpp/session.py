@@ -12,8 +12,9 @@ the next stream.
 
 The client's faults never raise here.  A StanzaError answers its iq, a StreamError answers with a stream error,
 the end of the stream and `StreamClosed`.  A silent client is pinged, and given up after some pings without a sign
-of life (the draft, section 6, wants sessions monitored).  Messages and presence are accepted and ignored: nothing
-is said by them to a route server.
+of life (the draft, section 6, wants sessions monitored); any octet is one, white space too.  A client that leaves its
+socket full is not read from and so cannot answer a ping: it has `slow_reader_timeout` from the last octet it took.
+Messages and presence are accepted and ignored: nothing is said by them to a route server.
 """
 
 from __future__ import annotations
@@ -90,6 +91,9 @@ class XmppSession:
         self._now = now
         self._timer = now + limits.auth_timeout
         self._pings_unanswered = 0
+        self._taken = 0
+        self._stalled_since: float | None = None
+        """When a client whose socket is full last took an octet."""
         self._sasl_attempts = 0
         self._messages = 0
         self._is_pipelined = False
@@ -114,8 +118,7 @@ class XmppSession:
             return []
         self._now = now
         if self._stage is Stage.BOUND:
-            self._pings_unanswered = 0
-            self._timer = now + self._limits.ping_interval
+            self._hear(now)
         if not data:
             self._finish("the connection ended without the end of its stream")
         try:
@@ -141,12 +144,41 @@ class XmppSession:
             return []
         if self._stage is not Stage.BOUND:
             return self.close("connection-timeout", f"no login within {self._limits.auth_timeout:g} s")
+        if self._stalled_since is not None:
+            return self._await_reader(now, self._stalled_since)
         if self._pings_unanswered >= self._limits.ping_misses:
             return self.close("connection-timeout", f"{self._pings_unanswered} pings were not answered")
         self._pings_unanswered += 1
         self._timer = now + self._limits.ping_interval
         self._write(stanza.ping(self._next_id(), self._service_jid, self._to))
         return []
+
+    def taken(self, octets: int, now: float) -> None:
+        """The socket has taken that many octets since the connection began; told after writes and before timers."""
+        if self._stage is not Stage.BOUND or self.closing:
+            return
+        if self.writable:
+            if self._stalled_since is not None:
+                self._stalled_since = None
+                self._hear(now)
+        elif self._stalled_since is None or octets > self._taken:
+            self._stalled_since = now
+            self._await_reader(now, now)
+        self._taken = octets
+
+    def _await_reader(self, now: float, since: float) -> list[XmppEvent]:
+        """Look again in a while, or cut a client that has taken nothing for too long."""
+        limit = self._limits.slow_reader_timeout
+        if now >= since + limit:
+            return self.close("connection-timeout", f"the client read nothing for {limit:g} s")
+        self._timer = min(now + self._limits.ping_interval, since + limit)
+        return []
+
+    def _hear(self, now: float) -> None:
+        """The client is alive."""
+        self._pings_unanswered = 0
+        if self._stalled_since is None:
+            self._timer = now + self._limits.ping_interval
 
     def data_to_send(self) -> bytes:
         """Drain what is to be written."""

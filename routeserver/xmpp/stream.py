@@ -76,9 +76,17 @@ class StreamLimits:
     max_batch: int = 1000
     """Items in one publish, retract or items request."""
     ping_interval: float = 20.0
+    """Of silence, before a ping and after each."""
     ping_misses: int = 3
+    slow_reader_timeout: float = 180.0
+    """From when a client with a full socket stopped taking octets."""
     auth_timeout: float = 30.0
     """From the connection to a bound resource."""
+
+    @property
+    def dead_after(self) -> float:
+        """Seconds of silence after which a client is given up."""
+        return self.ping_interval * (self.ping_misses + 1)
 
     def unauthenticated(self) -> StreamLimits:
         """What holds before somebody has logged in: nothing big is needed for that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import Family
 from routeserver.config import Config, ConfigError, load
 from routeserver.settings import ForwarderSettings, NeighborSettings, Settings, VpnSettings
+from routeserver.xmpp.stream import StreamLimits
 from tests.support.pki import Pki
 
 DOCUMENTED = """
@@ -141,6 +143,27 @@ jid = "Host1.Example.Net"\naddresses = ["2001:db8::1", "192.0.2.1"]\nrouter-id =
 def test_startup_hold_follows_stale_time(directory: Path) -> None:
     settings = load_text(directory, MINIMAL + 'stale-time = "7s"\n').settings
     assert (settings.stale_time, settings.startup_hold) == (7, 7)
+
+
+def test_how_long_a_client_may_be_silent_or_not_read(directory: Path) -> None:
+    keys = 'ping-interval = "500ms"\nping-misses = 1\nslow-reader-timeout = "10m"\n'
+    config = load_text(directory, DOCUMENTED.replace("[xmpp]\n", "[xmpp]\n" + keys))
+    assert config.xmpp is not None
+    assert config.xmpp.limits == StreamLimits(ping_interval=0.5, ping_misses=1, slow_reader_timeout=600.0)
+    assert config.xmpp.limits.dead_after == 1.0
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('ping-interval = "0s"', "xmpp.ping-interval: no time at all"),
+        ("ping-misses = 0", "xmpp.ping-misses: 0 is not from 1 to 100"),
+        ('slow-reader-timeout = "0ms"', "xmpp.slow-reader-timeout: no time at all"),
+    ],
+)
+def test_a_client_has_some_time(directory: Path, line: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(fault)):
+        load_text(directory, DOCUMENTED.replace("[xmpp]\n", f"[xmpp]\n{line}\n"))
 
 
 def documented_but(old: str, new: str) -> str:

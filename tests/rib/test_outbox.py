@@ -224,6 +224,45 @@ def test_a_large_dump_is_cut_into_messages_and_portions() -> None:
     assert node.held() == node.wanted()
 
 
+def test_a_drain_ends_when_a_portion_waits_to_be_written(node: _Node) -> None:
+    for n in range(3000):
+        node.publish(_HOST1, f"i{n}", f"10.{n >> 8}.{n & 255}.1/32")
+    portions = []
+    while node.outbox.has_pending:
+        node.outbox.drain(_LOTS)
+        assert node.client.take_log() != []
+        portions.append(node.client.unsent)
+        assert node.outbox.drain(_LOTS) == 0, "the portion before has not been written yet"
+        node.client.unsent = 0
+    assert len(portions) > 2
+    assert all(1 << 18 <= portion < (1 << 18) + (1 << 16) for portion in portions[:-1])
+    assert node.held() == node.wanted()
+
+
+def test_a_message_has_so_many_characters_and_the_rest_of_one_item(node: _Node) -> None:
+    for n in range(100):
+        node.publish(_HOST1, f"{n}-" + "x" * 10_000, f"10.0.0.{n}/32")
+    while node.outbox.has_pending:
+        node.client.unsent = 0
+        node.outbox.drain(_LOTS)
+    sizes = [len(ids) for _, _, ids in node.client.take_log()]
+    assert sizes == [7] * 14 + [2]
+    assert node.held() == node.wanted()
+
+
+def test_notes_are_one_for_each_prefix_however_many_changes_there_are(node: _Node) -> None:
+    prefixes = [f"10.0.0.{n}/32" for n in range(20)]
+    for n, prefix in enumerate(prefixes):
+        node.publish(_HOST1, f"i{n}", prefix)
+    node.drain()
+    for change in range(50):
+        for n, prefix in enumerate(prefixes):
+            node.publish(_HOST1, f"i{n}", prefix, seq=change, label=16 + change)
+    assert sum(map(len, node.outbox._pending.values())) == len(prefixes)
+    assert [len(ids) for _, _, ids in node.drain()] == [len(prefixes)], "one pass brings the newest state"
+    assert node.held() == node.wanted()
+
+
 def test_a_subscribe_during_a_dump_restarts_it() -> None:
     node = _Node()
     for n in range(6):

@@ -71,15 +71,20 @@ class Peer:
 
 @dataclass(eq=False)
 class Subscriber:
-    """A subscriber: `held` per node and item id as `(prefix, xml)`, `log` of the messages in order."""
+    """A subscriber: `held` per node and item id as `(prefix, xml)`, `log` of the messages in order.
+
+    `unsent` counts characters of items, until a test says that they were written.
+    """
 
     writable: bool = True
+    unsent: int = 0
     held: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
     in_sync: list[str] = field(default_factory=list)
     log: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
 
     def send_items(self, node: str, to: str, items: Sequence[str]) -> None:
         held = self.held.setdefault(node, {})
+        self.unsent += sum(map(len, items))
         ids = []
         for text in items:
             item_id, prefix = _read(text)
