@@ -65,6 +65,7 @@ class XmppService:
         self._bound: defaultdict[Jid, set[XmppSession]] = defaultdict(set)
         """By bare JID."""
         self._refusals = BoundedLog(hub.loop, "xmpp.connection.refused", "xmpp.connections.refused")
+        self._failures = BoundedLog(hub.loop, "xmpp.login.failed", "xmpp.logins.failed")
         self._warn_of_ends()
 
     # --- Who comes in -----------------------------------------------------------------------------------------------
@@ -136,9 +137,12 @@ class XmppService:
     def lost(self, connection: Connection[XmppSession]) -> None:
         session = connection.session
         self._forget(connection.peer_address, session)
-        jid, reason = session.jid, connection.reason or "a newer session took the address"
-        what = "xmpp.session.down" if jid is not None and jid.resource else "xmpp.login.failed"
-        record(logging.INFO, what, jid=jid, peer=connection.peer_address, reason=reason)
+        jid, peer = session.jid, connection.peer_address
+        reason = connection.reason or "a newer session took the address"
+        if jid is not None and jid.resource:
+            record(logging.INFO, "xmpp.session.down", jid=jid, peer=peer, reason=reason)
+        else:
+            self._failures.note(jid=jid, peer=peer, reason=reason)
 
     def _forget(self, address: IPAddress, session: XmppSession) -> None:
         del self._connections[session]
@@ -169,7 +173,9 @@ class XmppService:
                 record(logging.WARNING, "certificate.ends", **keys)
 
     def stop(self) -> None:
+        """Say what there is still to say of those who did not get in."""
         self._refusals.stop()
+        self._failures.stop()
 
 
 class BgpService:

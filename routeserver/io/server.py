@@ -136,8 +136,6 @@ class Server:
             server.close()
         self._listeners.close()
         self._bgp.stop()
-        if self._xmpp is not None:
-            self._xmpp.stop()
         connections = list(self.hub.connections.values())
         for connection in connections:
             connection.close()
@@ -147,6 +145,8 @@ class Server:
             connection.cut()
         if self._api is not None:
             await self._api.cleanup()
+        if self._xmpp is not None:
+            self._xmpp.stop()
         self._traces.close()
         self.hub.stop()
 

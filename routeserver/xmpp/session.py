@@ -122,6 +122,7 @@ class XmppSession:
         if not data:
             self._finish("the connection ended without the end of its stream")
         try:
+            self._earn_stanzas()
             self._read(data)
             self._check_pace()
         except StreamError as error:
@@ -245,8 +246,10 @@ class XmppSession:
         self._is_open = False
         self._stream_from: Jid | None = None
         self._stream_id = self._new_stream_id()
-        limits = self._limits if stage is Stage.AUTHENTICATED else self._limits.unauthenticated()
-        self._reader = StreamReader(limits, self._unfinished)
+        if stage is Stage.AUTHENTICATED:
+            self._reader = StreamReader(self._limits, self._unfinished)
+        else:
+            self._reader = StreamReader(self._limits.unauthenticated())
 
     def _read(self, data: bytes) -> None:
         start = 0
@@ -264,7 +267,7 @@ class XmppSession:
             start = end
 
     def _check_pace(self) -> None:
-        """Neither too slow, which keeps a stanza in memory, nor too fast (RFC 6120 section 13.12)."""
+        """A stanza that takes for ever keeps what there is of it in memory."""
         limits, now = self._limits, self._now
         if self.closing or self._stage is not Stage.BOUND:
             return
@@ -274,9 +277,13 @@ class XmppSession:
             self._inside_since = now
         elif now - self._inside_since > limits.stanza_timeout:
             raise StreamError("policy-violation", f"a stanza takes longer than {limits.stanza_timeout:g} s")
-        earned = (now - self._counted_at) * limits.max_stanza_rate
-        self._stanzas_left = min(self._stanzas_left + earned, limits.max_stanza_rate * _BURST)
-        self._counted_at = now
+
+    def _earn_stanzas(self) -> None:
+        """By the time since the last read, for no more than `_BURST` seconds."""
+        rate = self._limits.max_stanza_rate
+        earned = (self._now - self._counted_at) * rate
+        self._stanzas_left = min(self._stanzas_left + earned, rate * _BURST)
+        self._counted_at = self._now
 
     def _handle(self, unit: StreamUnit) -> None:
         if isinstance(unit, StreamHeader):

@@ -36,13 +36,14 @@ Element: TypeAlias = etree._Element
 
 UNAUTHENTICATED_BYTES = 10_000
 """The least that RFC 6120 section 13.12 lets a server accept in one stanza, and enough to log in."""
-_UNAUTHENTICATED_ELEMENTS = 32
+_UNAUTHENTICATED_ELEMENTS = 8
+_UNAUTHENTICATED_ATTRIBUTES = 16
 _FEED = 16384
 _HEADER_MAX = 10_000
 _FREE = 16384
 """What every stream may hold of an unfinished element without being counted."""
-_ELEMENT_OCTETS = 256
-"""What the parser needs for an element besides its text."""
+_NODE_OCTETS = 256
+"""What the parser needs for an element or an attribute besides its text."""
 _STREAM_TAG = f"{{{NS_STREAM}}}stream"
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _DECLARATION = re.compile(
@@ -90,7 +91,12 @@ class StreamLimits:
 
     def unauthenticated(self) -> StreamLimits:
         """What holds before somebody has logged in: nothing big is needed for that."""
-        return replace(self, max_stanza_bytes=UNAUTHENTICATED_BYTES, max_elements=_UNAUTHENTICATED_ELEMENTS)
+        return replace(
+            self,
+            max_stanza_bytes=UNAUTHENTICATED_BYTES,
+            max_elements=_UNAUTHENTICATED_ELEMENTS,
+            max_attributes=_UNAUTHENTICATED_ATTRIBUTES,
+        )
 
 
 @dataclass(slots=True)
@@ -132,6 +138,7 @@ class StreamReader:
         self._pending = 0
         self._since_tag = 0
         self._elements = 0
+        self._attributes = 0
         self._declared = 0
         """Namespaces, by the tag that is being read."""
         self._depth = 0
@@ -223,7 +230,7 @@ class StreamReader:
             elif action == "end":
                 self._depth -= 1
                 if self._depth == 1:
-                    self._pending = self._elements = 0
+                    self._pending = self._elements = self._attributes = 0
                     yield element
                     self._forget(element)
                 elif self._depth == 0:
@@ -235,6 +242,7 @@ class StreamReader:
         limits = self._limits
         attributes, self._declared = len(element.attrib) + self._declared, 0
         self._elements += 1
+        self._attributes += attributes
         if self._depth > limits.max_depth:
             raise StreamError("policy-violation", f"elements are nested deeper than {limits.max_depth}")
         if attributes > limits.max_attributes:
@@ -248,7 +256,8 @@ class StreamReader:
             raise StreamError("policy-violation", f"more than {self._limit()} octets in one element")
         if self._since_tag > self._limits.max_tag_bytes:
             raise StreamError("policy-violation", f"more than {self._limits.max_tag_bytes} octets without a tag")
-        self._hold(max(0, self._pending + _ELEMENT_OCTETS * self._elements - _FREE))
+        nodes = self._elements + self._attributes
+        self._hold(max(0, self._pending + _NODE_OCTETS * nodes - _FREE))
         if self._held and self._unfinished.octets > self._limits.max_unfinished_bytes:
             raise StreamError("resource-constraint", "too much is being read from too many clients, try again")
 

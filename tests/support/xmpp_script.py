@@ -27,7 +27,7 @@ from lxml import etree
 from routeserver.xmpp import disco, events, forms, results
 from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.session import XmppSession
-from routeserver.xmpp.stream import StreamLimits
+from routeserver.xmpp.stream import StreamLimits, Unfinished
 
 CONVERSATIONS = sorted((Path(__file__).parent.parent / "corpus" / "xmpp" / "conversations").glob("*.txt"))
 DOMAIN = "rs.example.net"
@@ -50,10 +50,15 @@ def bind(resource: str) -> bytes:
     ).encode()
 
 
-def new_session(service: str = SERVICE, limits: StreamLimits | None = None, now: float = 0.0) -> XmppSession:
+def new_session(
+    service: str = SERVICE,
+    limits: StreamLimits | None = None,
+    now: float = 0.0,
+    unfinished: Unfinished | None = None,
+) -> XmppSession:
     """A session just connected; its stream ids are s1, s2, …"""
     counter = itertools.count(1)
-    return XmppSession(DOMAIN, service, lambda: f"s{next(counter)}", limits or StreamLimits(), now)
+    return XmppSession(DOMAIN, service, lambda: f"s{next(counter)}", limits or StreamLimits(), now, unfinished)
 
 
 def secured(certificate: ClientCertificate | None, **settings: object) -> XmppSession:
