@@ -100,3 +100,47 @@ def test_an_update_at_fault(site: Site, fault: UpdateFault) -> None:
                 case.settle()
                 assert case.seen() == (set(), BYSTANDERS)
                 case.assert_malformed(1)
+
+
+RTC_HOP = "0001 84 04 c0000201 00"
+"""The beginning of MP_REACH_NLRI: RT-Constraint, next hop 192.0.2.1."""
+REST = "{origin} {path} {pref}"
+
+
+@pytest.fixture(scope="module")
+def rtc_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    families = 'afi-safis = ["l3vpn-ipv4-unicast", "l3vpn-ipv6-unicast", "route-target-constrain"]'
+    with Site.running(tmp_path_factory.mktemp("rtc"), families) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(f"800e0e {RTC_HOP} 1f 0000fc00 {REST}", id="31 bits"),
+        pytest.param(f"800e17 {RTC_HOP} 61 0000fc00 0002fc0000000064 00 {REST}", id="97 bits"),
+        pytest.param(f"800e12 {RTC_HOP} 60 0000fc00 0002fc00 {REST}", id="overruns"),
+        pytest.param(f"800e12 0001 84 0c 0000000000000000c0000201 00 00 {REST}", id="a next hop of 12 octets"),
+        pytest.param(f"c00e0a {RTC_HOP} 00 {REST}", id="transitive"),
+        pytest.param("800f08 0001 84 1f 0000fc00", id="31 bits withdrawn"),
+        pytest.param("800f0a 0001 84 60 0000fc00 0002", id="overruns withdrawn"),
+        pytest.param("c00f04 0001 84 00", id="transitive withdrawn"),
+    ],
+)
+def test_memberships_that_cannot_be_read_cost_memberships_only(rtc_site: Site, fault: str) -> None:
+    """RFC 7606 section 5.3, RFC 4684 section 4: one AFI/SAFI goes, and VPN routes are of another."""
+    memberships = f"800e23 {RTC_HOP} 60 0000fc00 0002fc0000000064 60 0000fc00 0002fc0000000065"
+
+    def received() -> list[int]:
+        return [family["received"] for family in rtc_site.view("internal")["afi-safis"]]
+
+    with Case.begun(rtc_site, "internal", "0104 00010084") as case:
+        case.peer.send(framed(octets(memberships + REST)))
+        case.settle()
+        assert received() == [2, 2, 2]
+        case.peer.send(framed(octets(fault)))
+        case.peer.send(framed(octets(memberships + REST)))
+        case.settle()
+        assert received() == [2, 2, 0]
+        assert case.seen() == (ROUTES, BYSTANDERS)
+        case.assert_malformed(1)

@@ -239,6 +239,9 @@ UPDATES: list[UpdateFault] = [
                 "800f14 0001 80 79 800000 0001c00002010005 0a01020100", DISABLED),
     UpdateFault("RFC 7606 5.3", "the last prefix overruns MP_UNREACH",
                 "800f12 0001 80 78 800000 0001c00002010005 0a0102", DISABLED),
+    UpdateFault("RFC 7606 5.2", "MP_UNREACH that cannot be read, beside other attributes",
+                "800f12 0001 80 78 800000 0001c00002010005 0a0102 {origin}",
+                Reset(9, "800f12 0001 80 78 800000 0001c00002010005 0a0102")),
     # An attribute that runs past the end of the attributes: what follows it cannot be found, but the routes can.
     *(UpdateFault("RFC 7606 4", f"an attribute overruns: {tail}", "{reach}" + _REST + tail, WITHDRAWN)
       for tail in ("c0", "c008", "c00808 fc000001", "d0", "d008", "d00800", "d0080005 fc000001", "c0ff09 00")),
