@@ -22,7 +22,7 @@ from routeserver.xmpp.paging import result_set
 from schema.names import item_id_prefix
 
 ANSWER_MAX = 1 << 19
-"""Characters of items in one answer; one item goes in any case."""
+"""Characters of items in one answer, far more than one item can have."""
 
 _NO_RD = RouteDistinguisher(bytes(8))
 
@@ -91,8 +91,8 @@ def _fitting(vrf: Vrf, keys: list[bytes], start: int, stop: int, *, from_end: bo
     """As much of a page as one answer may hold, of the side that adjoins the item it was named by."""
     indices = range(stop - 1, start - 1, -1) if from_end else range(start, stop)
     octets = 0
-    for done, index in enumerate(indices):
+    for index in indices:
         octets += len(vrf.entries[keys[index]].xml)
-        if octets > ANSWER_MAX and done:
+        if octets > ANSWER_MAX:
             return (index + 1, stop) if from_end else (start, index)
     return start, stop

@@ -80,6 +80,10 @@ def invalid_payload(text: str) -> StanzaError:
     return StanzaError(ErrorType.MODIFY, "bad-request", text, "invalid-payload")
 
 
+def payload_too_big(text: str) -> StanzaError:
+    return StanzaError(ErrorType.MODIFY, "not-acceptable", text, "payload-too-big")
+
+
 def invalid_jid(text: str) -> StanzaError:
     return StanzaError(ErrorType.MODIFY, "bad-request", text, "invalid-jid")
 

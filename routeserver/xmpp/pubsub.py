@@ -52,6 +52,8 @@ _ITEM_TAG = f"{{{NS_PUBSUB}}}item"
 _OPTIONS_TAG = f"{{{NS_PUBSUB}}}options"
 _CONFIGURE_TAG = f"{{{NS_PUBSUB_OWNER}}}configure"
 _ID_MAX = 1023
+_NEXT_HOPS_MAX = 64
+"""Of one item: what goes to every subscriber, and into their kernels, is bounded."""
 
 _UNSUPPORTED = {
     f"{{{NS_PUBSUB}}}create": "create-nodes",
@@ -201,6 +203,8 @@ def _read_item(item: Element) -> PublishedItem:
         route = read_entry(entry)
     except ItemError as error:
         raise errors.invalid_payload(str(error)) from None
+    if len(route.next_hops) > _NEXT_HOPS_MAX:
+        raise errors.payload_too_big(f"an item has at most {_NEXT_HOPS_MAX} next hops")
     if item_id is not None:
         _check_item_id(item_id, route)
     return PublishedItem(item_id, route)

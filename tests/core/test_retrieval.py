@@ -204,13 +204,3 @@ def test_a_bounded_page_adjoins_the_item_it_was_asked_from() -> None:
     backwards = _ids(_ask(forwarder, f"<before>{everything[900]}</before>"))
     assert 0 < len(backwards) < 900
     assert backwards == everything[900 - len(backwards) : 900]
-
-
-def test_one_item_goes_whatever_its_size() -> None:
-    talk = Conversation(vpn("blue", ["64512:100"]))
-    forwarder = talk.forwarder("h1.example.net")
-    hops = [hop(f"192.0.{n >> 8}.{n & 255}") for n in range(1, 3000)]
-    forwarder.publish("blue", ("vast", item("10.0.0.1/32", *hops)))
-    answer = _ask(forwarder)
-    assert _ids(answer) == ["vast"]
-    assert len(etree.tostring(answer.element)) > ANSWER_MAX

@@ -61,19 +61,19 @@ def new_session(
     return XmppSession(DOMAIN, service, lambda: f"s{next(counter)}", limits or StreamLimits(), now, unfinished)
 
 
-def secured(certificate: ClientCertificate | None, **settings: object) -> XmppSession:
+def secured(certificate: ClientCertificate | None, now: float = 0.0, **settings: object) -> XmppSession:
     """A session whose TLS is up, its output so far drained."""
-    session = new_session(**settings)  # type: ignore[arg-type]
-    session.receive_data(HEADER + STARTTLS, 0.0)
+    session = new_session(now=now, **settings)  # type: ignore[arg-type]
+    session.receive_data(HEADER + STARTTLS, now)
     session.data_to_send()
     session.tls_established(certificate)
     return session
 
 
-def authenticated(jid: str = CLIENT, **settings: object) -> XmppSession:
+def authenticated(jid: str = CLIENT, now: float = 0.0, **settings: object) -> XmppSession:
     """A session that may bind."""
-    session = secured(ClientCertificate(xmpp_addresses=(jid,)), **settings)
-    session.receive_data(HEADER + AUTH + HEADER, 0.0)
+    session = secured(ClientCertificate(xmpp_addresses=(jid,)), now, **settings)
+    session.receive_data(HEADER + AUTH + HEADER, now)
     session.data_to_send()
     return session
 

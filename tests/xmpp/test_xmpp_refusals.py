@@ -38,6 +38,9 @@ def entry(
     )
 
 
+HOP = entry().partition("<next-hops>")[2].partition("</next-hops>")[0]
+
+
 def publish(*items: str) -> str:
     return f"<publish node='blue'>{''.join(items)}</publish>"
 
@@ -145,6 +148,8 @@ OPTIONS = (*BAD, "invalid-options", None)
         (publish(item(entry(), "192.0.2.1:1:10.0.0.1/32")), None),
         (publish(item(entry(), "i" * 1024)), (*BAD, None, None)),
         (publish("<retract/>"), (*BAD, None, None)),
+        (publish(item(entry().replace(HOP, HOP * 64))), None),
+        (publish(item(entry().replace(HOP, HOP * 65))), ("modify", "not-acceptable", "payload-too-big", None)),
         (f"<publish>{item(entry())}</publish>", (*BAD, "nodeid-required", None)),
         (publish(*[item(entry())] * 4), ("cancel", "not-allowed", "max-items-exceeded", None)),
         (
