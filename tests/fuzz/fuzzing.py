@@ -32,6 +32,7 @@ from tests.support.raw_bgp import (
     VPNV4,
     VPNV6,
     RawPeer,
+    attribute,
     common_attributes,
     message,
     mp_reach,
@@ -41,12 +42,14 @@ from tests.support.raw_bgp import (
 )
 from tests.support.waiting import eventually
 
-RTC = (1, 132)
+FAMILIES = (VPNV4, VPNV6, (1, 132))
+ENDS_OF_RIB = b"".join(update(attribute(0x80, 15, afi.to_bytes(2, "big") + bytes((safi,)))) for afi, safi in FAMILIES)
 TARGET = bytes.fromhex("0002fc0000000064")
 _ANCHOR_RD, _CLEAN_RD = "65432:54321", "64512:99"
 _ALL = 'afi-safis = ["l3vpn-ipv4-unicast", "l3vpn-ipv6-unicast", "route-target-constrain"]'
 _CLIENT = "route-reflector-client = true"
 _REFRESH, _LONG, _NEXT_HOPS, _PATHS = "4600", "0600", "0506 000100800002", "4508 00018002 00028002"
+_RESTART = "400e 4078 00018080 00028080 00018480"
 _OLD = "ee04"
 """An unknown capability in the place of that of 4-octet AS numbers."""
 
@@ -62,15 +65,18 @@ class Kind:
     has_path_ids: bool = False
     takes_long: bool = False
     is_old: bool = False
+    restarts: bool = False
+    """Its routes outlive its sessions, those that end with a NOTIFICATION included (RFC 4724, RFC 8538)."""
 
     @property
     def message_max(self) -> int:
         return 65535 if self.takes_long else 4096
 
-    def opening(self) -> bytes:
-        """OPEN and KEEPALIVE, the same in every run."""
+    def opening(self, *, forgets: bool = False) -> bytes:
+        """OPEN and KEEPALIVE, the same in every run; one that forgets does not announce that it restarts."""
         identifier = f"192.0.2.{100 + KINDS.index(self)}"
-        octets = open_message(self.asn, identifier, (VPNV4, VPNV6, RTC), more=bytes.fromhex(self.capabilities))
+        more = bytes.fromhex(self.capabilities + (_RESTART if self.restarts and not forgets else ""))
+        octets = open_message(self.asn, identifier, FAMILIES, more=more)
         if self.is_old:
             octets = octets.replace(b"\x41\x04" + self.asn.to_bytes(4, "big"), bytes.fromhex(_OLD) + bytes(4))
         return octets + message(KEEPALIVE)
@@ -116,6 +122,7 @@ KINDS = (
     Kind(
         "paths", LOCAL_AS, _REFRESH + _LONG + _NEXT_HOPS + _PATHS, (_CLIENT, _ALL, 'add-path = "receive"'), True, True
     ),
+    Kind("restarting", LOCAL_AS, _REFRESH + _NEXT_HOPS, (_CLIENT, _ALL), restarts=True),
 )
 
 
@@ -211,11 +218,12 @@ class Range:
         self.anchor.send(KINDS[0].routes(_ANCHOR_RD, range(40)))
         self.witness.wait(lambda m: [len(m.routes.get(f, ())) for f in (VPNV4, VPNV6)] == [40, 40], "the anchor's")
 
-    def connect(self, kind: Kind) -> tuple[Mirror, Twin]:
+    def connect(self, kind: Kind, *, forgets: bool = False) -> tuple[Mirror, Twin]:
         """A session and its twin."""
-        peer = self._dial(kind, kind.opening())
+        opening = kind.opening(forgets=forgets)
+        peer = self._dial(kind, opening)
         assert peer.read()[0] == KEEPALIVE
-        twin = self.twin(kind, kind.opening())
+        twin = self.twin(kind, opening)
         twin.session.data_to_send()
         return Mirror(peer), twin
 

@@ -1,9 +1,10 @@
 """Random mutations of UPDATEs against a running route server, by the thousand: it lives, and nobody else notices.
 
-Four kinds of neighbor take turns: internal, external, of 2-octet AS numbers, and with path identifiers, long messages
-and IPv6 next hops.  None of them is held back for its faults (`idle-hold = "0s"`).  Whenever a session ends, its end
-is word for word that of its twin, and afterwards the witness holds what the anchor announces and nothing else; every
-now and then the server is asked whether it has as many routes of the neighbor as the twin, and to show all of them.
+Five kinds of neighbor take turns: internal, external, of 2-octet AS numbers, with path identifiers, long messages and
+IPv6 next hops, and one that restarts, whose routes wait for it.  None of them is held back for its faults (`idle-hold =
+"0s"`).  Whenever a session ends, its end is word for word that of its twin, and afterwards the witness holds what the
+anchor announces and nothing else; every now and then the server is asked whether it has as many routes of the neighbor
+as the twin, and to show all of them.
 
 In the end each kind of neighbor comes up once more, says a lot that is not so, and then sends everything again, which
 is now in order (RFC 7313, or a new session where it does not know that).  What the server then has, and what the
@@ -23,8 +24,9 @@ from typing import Any
 import pytest
 
 from tests.fuzz.fuzzing import (
+    ENDS_OF_RIB,
+    FAMILIES,
     KINDS,
-    RTC,
     Kind,
     Range,
     Scout,
@@ -55,7 +57,7 @@ class Fuzzer:
         self._random = random
         self._seeds = {kind: kind.seeds() for kind in KINDS}
         self._calm = site.witness.snapshot()
-        self.sent = self.sessions = self.resets = self.openings = 0
+        self.sent = self.sessions = self.resets = self.openings = self.kept = 0
 
     def opening(self) -> None:
         """A connection that ends before it is a session, because of how it begins."""
@@ -78,6 +80,9 @@ class Fuzzer:
         if not twin.is_over:
             self._compare(kind, mirror, twin)
         self._end(mirror, twin)
+        if kind.restarts:
+            self._come_back(kind)
+        self._site.witness.wait(lambda m: m.snapshot() == self._calm, f"only the anchor's routes are left; {self}")
 
     def _batch(self, kind: Kind, twin: Twin, scout: Scout | None, limit: int) -> Iterator[bytes]:
         """Mutations up to one that ends the session, if no scout goes before that finds it."""
@@ -99,7 +104,7 @@ class Fuzzer:
         self._site.holdings()
 
     def _end(self, mirror: Mirror, twin: Twin) -> None:
-        """By the server, with the words of the twin, or by the neighbor; nothing of it is left at the witness."""
+        """By the server, with the words of the twin, or by the neighbor."""
         if twin.is_over:
             self.resets += 1
             words = twin.last_words()
@@ -107,7 +112,16 @@ class Fuzzer:
             mirror.wait(lambda m: m.ended, f"the end, {expected}; {self}")
             assert mirror.ended == expected, self
         mirror.close()
-        self._site.witness.wait(lambda m: m.snapshot() == self._calm, f"only the anchor's routes are left; {self}")
+
+    def _come_back(self, kind: Kind) -> None:
+        """With nothing to say: either it knows nothing of a restart, or it says that that was all."""
+        self.kept += sum(self._site.received(kind).values()) > 0
+        forgets = self._random.random() < 0.5
+        mirror, _ = self._site.connect(kind, forgets=forgets)
+        if not forgets:
+            mirror.send(ENDS_OF_RIB)
+        self._site.witness.wait(lambda m: m.snapshot() == self._calm, f"what was kept is gone; {self}")
+        mirror.close()
 
     def __repr__(self) -> str:
         return f"FUZZ_SEED={SEED}, session {self.sessions}, up to mutation {self.sent}"
@@ -122,9 +136,8 @@ class Fuzzer:
             mirror, _ = self._site.connect(kind)
             mirror.send(clean_routes(kind))
             return mirror
-        families = (VPNV4, VPNV6, RTC)
-        marks = [b"".join(refresh_mark(family, is_end) for family in families) for is_end in (False, True)]
-        mirror.send(marks[0] + clean_routes(kind) + marks[1])
+        marks = [b"".join(refresh_mark(family, is_end) for family in FAMILIES) for is_end in (False, True)]
+        mirror.send(ENDS_OF_RIB + marks[0] + clean_routes(kind) + marks[1])
         return mirror
 
 
@@ -135,7 +148,7 @@ def outcome(site: Range, ends: list[Mirror]) -> dict[str, Any]:
         lambda: all(site.received(kind) == expected for kind in KINDS),
         describe=lambda: f"{expected} of each kind: {[site.received(kind) for kind in KINDS]}, {ends}",
     )
-    site.witness.wait(lambda m: [len(m.routes[f]) for f in (VPNV4, VPNV6)] == [140, 140], "all that is clean is told")
+    site.witness.wait(lambda m: [len(m.routes[f]) for f in (VPNV4, VPNV6)] == [160, 160], "all that is clean is told")
     found = {"witness": site.witness.snapshot(), **ordered(site.holdings())}
     for end in ends:
         assert end.ended == ""
@@ -161,11 +174,12 @@ def test_mutations_without_end(tmp_path: Path) -> None:
         while fuzzer.sent < COUNT:
             fuzzer.opening()
             fuzzer.session(COUNT - fuzzer.sent)
+        assert fuzzer.kept, "routes that outlived a session"
         assert site.server.resident() - before < GROWTH_MAX
         fuzzed = outcome(site, [fuzzer.come_clean(kind) for kind in KINDS])
         print(
             f"{fuzzer}: {fuzzer.openings} connections refused, {fuzzer.resets} sessions ended by the server,"
-            f" {site.server.resident() >> 20} MB resident"
+            f" {fuzzer.kept} kept, {site.server.resident() >> 20} MB resident"
         )
     with Range.running(tmp_path / "fresh", places) as fresh:
         fresh.set_anchor()
