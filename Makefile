@@ -3,6 +3,7 @@
 # make check   lint, types, unit tests: under a minute
 # make bench   the table of figures
 # make fuzz    100 000 random UPDATEs against a running route server; FUZZ_COUNT and FUZZ_SEED say how many and which
+# make soak    1000 clients, ten of which stop reading, while everything changes: some ten minutes
 # make interop every interop test, and the tables of docs/interop.md from what they show
 #
 # CI=true turns a missing peer or kernel from a skip into a failure.
@@ -13,7 +14,7 @@ PYTEST := $(VENV)/python -m pytest
 UNIT := $(wildcard tests/bgp tests/xmpp tests/rib tests/schema tests/forwarder tests/core tests/replay tests/packaging \
 	tests/test_layers.py tests/test_docs.py)
 
-.PHONY: demo test check bench fuzz interop bootstrap lint unit whole kernel
+.PHONY: demo test check bench fuzz soak interop bootstrap lint unit whole kernel
 
 demo: bootstrap
 	$(VENV)/python deploy/demo/run.py $(if $(KEEP),--keep)
@@ -33,6 +34,9 @@ bench: bootstrap
 
 fuzz: bootstrap
 	FUZZ_COUNT=$${FUZZ_COUNT:-100000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} $(PYTEST) -q -s tests/fuzz
+
+soak: bootstrap
+	SOAK_SCALE=$${SOAK_SCALE:-10} $(PYTEST) -q -s tests/soak
 
 interop: bootstrap
 	$(PYTEST) tests/interop --write-interop

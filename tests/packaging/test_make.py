@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
-ELSEWHERE = {"bench", "fuzz", "interop", "kernel", "loopback", "support", "corpus"}
+ELSEWHERE = {"bench", "fuzz", "interop", "kernel", "loopback", "soak", "support", "corpus"}
 """Directories of tests that need more than Python, and those that hold no tests."""
 
 
@@ -38,7 +38,7 @@ def test_check_runs_every_directory_of_unit_tests() -> None:
     assert {f"tests/{name}" for name in directories} <= set(named)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "fuzz", "interop"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "fuzz", "soak", "interop"])
 def test_every_target_prepares_the_machine_first(target: str) -> None:
     assert recipe(target).splitlines()[0].endswith("deploy/bootstrap.py")
 
@@ -65,3 +65,11 @@ def test_ci_runs_the_tests_and_lets_nothing_be_missing() -> None:
     assert os.access(script, os.X_OK)
     assert re.search(r"^CI=true exec make test$", script.read_text(), re.MULTILINE)
     subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_the_crowd_is_small_in_test_and_whole_by_itself() -> None:
+    module = (ROOT / "tests" / "soak" / "test_many_clients.py").read_text()
+    assert 'environ.get("SOAK_SCALE", "1")' in module
+    (run,) = [line for line in recipe("soak").splitlines() if "pytest" in line]
+    assert run.startswith("SOAK_SCALE=${SOAK_SCALE:-10} ")
+    assert run.endswith(" tests/soak")
