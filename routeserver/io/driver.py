@@ -94,7 +94,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
     peer_address: IPAddress
     _transport: asyncio.Transport
     _endpoint: Endpoint[S]
-    _certified: Callable[[ClientCertificate | None], Sequence[Event]]
+    _certified: Callable[[Connection[S], ClientCertificate | None], Sequence[Event]]
 
     def __init__(
         self, hub: Hub, find_endpoint: Callable[[Connection[S]], Endpoint[S] | None], *, is_outgoing: bool = False
@@ -222,7 +222,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         was_established = pump.established
         plaintext = pump.receive(data)
         if pump.established and not was_established:
-            self._endpoint.deliver(self, self._certified(pump.client_certificate()))
+            self._endpoint.deliver(self, self._certified(self, pump.client_certificate()))
         if plaintext:
             self._feed(plaintext)
         if pump.ended:
@@ -248,14 +248,18 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
     # --- Outwards ---------------------------------------------------------------------------------------------------
 
     def start_tls(
-        self, context: ssl.SSLContext, certified: Callable[[ClientCertificate | None], Sequence[Event]]
+        self,
+        context: ssl.SSLContext,
+        certified: Callable[[Connection[S], ClientCertificate | None], Sequence[Event]],
     ) -> None:
         """Write what is queued in the clear, then everything is TLS; `certified` hears of the client's certificate."""
         self._hand_out(self.session.data_to_send())
         self.expect_tls(context, certified)
 
     def expect_tls(
-        self, context: ssl.SSLContext, certified: Callable[[ClientCertificate | None], Sequence[Event]]
+        self,
+        context: ssl.SSLContext,
+        certified: Callable[[Connection[S], ClientCertificate | None], Sequence[Event]],
     ) -> None:
         """Everything that comes is TLS, from the first octet if this is said before there was one."""
         self._certified = certified

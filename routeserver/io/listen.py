@@ -17,13 +17,13 @@ De-configured, and who needs a new session Cease, Other Configuration Change (RF
 
 from __future__ import annotations
 
+import gc
 import logging
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.session import BgpSession
@@ -47,6 +47,9 @@ from schema.values import IPAddress
 
 _REFUSALS = 16
 """Connections beyond the limit of an address that are told so, and not just cut."""
+_COLLECT_AFTER = 16
+"""Streams that ended in the middle of something leave an XML parser each that only the collector can free, and of
+whose size it knows nothing; so many of them are worth a look at what is young."""
 _WARN_BEFORE = timedelta(days=30)
 
 
@@ -66,6 +69,8 @@ class XmppService:
         """By bare JID."""
         self._refusals = BoundedLog(hub.loop, "xmpp.connection.refused", "xmpp.connections.refused")
         self._failures = BoundedLog(hub.loop, "xmpp.login.failed", "xmpp.logins.failed")
+        self._ended = 0
+        """Streams, since the last collection."""
         self._warn_of_ends()
 
     # --- Who comes in -----------------------------------------------------------------------------------------------
@@ -81,7 +86,7 @@ class XmppService:
 
     def _find_endpoint_of_tls(self, connection: Connection[XmppSession]) -> XmppService:
         """TLS first; `open_session` has the session that is to hear of it."""
-        connection.expect_tls(self._config.tls.context, partial(self._certified, connection))
+        connection.expect_tls(self._config.tls.context, self._certified)
         return self
 
     def open_session(self, connection: Connection[XmppSession]) -> XmppSession | None:
@@ -119,17 +124,21 @@ class XmppService:
         session, now = connection.session, self._hub.now()
         for event in events:
             if isinstance(event, StartTls):
-                connection.start_tls(self._config.tls.context, partial(self._certified, connection))
+                connection.start_tls(self._config.tls.context, self._certified)
                 continue
             if isinstance(event, Bound):
                 self._bound[event.jid.bare].add(session)
                 record(logging.INFO, "xmpp.session.up", jid=event.jid, peer=connection.peer_address)
             elif isinstance(event, StreamClosed):
                 connection.reason = connection.reason or event.reason
+                self._ended += 1
             refusal = self._hub.core.handle(session, event, now)
             if refusal is not None:
                 keys = {"jid": session.jid, "condition": refusal.condition, "reason": refusal.reason}
                 record(logging.INFO, "xmpp.request.refused", **keys)
+        if self._ended >= _COLLECT_AFTER:
+            self._ended = 0
+            gc.collect(1)
 
     def close_session(self, session: XmppSession, *, failed: bool) -> Sequence[Event]:
         return session.close("internal-server-error" if failed else "system-shutdown")

@@ -132,6 +132,7 @@ class XmppSession:
     def tls_established(self, certificate: ClientCertificate | None) -> list[XmppEvent]:
         """TLS is up, after `StartTls` or, where TLS comes first, before any byte; a new stream begins."""
         self.certificate = certificate
+        self._reader.close()
         self._begin_stream(Stage.SECURED)
         return self._take_events()
 
@@ -260,10 +261,13 @@ class XmppSession:
             if self._stage is not Stage.BOUND:
                 end = data.find(b">", start) + 1 or end
             self._is_pipelined = end < len(data)
-            for unit in self._reader.feed(data[start:end]):
+            reader = self._reader
+            for unit in reader.feed(data[start:end]):
                 self._handle(unit)
                 if self.closing:
                     return
+            if reader is not self._reader:
+                reader.close()
             start = end
 
     def _check_pace(self) -> None:

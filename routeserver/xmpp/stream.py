@@ -52,6 +52,8 @@ _DECLARATION = re.compile(
     rb"""(?:\s+standalone\s*=\s*(["'])(?:yes|no)\4)?\s*\?"""
 )
 _XML_SPACE = b" \t\r\n"
+_NO_PARSER = etree.XMLPullParser()
+_NO_ELEMENT = etree.Element("closed")
 _NAMESPACE_FAULTS = frozenset(("NS_ERR_UNDEFINED_NAMESPACE", "NS_ERR_XML_NAMESPACE", "NS_ERR_QNAME"))
 
 
@@ -66,7 +68,7 @@ class StreamLimits:
     """Of one stanza, all together."""
     max_attributes: int = 64
     """Of one element, declarations of namespaces among them."""
-    max_tag_bytes: int = 1 << 16
+    max_tag_bytes: int = 1 << 14
     """From one tag's end to the next one's: a tag and its attributes, or a text."""
     max_unfinished_bytes: int = 6 << 20
     """What all streams together may make the parser hold of unfinished stanzas, beyond 16 KiB each."""
@@ -142,8 +144,7 @@ class StreamReader:
         self._declared = 0
         """Namespaces, by the tag that is being read."""
         self._depth = 0
-        self._root: Element
-        """From the header on."""
+        self._root: Element = _NO_ELEMENT
         self._opened = False
         self._parser = etree.XMLPullParser(
             events=("start", "end", "comment", "pi", "start-ns"),
@@ -158,8 +159,14 @@ class StreamReader:
         return self._depth > 1 or (self._depth == 1 and self._pending > 0)
 
     def close(self) -> None:
-        """Nothing more is read."""
+        """Nothing more is read. A parser with an element open is in a cycle of references, which may last, so what it
+        has read is taken away from it."""
         self._hold(0)
+        element, self._parser, self._root = self._root, _NO_PARSER, _NO_ELEMENT
+        while len(element):
+            last = element[-1]
+            element.clear()
+            element = last
 
     def feed(self, data: bytes) -> Iterator[StreamUnit]:
         """Yield what `data` completes, in order. Raises StreamError after the last good unit before the fault."""
@@ -171,7 +178,10 @@ class StreamReader:
             fault = self._push(piece)
             yield from self._walk()
             if fault is not None:
-                raise fault
+                try:
+                    raise fault
+                finally:
+                    del fault  # it has this frame in its traceback, and the frame the elements
             self._check_size()
 
     def _enter(self, data: bytes) -> bytes:
