@@ -44,6 +44,8 @@ class Package(NamedTuple):
     def is_there(self) -> bool:
         if self.probe.startswith("python:"):
             return importlib.util.find_spec(self.probe.removeprefix("python:")) is not None
+        if self.probe.startswith("/"):
+            return Path(self.probe).exists()
         path = os.environ.get("PATH", "") + ":" + SEARCHED
         return shutil.which(self.probe, path=path) is not None
 

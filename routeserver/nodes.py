@@ -22,7 +22,7 @@ from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
 from routeserver.settings import Settings
 from routeserver.xmpp import errors, events, results
-from routeserver.xmpp.forms import SubscriptionOptions
+from routeserver.xmpp.forms import NO_VLAN, SubscriptionOptions
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from schema.items import RouteItem
@@ -152,7 +152,9 @@ class Nodes:
         A new instance-id is a new RD for everything the forwarder published here: make first, break then.
         """
         forwarder, instance = client.forwarder, options.instance_id
-        if options.vlan_id is not None:
+        if options.vlan_id == NO_VLAN:
+            client.vlan_ids.pop(vrf, None)
+        elif options.vlan_id is not None:
             client.vlan_ids[vrf] = options.vlan_id
         if instance is None or forwarder.instance_ids.get(vrf.name) == instance:
             return

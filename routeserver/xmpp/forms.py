@@ -31,13 +31,16 @@ _FORM_TAG = f"{{{NS_DATA}}}x"
 _FIELD_TAG = f"{{{NS_DATA}}}field"
 _VALUE_TAG = f"{{{NS_DATA}}}value"
 _INSTANCE_ID, _VLAN_ID = "vpn#instance_id", "vpn#vlan_id"
+NO_VLAN = 0
 _OPTIONS = {_INSTANCE_ID: ("an instance id", 0, 0xFFFF), _VLAN_ID: ("a VLAN", 1, 4094)}
 """What a field says, and its least and greatest value."""
+_EMPTY = {_VLAN_ID: NO_VLAN}
+"""What a field that is left empty says, as in a form of ours that is sent back; others may not be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
-    """What a client chose; None leaves it as it is. `form` tells that a data form was there."""
+    """What a client chose; None leaves it as it is, `NO_VLAN` takes it away. `form` tells of a data form."""
 
     instance_id: int | None = None
     vlan_id: int | None = None
@@ -78,6 +81,9 @@ def _number(name: str, texts: list[str | None]) -> int | None:
     numbers = set()
     for text in texts:
         digits = (text or "").strip()
+        if not digits and name in _EMPTY:
+            numbers.add(_EMPTY[name])
+            continue
         if not (0 < len(digits) <= 5 and digits.isascii() and digits.isdigit() and least <= int(digits) <= greatest):
             raise errors.invalid_options(f"{what} is a number from {least} to {greatest}")
         numbers.add(int(digits))

@@ -80,6 +80,17 @@ def test_what_is_not_given_stays() -> None:
     assert _options(forwarder) == {"instance_id": "6", "vlan_id": "100"}
 
 
+@pytest.mark.parametrize("value", ["<value/>", "<value> </value>", ""])
+def test_an_empty_field_takes_the_vlan_away(value: str) -> None:
+    _, forwarder = _talk()
+    forwarder.subscribe("blue")
+    _set_options(forwarder, _FORM.format(_FIELD.format("vpn#vlan_id", 100)))
+    _set_options(forwarder, _FORM.format(f"<field var='vpn#vlan_id'>{value}</field>"))
+    assert _options(forwarder)["vlan_id"] is None
+    forwarder.subscribe("red")
+    assert _set_options(forwarder, _FORM.format(_FIELD.format("vpn#vlan_id", 100)), "red").is_result
+
+
 def test_an_unsubscribe_forgets_the_vlan() -> None:
     _, forwarder = _talk()
     forwarder.subscribe("blue")

@@ -62,6 +62,7 @@ def test_every_package_has_a_probe_and_a_purpose(bootstrap: ModuleType) -> None:
     [
         ("sh", True),
         ("/bin/sh", True),
+        ("/usr/lib", True),
         ("python:venv", True),
         ("no-such-program", False),
         ("/usr/lib/no-such-program", False),
