@@ -163,6 +163,7 @@ class RouteServer:
         self._touched.clear()
         self.speaker.touched.clear()
         self.wants_flush = False
+        self.rib.select()
         for neighbor in self.speaker.neighbors.values():
             out, bgp_session = neighbor.adj_out, neighbor.session
             if out is None or bgp_session is None or not out.has_pending:

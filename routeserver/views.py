@@ -76,7 +76,7 @@ def routes(core: RouteServer, name: str, prefix: IPNetwork | None, after: bytes,
 
 
 def _route(vrf: Vrf, key: bytes) -> View:
-    entry, paths = vrf.entries[key], vrf.candidates[key]
+    entry, paths = vrf.entries[key], tuple(vrf.candidates[key])
     reasons = why_not_best(paths)
     others = [path for path in paths if path in reasons]
     return {

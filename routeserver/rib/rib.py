@@ -50,6 +50,8 @@ class Rib:
         self.outs: dict[AdjRibOut, None] = {}
         self.revision = 0
         """Grows with every change of a best path; for readers that poll."""
+        self._unselected: dict[Vrf, None] = {}
+        """VRFs that left something to be selected."""
         self._references = RtReferences()
         self._importers: Importers[Vrf] = Importers()
         for vrf in self.vrfs.values():
@@ -79,7 +81,7 @@ class Rib:
             keys = [path.key for path in first]
             for vrf in self._importers.of(attributes.route_targets):
                 for path in first:
-                    vrf.change(family, path.key, None, path)
+                    self._import(vrf, family, path.key, None, path)
             for out in self.outs:
                 if out.receiver.source is not source:  # it can have had none of these, and never hears of its own
                     out.touch_all(family, keys)
@@ -109,12 +111,22 @@ class Rib:
         before = self._importers.of(old.attributes.route_targets) if old else ()
         after = self._importers.of(new.attributes.route_targets) if new else ()
         for vrf in after:
-            vrf.change(family, key, old, new)
+            self._import(vrf, family, key, old, new)
         for vrf in before:
             if vrf not in after:
-                vrf.change(family, key, old, new)
+                self._import(vrf, family, key, old, new)
         for out in self.outs:
             out.touch(family, key)
+
+    def _import(self, vrf: Vrf, family: Family, key: bytes, old: Path | None, new: Path | None) -> None:
+        if vrf.change(family, key, old, new):
+            self._unselected[vrf] = None
+
+    def select(self) -> None:
+        """Have the VRFs select what they left for later, so that their watchers hear of it."""
+        for vrf in self._unselected:
+            vrf.select()
+        self._unselected.clear()
 
     def _touch_all_paths(self, family: Family, keys: Sequence[bytes]) -> None:
         """Paths changed that are not the best: of concern to the neighbors that are told of all (RFC 7911)."""
@@ -163,7 +175,7 @@ class Rib:
         for family in VPN_FAMILIES:
             for key in sorted(set(self.table.carrying(family, added | removed))):
                 best = self.table.best(family, key)
-                vrf.change(family, key, best, best)
+                self._import(vrf, family, key, best, best)
         originated = self._originate(added) if vrf.watchers else []
         withdrawn = self._withdraw_memberships(removed) if vrf.watchers else []
         return ImportChange(originated, withdrawn, imported, given_up)

@@ -7,6 +7,10 @@ path enters the VRF like any other, through the VPN table and its route targets 
 A prefix is keyed by its IP version and the NLRI key less the RD.  A change of an entry is announced to `watchers`
 with the entry that stood before, so that an outbox can retract an id it has sent.  The text of an item is made
 when the first subscriber needs it, once for all of them.
+
+Selection looks at all paths of a prefix.  Where they are many, because it is announced under many RDs, it waits until
+somebody asks for entries or the RIB for all that is left (`select`): once for all that came and went meanwhile, however
+many UPDATEs it took.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from schema.items import entry_xml
 from schema.names import route_item_id
 from schema.values import IPNetwork
 
+MANY = 16
+"""With more paths than these a prefix has its entry selected when it is asked for."""
 _VERSION = {Family.VPNV4: b"4", Family.VPNV6: b"6"}
 
 
@@ -74,9 +80,10 @@ class Vrf:
         self.settings = settings
         self.name = settings.name
         self.number = number
-        self.candidates: dict[bytes, tuple[Path, ...]] = {}
-        self.entries: dict[bytes, Entry] = {}
-        """In the order in which they last changed."""
+        self.candidates: dict[bytes, tuple[Path, ...] | dict[Path, None]] = {}
+        """The paths imported for each prefix, in a dictionary once they are many."""
+        self._entries: dict[bytes, Entry] = {}
+        self._unselected: dict[bytes, None] = {}
         self.published: dict[str, Path] = {}
         self.watchers: dict[Watcher, None] = {}
 
@@ -88,37 +95,72 @@ class Vrf:
         """Import by other targets; each NLRI this concerns is then to be given to `change`, its best path as both."""
         self.settings = replace(self.settings, import_rts=rts)
 
+    @property
+    def entries(self) -> dict[bytes, Entry]:
+        """The entry of each prefix, in the order in which they last changed."""
+        if self._unselected:
+            self.select()
+        return self._entries
+
     def change(self, family: Family, key: bytes, old: Path | None, new: Path | None) -> bool:
-        """Take over the VPN table's new best path of one NLRI; whether the entry of its prefix changed."""
+        """Take over the VPN table's new best path of one NLRI; whether there is something left to `select`."""
         prefix = prefix_key(family, key)
         paths = self.candidates.get(prefix, ())
+        if new is not None and not self.importable(new):
+            new = None
+        if isinstance(paths, dict):
+            return self._change_many(prefix, paths, old, new)
         if old is not None and paths:
             paths = tuple(p for p in paths if p is not old)
-        if new is not None and self.importable(new):
+        if new is not None:
             paths = (*paths, new)
+        if len(paths) > MANY:
+            self.candidates[prefix] = dict.fromkeys(paths)
+            self._unselected[prefix] = None
+            return True
         if paths:
             self.candidates[prefix] = paths
         else:
             self.candidates.pop(prefix, None)
-        return self._select(prefix, paths)
+        self._select(prefix, paths)
+        return False
 
-    def _select(self, prefix: bytes, paths: tuple[Path, ...]) -> bool:
-        before = self.entries.get(prefix)
+    def _change_many(self, prefix: bytes, paths: dict[Path, None], old: Path | None, new: Path | None) -> bool:
+        if old is not None:
+            paths.pop(old, None)
+        if new is not None:
+            paths[new] = None
+        if len(paths) > MANY:
+            self._unselected[prefix] = None
+            return True
+        few = self.candidates[prefix] = tuple(paths)
+        self._unselected.pop(prefix, None)
+        self._select(prefix, few)
+        return False
+
+    def select(self) -> None:
+        """Select the entries that were left for later."""
+        unselected, self._unselected = self._unselected, {}
+        for prefix in unselected:
+            self._select(prefix, tuple(self.candidates[prefix]))
+
+    def _select(self, prefix: bytes, paths: tuple[Path, ...]) -> None:
+        entries = self._entries
+        before = entries.get(prefix)
         best = best_of(paths) if paths else None
         if (before.path if before else None) is best:
-            return False
+            return
         if before is not None and best is not None and self._says_the_same(before, best):
             before.path = best
-            return False
+            return
         for watcher in self.watchers:
             watcher.entry_changed(self, prefix, before)
         if best is None:
-            del self.entries[prefix]
+            del entries[prefix]
         else:
             if before is not None:
-                del self.entries[prefix]  # what changed last comes last
-            self.entries[prefix] = Entry(self.name, best)
-        return True
+                del entries[prefix]  # what changed last comes last
+            entries[prefix] = Entry(self.name, best)
 
     def _says_the_same(self, before: Entry, best: Path) -> bool:
         return Entry(self.name, best).item_id == before.item_id and path_item(best) == path_item(before.path)

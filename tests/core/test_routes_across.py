@@ -338,3 +338,21 @@ def test_routes_that_come_and_go_while_a_neighbor_reads_nothing_cost_no_memory()
     assert out.drain(talk.core.rib.table, 1 << 20) < 5000
     talk.turn()
     assert deaf.keys() == {key("1:1", "10.0.0.0/24")}
+
+
+def test_the_best_of_many_rds_reaches_a_subscriber_in_the_same_flush() -> None:
+    talk = _talk()
+    neighbor, reader = talk.neighbor(_PEER, _VPNS), talk.forwarder("h1.example.net")
+    reader.subscribe("blue")
+    for number in range(100):
+        neighbor.announce(f"1:{number}", "10.0.0.0/8", attributes(local_pref=100 + number))
+    talk.turn()
+    assert list(reader.held["blue"]) == ["1:99:10.0.0.0/8"]
+    for number in range(50, 100):
+        neighbor.withdraw(f"1:{number}", "10.0.0.0/8")
+    talk.turn()
+    assert list(reader.held["blue"]) == ["1:49:10.0.0.0/8"]
+    for number in range(50):
+        neighbor.withdraw(f"1:{number}", "10.0.0.0/8")
+    talk.turn()
+    assert reader.held["blue"] == {}
