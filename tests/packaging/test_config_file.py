@@ -11,6 +11,7 @@ import pytest
 from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import Family
 from routeserver.config import Config, ConfigError, load
+from routeserver.config_xmpp import AdmissionLimits
 from routeserver.settings import ForwarderSettings, NeighborSettings, Settings, VpnSettings
 from routeserver.xmpp.stream import StreamLimits
 from tests.support.pki import Pki
@@ -166,6 +167,45 @@ def test_a_client_has_some_time(directory: Path, line: str, fault: str) -> None:
         load_text(directory, DOCUMENTED.replace("[xmpp]\n", f"[xmpp]\n{line}\n"))
 
 
+def test_every_limit_of_xmpp_arrives(directory: Path) -> None:
+    keys = """max-stanza-bytes = 10000\nmax-depth = 12\nmax-attributes = 8\nmax-tag-bytes = 4096
+max-unfinished-bytes = 1048576\nmax-stanza-rate = 1\nlogin-timeout = "5s"\nstanza-timeout = "500ms"
+max-sessions-per-jid = 1\nmax-sessions-per-address = 7\ndirect-tls-listen = ["127.0.0.1:5223"]
+"""
+    config = load_text(directory, documented_but("[xmpp]\n", "[xmpp]\n" + keys))
+    assert config.xmpp is not None
+    assert config.xmpp.limits == StreamLimits(
+        max_stanza_bytes=10_000,
+        max_depth=12,
+        max_attributes=8,
+        max_tag_bytes=4096,
+        max_unfinished_bytes=1 << 20,
+        max_stanza_rate=1,
+        auth_timeout=5.0,
+        stanza_timeout=0.5,
+    )
+    assert config.xmpp.admission == AdmissionLimits(per_jid=1, per_address=7)
+    assert config.xmpp.direct_tls_listen == (("127.0.0.1", 5223),)
+
+
+def test_certificates_that_are_not_good_any_more(directory: Path) -> None:
+    pki, one = Pki(directory), "0f" * 32
+    certificate, _ = pki.client("host1.example.net")
+    pki.revoke("one.pem", certificate)
+    keys = f'client-crl = "one.pem"\ndenied-certificates = ["{one}", "{"AB:" * 31}CD"]\n'
+    config = load_text(directory, documented_but("[xmpp]\n", "[xmpp]\n" + keys))
+    assert config.xmpp is not None
+    revoked = config.xmpp.tls.revoked
+    assert revoked.fingerprints == {bytes.fromhex(one), bytes.fromhex("ab" * 31 + "cd")}
+    assert [number for _, number in revoked.serial_numbers] == [pki.read(certificate).serial_number]
+
+
+def test_a_list_must_be_signed_by_the_authority_of_clients(directory: Path, tmp_path: Path) -> None:
+    Pki.create(tmp_path).revoke("crl.pem")
+    with pytest.raises(ConfigError, match=r"xmpp\.client-crl: .*no authority of client-ca has signed the list"):
+        load_text(directory, documented_but("[xmpp]\n", f'[xmpp]\nclient-crl = "{tmp_path / "crl.pem"}"\n'))
+
+
 def documented_but(old: str, new: str) -> str:
     assert DOCUMENTED.count(old) >= 1
     return DOCUMENTED.replace(old, new, 1)
@@ -214,6 +254,33 @@ MISTAKES = [
     (
         documented_but("[xmpp]", '[xmpp]\nnext-hop-check = "no"'),
         "xmpp.next-hop-check: must be true or false, not a string",
+    ),
+    (
+        documented_but("[xmpp]", "[xmpp]\nmax-stanza-bytes = 9999"),
+        "xmpp.max-stanza-bytes: 9999 is not from 10000 to 1073741824",
+    ),
+    (documented_but("[xmpp]", "[xmpp]\nmax-depth = 251"), "xmpp.max-depth: 251 is not from 12 to 250"),
+    (documented_but("[xmpp]", "[xmpp]\nmax-stanza-rate = 0"), "xmpp.max-stanza-rate: 0 is not from 1 to 1000000"),
+    (
+        documented_but("[xmpp]", "[xmpp]\nmax-sessions-per-jid = 0"),
+        "xmpp.max-sessions-per-jid: 0 is not from 1 to 1000000",
+    ),
+    (documented_but("[xmpp]", '[xmpp]\nlogin-timeout = "0s"'), "xmpp.login-timeout: no time at all"),
+    (
+        documented_but("[xmpp]", '[xmpp]\ndenied-certificates = ["0f:0f"]'),
+        "xmpp.denied-certificates[0]: '0f:0f' is not the SHA-256 of a certificate in hex",
+    ),
+    (
+        documented_but("[xmpp]", f'[xmpp]\ndenied-certificates = ["{"0f" * 32}", "{"0F:" * 31}0F"]'),
+        "xmpp.denied-certificates[1]: the same as xmpp.denied-certificates[0]",
+    ),
+    (
+        documented_but("[xmpp]", '[xmpp]\nclient-crl = "ca.pem"'),
+        "xmpp.client-crl: {dir}/ca.pem is not a certificate revocation list in PEM",
+    ),
+    (
+        documented_but("[xmpp]", '[xmpp]\ndirect-tls-listen = ["127.0.0.1:5222"]'),
+        "xmpp.direct-tls-listen[0]: the same as xmpp.listen[0]",
     ),
     (documented_but('"rs.pem"', '"no.pem"'), "xmpp.certificate: {dir}/no.pem: No such file or directory"),
     (documented_but('"rs.pem"', '"rs.key"'), "xmpp.certificate: {dir}/rs.key is not a certificate in PEM"),
