@@ -57,6 +57,9 @@ class SubscriberOutbox(Generic[S]):
         """VRF -> the subscribed JID as the client gave it."""
         self.markers_due: dict[Vrf, None] = {}
         self._pending: dict[Vrf, dict[bytes, Entry | None]] = {}
+        self._shown_at: dict[Vrf, dict[str, bytes]] = {}
+        """Where publishers' ids were shown since there was last nothing pending: a note of another prefix that was told
+        such an id is out of date, since an item takes the place of the one with its id."""
 
     def subscribe(self, vrf: Vrf, to: str) -> None:
         """Begin, or begin again: the whole node will be sent, then its marker."""
@@ -72,6 +75,7 @@ class SubscriberOutbox(Generic[S]):
     def unsubscribe(self, vrf: Vrf) -> None:
         self.subscribed.pop(vrf, None)
         self._pending.pop(vrf, None)
+        self._shown_at.pop(vrf, None)
         self.markers_due.pop(vrf, None)
         vrf.watchers.pop(self, None)
 
@@ -98,17 +102,19 @@ class SubscriberOutbox(Generic[S]):
             keys = list(islice(pending, left))  # all at once: the emptied front of a large dict is slow to skip
             sent = 0
             while sent < len(keys) and self.sender.unsent < _PORTION:
-                sent += self._send_batch(vrf, pending, keys[sent : sent + _BATCH_ITEMS])
+                sent += self._send_batch(vrf, keys[sent : sent + _BATCH_ITEMS])
             left -= sent
+            if not pending:
+                self._shown_at.pop(vrf, None)
         return budget - left
 
-    def _send_batch(self, vrf: Vrf, pending: dict[bytes, Entry | None], keys: Sequence[bytes]) -> int:
+    def _send_batch(self, vrf: Vrf, keys: Sequence[bytes]) -> int:
         """Send what comes of the first of these notes, as many as make one message; how many."""
         items: list[str] = []
         retracts: dict[str, None] = {}
         text = count = 0
         while count < len(keys) and text < _BATCH_TEXT:
-            text += _take(vrf, pending, keys[count], items, retracts)
+            text += self._take(vrf, keys[count], items, retracts)
             count += 1
         to = self.subscribed[vrf]
         if items:
@@ -117,24 +123,29 @@ class SubscriberOutbox(Generic[S]):
             self.sender.send_retracts(vrf.name, to, list(retracts))
         return count
 
+    def _take(self, vrf: Vrf, key: bytes | None, items: list[str], retracts: dict[str, None]) -> int:
+        """Turn a note into what is to be said, and the characters of it.
 
-def _take(
-    vrf: Vrf, pending: dict[bytes, Entry | None], key: bytes | None, items: list[str], retracts: dict[str, None]
-) -> int:
-    """Turn a note into what is to be said, and the characters of it.
-
-    An id that another prefix carries by now is not retracted: that prefix's item takes the place of the retract, and
-    must not wait for another batch.
-    """
-    text = 0
-    while key is not None and key in pending:
-        told, entry = pending.pop(key), vrf.entries.get(key)
-        if entry is not None:
-            items.append(entry.xml)
-            text += len(entry.xml)
-        if told is None or (entry is not None and entry.item_id == told.item_id):
-            break
-        key = vrf.carrier(told.item_id)
-        if key is None:
-            retracts[told.item_id] = None
-    return text
+        An id that another prefix carries by now is not retracted: that prefix's item takes the place of the retract,
+        and must not wait for another batch.
+        """
+        pending, shown_at = self._pending[vrf], self._shown_at.setdefault(vrf, {})
+        text = 0
+        while key is not None and key in pending:
+            told, entry = pending.pop(key), vrf.entries.get(key)
+            was = told.item_id if told is not None else None
+            if was is not None and shown_at.get(was, key) != key:
+                was = None
+            if entry is not None:
+                items.append(entry.xml)
+                text += len(entry.xml)
+                if entry.item_id == was:
+                    break
+                if entry.path.published is not None:
+                    shown_at[entry.item_id] = key
+            if was is None:
+                break
+            key = vrf.carrier(was)
+            if key is None:
+                retracts[was] = None
+        return text

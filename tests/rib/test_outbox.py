@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -334,3 +335,80 @@ def test_any_reader_ends_with_the_nodes_entries(seed: int) -> None:
             assert kind != "retracts" or not set(ids) & node.wanted().keys()
     node.drain()
     assert node.held() == node.wanted()
+
+
+# Order
+
+
+class _ByPrefix(Subscriber):
+    """A reader that knows prefixes: the latest item for one wins, and a retract of an id it had before changes nothing.
+
+    Every message is judged when it comes, by what the node holds then.
+    """
+
+    def __init__(self, node: _Node) -> None:
+        super().__init__()
+        self._node = node
+        self.shown: dict[str, str] = {}
+        """Prefix -> item id."""
+        self._prefix_of: dict[str, str] = {}
+
+    def send_items(self, node: str, to: str, items: Sequence[str]) -> None:
+        super().send_items(node, to, items)
+        wanted = self.wanted()
+        for item_id in self.log[-1][2]:
+            prefix = self.ids()[item_id]
+            was = self._prefix_of.get(item_id, prefix)
+            if was != prefix and self.shown.get(was) == item_id:
+                del self.shown[was]
+            self._prefix_of[item_id], self.shown[prefix] = prefix, item_id
+            assert wanted.get(prefix) == item_id, "an item shows what the prefix has now, never what it had"
+
+    def send_retracts(self, node: str, to: str, ids: Sequence[str]) -> None:
+        super().send_retracts(node, to, ids)
+        for item_id in ids:
+            prefix = self._prefix_of.pop(item_id)  # a retract of what it does not hold is a fault of ours
+            if self.shown.get(prefix) == item_id:
+                del self.shown[prefix]
+                assert prefix not in self.wanted(), "the new item comes before the retract of the old one"
+
+    def wanted(self) -> dict[str, str]:
+        return {str(entry.path.prefix): entry.item_id for entry in self._node.vrf.entries.values()}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_each_prefix_is_heard_of_in_order_however_little_is_sent_at_a_time(seed: int) -> None:
+    random, node = Random(seed), _Node()
+    reader = node.outbox.sender = _ByPrefix(node)
+    node.subscribe()
+    owners = {f"{name}{n}": source for n in range(4) for name, source in (("a", _HOST1), ("b", _HOST2))}
+    for version in range(400):
+        item_id = random.choice(sorted(owners))
+        if random.random() < 0.7:
+            prefix = f"10.0.0.{random.randrange(6)}/32"
+            node.publish(owners[item_id], item_id, prefix, random.randrange(3), 16 + version)
+        elif item_id in node.vrf.published:
+            node.retract(item_id)
+        if random.random() < 0.3:
+            node.outbox.drain(random.choice((1, 2, 5, _LOTS)))
+        if random.random() < 0.01:
+            node.subscribe()
+    node.outbox.drain(_LOTS)
+    assert reader.shown == reader.wanted()
+    assert {item_id: xml for item_id, (_, xml) in reader.held.get("blue", {}).items()} == node.wanted()
+
+
+def test_a_note_that_is_out_of_date_retracts_nothing(node: _Node) -> None:
+    """The id left the note's prefix for another one, was shown there, and is not carried there any more either."""
+    node.publish(_HOST1, "a", _P1)
+    node.publish(_HOST1, "b", _P2)
+    node.drain()
+    node.publish(_HOST2, "x", _P2, seq=1)  # the note of the second prefix is the first to be sent
+    node.publish(_HOST1, "a", _P2, seq=2)
+    node.publish(_HOST2, "y", _P1)
+    assert node.drain(1) == [("items", "blue", ("a",)), ("retracts", "blue", ("b",))]
+    node.retract("a")
+    assert node.drain(1) == [("items", "blue", ("y",))], "a is what the second prefix was told"
+    assert node.drain(1) == [("items", "blue", ("x",)), ("retracts", "blue", ("a",))]
+    assert node.held() == node.wanted()
+    assert node.outbox._shown_at == {}
