@@ -30,7 +30,7 @@ class RawRoute:
 
 
 class RawTable:
-    """The Adj-RIB-In of a raw peer. `ended` are the families whose End-of-RIB has come, `gone` all that was withdrawn."""
+    """The Adj-RIB-In of a raw peer. `ended` are the families whose End-of-RIB has come, `gone` what was withdrawn."""
 
     def __init__(self, peer: RawPeer) -> None:
         self.peer = peer
