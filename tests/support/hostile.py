@@ -20,7 +20,7 @@ from tests.support.process import loopback_address
 from tests.support.raw_bgp import VPNV4, VPNV6, RawPeer, attribute, common_attributes, mp_reach, rd_bytes
 from tests.support.raw_bgp import update as update_message
 
-HOLD_TIME = 6
+HOLD_TIME = 9
 TARGET = bytes.fromhex("0002fc0000000064")
 NEXT_HOP = "192.0.2.1"
 MEBI = 1 << 20
