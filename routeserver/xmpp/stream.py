@@ -141,6 +141,9 @@ class StreamReader:
         self._since_tag = 0
         self._elements = 0
         self._attributes = 0
+        """As many as there are equals signs, at most."""
+        self._signs = 0
+        """Of those, what the tag that is being read may have."""
         self._declared = 0
         """Namespaces, by the tag that is being read."""
         self._depth = 0
@@ -175,8 +178,11 @@ class StreamReader:
         step = min(_FEED, self._limits.max_stanza_bytes)
         for offset in range(0, len(data), step):
             piece = data[offset : offset + step]
+            signs = piece.count(b"=")
             fault = self._push(piece)
-            yield from self._walk()
+            self._signs += signs
+            self._attributes += signs
+            yield from self._walk(signs)
             if fault is not None:
                 try:
                     raise fault
@@ -224,14 +230,17 @@ class StreamReader:
             return StreamError("invalid-xml", entry.message)
         return None
 
-    def _walk(self) -> Iterator[StreamUnit]:
+    def _walk(self, signs: int) -> Iterator[StreamUnit]:
+        """Read the events of a piece with so many equals signs: who has few of them has no need to be counted."""
+        max_depth, max_elements = self._limits.max_depth, self._limits.max_elements
+        is_counted = self._signs > self._limits.max_attributes
         for action, element in self._parser.read_events():
-            self._since_tag = 0
-            if action == "start-ns":
-                self._declared += 1
-            elif action == "start":
+            self._since_tag, self._signs = 0, signs
+            if action == "start":
                 self._depth += 1
-                self._check_element(element)
+                self._elements += 1
+                if is_counted or self._depth > max_depth or self._elements > max_elements:
+                    self._check_element(element)
                 if self._depth == 1:
                     self._opened = True
                     self._root = element
@@ -245,14 +254,14 @@ class StreamReader:
                     self._forget(element)
                 elif self._depth == 0:
                     yield StreamEnd()
+            elif action == "start-ns":
+                self._declared += is_counted
             else:
                 raise StreamError("restricted-xml", "no comments or processing instructions")
 
     def _check_element(self, element: Element) -> None:
         limits = self._limits
         attributes, self._declared = len(element.attrib) + self._declared, 0
-        self._elements += 1
-        self._attributes += attributes
         if self._depth > limits.max_depth:
             raise StreamError("policy-violation", f"elements are nested deeper than {limits.max_depth}")
         if attributes > limits.max_attributes:
