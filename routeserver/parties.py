@@ -60,13 +60,15 @@ class Neighbor:
 
     @classmethod
     def of(cls, settings: NeighborSettings, rib: Rib) -> Neighbor:
-        kind = SourceKind.IBGP if settings.peer_as == rib.originator.local_as else SourceKind.EBGP
-        restart = settings.graceful_restart
-        long_lived = restart is not None and restart.long_lived > 0
-        source = Source(str(settings.address), kind, IPv4Address(0), settings.route_reflector_client, long_lived)
+        source = _source(settings, rib.originator.local_as)
         adj_in = AdjRibIn(rib, source, settings.import_policy)
         peering = Peering(settings, rib.originator.local_as, rib.originator.router_id)
         return cls(peering, source, adj_in, ReceivingSpeaker(adj_in), InboundRefresh(adj_in))
+
+    def keeps_its_kind(self, settings: NeighborSettings) -> bool:
+        """Whether its routes would be worth the same if these were its settings."""
+        ours, other = self.source, _source(settings, self.peering.local_as)
+        return (ours.kind, ours.is_client, ours.long_lived) == (other.kind, other.is_client, other.long_lived)
 
     @property
     def settings(self) -> NeighborSettings:
@@ -85,6 +87,13 @@ class Neighbor:
     def promises_end_of_rib(self) -> bool:
         """RFC 4724 section 2."""
         return self.terms is not None and self.terms.restart is not None
+
+
+def _source(settings: NeighborSettings, local_as: int) -> Source:
+    kind = SourceKind.IBGP if settings.peer_as == local_as else SourceKind.EBGP
+    restart = settings.graceful_restart
+    long_lived = restart is not None and restart.long_lived > 0
+    return Source(str(settings.address), kind, IPv4Address(0), settings.route_reflector_client, long_lived)
 
 
 @dataclass(slots=True)

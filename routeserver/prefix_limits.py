@@ -35,17 +35,9 @@ def check(neighbor: Neighbor, limit: PrefixLimit, family: Family, notices: list[
     return is_excess and limit.on_excess is not OnExcess.WARN
 
 
-def cease(neighbor: Neighbor, session: BgpSession, limit: PrefixLimit, family: Family) -> list[BgpEvent]:
-    """Close the session; what that brought about.
-
-    The data are the family and the limit (RFC 4486 section 4). Where a NOTIFICATION does not take routes along, it is
-    wrapped in one that does, because it is these routes that are too many (RFC 8538 section 3).
-    """
-    subcode = Cease.MAX_PREFIXES
+def cease(session: BgpSession, limit: PrefixLimit, family: Family) -> list[BgpEvent]:
+    """Close the session; what that brought about. The data are the family and the limit (RFC 4486 section 4)."""
     data = struct.pack(">HBI", family.afi, family.safi, limit.limit)
-    restart = neighbor.terms.restart if neighbor.terms is not None else None
-    if restart is not None and restart.survives_notification:
-        subcode, data = Cease.HARD_RESET, bytes((ErrorCode.CEASE, subcode)) + data
     reason = f"more than {limit.limit} prefixes of {family.label}"
     retry_after = limit.restart_after if limit.on_excess is OnExcess.RESTART else math.inf
-    return session.close(ErrorCode.CEASE, subcode, data, reason, retry_after)
+    return session.close(ErrorCode.CEASE, Cease.MAX_PREFIXES, data, reason, retry_after)

@@ -235,7 +235,7 @@ class Speaker:
     def _check_limit(self, neighbor: Neighbor, family: Family, now: float) -> None:
         limit, session = neighbor.settings.max_prefixes, neighbor.session
         if limit is not None and session is not None and prefix_limits.check(neighbor, limit, family, self.notices):
-            self._close(session, prefix_limits.cease(neighbor, session, limit, family), now)
+            self._close(session, prefix_limits.cease(session, limit, family), now)
 
     def routes_withdrawn(self, neighbor: Neighbor, event: events.RoutesWithdrawn) -> None:
         neighbor.adj_in.withdraw(event.family, event.keys)

@@ -207,8 +207,15 @@ class Peering:
 
     def stop(self, now: float, code: int, subcode: int, reason: str) -> None:
         """Want none any more. What sessions there are end with this NOTIFICATION."""
+        self._stop(now, lambda session: session.stop(code, subcode, reason))
+
+    def leave(self, now: float, reason: str) -> None:
+        """Want none any more because the program ends; its neighbors may be waiting for its restart."""
+        self._stop(now, lambda session: session.leave(reason))
+
+    def _stop(self, now: float, end: Callable[[BgpSession], list[BgpEvent]]) -> None:
         for session in list(self._sessions):
-            self._end(session, session.stop(code, subcode, reason), now)
+            self._end(session, end(session), now)
         self._take(FsmEvent.MANUAL_STOP, now)
         self._failed_sessions = self._unanswered_tries = 0
         self._settle(now)

@@ -8,6 +8,8 @@ end of a session asks of it.
 
 Every ending is the same: `SessionClosed` is the last event, `closing` is True, and the octets still to be sent end
 with a NOTIFICATION if one is due.  What is sent after that goes nowhere, silently, because there is nobody to tell.
+Between peers that let routes outlive a NOTIFICATION, one of ours that means a lasting end is a hard reset (RFC 8538
+section 3), and the end of this program is told in the way that suits a restart, if that is to be bridged.
 
 Keepalives go out every third of the negotiated hold time, shortened by jitter, whether or not UPDATEs did (RFC 4271
 section 4.4 permits leaving them out, and nothing is gained by it).  A peer that stops reading may keep its own
@@ -24,7 +26,7 @@ from typing import TypeAlias
 from routeserver.bgp.attribute_codec import AttributeContext
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.capabilities import announced
-from routeserver.bgp.errors import Cease, ErrorCode, NotificationError, OpenFault
+from routeserver.bgp.errors import LASTING, Cease, ErrorCode, NotificationError, OpenFault, notification_name
 from routeserver.bgp.events import (
     BgpEvent,
     Established,
@@ -264,7 +266,8 @@ class BgpSession:
     def close(
         self, code: int, subcode: int, data: bytes = b"", reason: str = "", retry_after: float | None = None
     ) -> list[BgpEvent]:
-        """End the session with a NOTIFICATION. With 6/2 and 6/4 the peer's operator reads the reason (RFC 9003).
+        """End the session with a NOTIFICATION, or the hard reset that has it as its data if it means a lasting end and
+        the peer would not think so (RFC 8538 section 5.1). With 6/2 and 6/4 its operator reads the reason (RFC 9003).
 
         `retry_after` is how many seconds the neighbor stays down, math.inf until its configuration changes; without
         it, the idle hold.
@@ -276,12 +279,25 @@ class BgpSession:
         """End it as `close` does, because the configuration or the operator wants no session any more."""
         return self._stop(FsmEvent.MANUAL_STOP, code, subcode, b"", reason)
 
+    def leave(self, reason: str) -> list[BgpEvent]:
+        """End it because the program ends.
+
+        A peer that was asked to bridge our restart is to take it for the beginning of one: it gets the NOTIFICATION
+        that leaves our routes with it (RFC 8538 section 4), or none if it knows of no such (RFC 4724 section 4.2).
+        """
+        ours, theirs = self._open.capabilities.restart, None if self.negotiated is None else self.negotiated.restart
+        if ours is None or not ours.families or theirs is None:
+            return self.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, reason)
+        if theirs.survives_notification:
+            return self.stop(ErrorCode.CEASE, Cease.ADMIN_RESET, reason)
+        return self.abandon(reason)
+
     def give_way(self, reason: str) -> list[BgpEvent]:
         """End it for the sake of another connection to the same neighbor (RFC 4271 section 6.8); not once it is up."""
         return self._stop(FsmEvent.COLLISION, ErrorCode.CEASE, Cease.COLLISION, b"", reason)
 
     def abandon(self, reason: str) -> list[BgpEvent]:
-        """End it without NOTIFICATION: the other end is gone already (RFC 4724 section 4.2)."""
+        """End it without NOTIFICATION: the other end is gone, or is to think so of us (RFC 4724 section 4.2)."""
         if self.closing:
             return []
         self.last_error = reason
@@ -297,9 +313,20 @@ class BgpSession:
     def _end(self, event: FsmEvent, error: NotificationError, reason: str) -> list[BgpEvent]:
         trace = self.trace
         if trace is None:
-            return self._step(event, self.state_since, b"", error)
+            return self._step(event, self.state_since, b"", self._as_told(error))
         trace.ended(event, error, reason)
-        return trace.told(self._step(event, self.state_since, b"", error))
+        return trace.told(self._step(event, self.state_since, b"", self._as_told(error)))
+
+    def _as_told(self, error: NotificationError) -> NotificationError:
+        """The NOTIFICATION itself, or the hard reset it is for a peer that would let routes outlive it."""
+        restart = None if self.negotiated is None else self.negotiated.restart
+        if restart is None or not restart.survives_notification:
+            return error
+        if error.code != ErrorCode.CEASE or error.subcode not in LASTING:
+            return error
+        reason = f"{notification_name(error.code, error.subcode)}: {error.reason}"
+        data = bytes((error.code, error.subcode)) + error.data
+        return NotificationError(ErrorCode.CEASE, Cease.HARD_RESET, data, reason)
 
     # -- for the API and the log
 

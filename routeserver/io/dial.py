@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from routeserver.bgp.errors import Cease, ErrorCode
+from routeserver.bgp.errors import ErrorCode
 from routeserver.bgp.events import BgpEvent, Established, FamilyDisabled, SessionClosed, UpdateMalformed
 from routeserver.bgp.fsm import State
 from routeserver.bgp.peering import CancelDial, Dial, End, Peering
@@ -26,6 +26,7 @@ from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.settings import NeighborSettings
 
+_LEAVING = "the route server stops"
 _LOGGED = frozenset((Established, SessionClosed, UpdateMalformed, FamilyDisabled))
 
 
@@ -67,6 +68,12 @@ class NeighborLink:
     def stop(self, code: int, subcode: int, reason: str) -> None:
         """Dial no more, refuse connections, and end what sessions there are with this NOTIFICATION."""
         self.peering.stop(self._hub.now(), code, subcode, reason)
+        self._follow_orders()
+        self._malformed.stop()
+
+    def leave(self) -> None:
+        """Stop because the server does."""
+        self.peering.leave(self._hub.now(), _LEAVING)
         self._follow_orders()
         self._malformed.stop()
 
@@ -152,7 +159,7 @@ class NeighborLink:
     def close_session(self, session: BgpSession, *, failed: bool) -> Sequence[Event]:
         if failed:
             return session.close(ErrorCode.CEASE, 0, reason="internal error")
-        return session.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
+        return session.leave(_LEAVING)
 
     def lost(self, connection: Connection[BgpSession]) -> None:
         del self._connections[connection]
@@ -165,11 +172,11 @@ class NeighborLink:
             self._alone(self)
 
     def _tell(self, session: BgpSession, events: Sequence[Event]) -> None:
-        handle, now = self._hub.core.handle, self._hub.now()
+        tell, now = self._hub.tell, self._hub.now()
         for event in events:
             if type(event) in _LOGGED:
                 self._log(event)
-            handle(session, event, now)
+            tell(session, event, now)
 
     def _log(self, event: Event) -> None:
         peer = self.settings.address

@@ -6,6 +6,9 @@ more, then lets every connection concerned write: routes that came in together l
 
 What the core has left to give waits for the next turn, after the loop has looked at its sockets again, so a long
 table keeps nobody's keepalive waiting.  The core's own timer is kept here as well.
+
+When the server ends, the core is left alone: what the end of each session would change, nobody is going to hear of,
+and changing it would keep the other sessions waiting for their last words.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Protocol, TypeAlias
 from routeserver.bgp.events import BgpEvent
 from routeserver.core import RouteServer, Session
 from routeserver.log import record
+from routeserver.xmpp.errors import StanzaError
 from routeserver.xmpp.events import XmppEvent
 
 Event: TypeAlias = BgpEvent | XmppEvent
@@ -46,6 +50,8 @@ class Hub:
 
     def __init__(self, core: RouteServer, loop: asyncio.AbstractEventLoop) -> None:
         self.core = core
+        self.tell: Callable[[Session, Event, float], StanzaError | None] = core.handle
+        """Gives the core an event of a session, as long as it is to hear of any."""
         self.loop = loop
         self.connections: dict[Session, Link] = {}
         self.read_buffer = memoryview(bytearray(READ_MAX))
@@ -54,6 +60,7 @@ class Hub:
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
         self._timer_due: float | None = None
+        self._is_ending = False
 
     def now(self) -> float:
         """Seconds on the loop's clock, the only one anything here uses."""
@@ -79,6 +86,9 @@ class Hub:
 
     def _take_turn(self) -> None:
         self._turn = None
+        if self._is_ending:
+            self._write()
+            return
         try:
             for session in self.core.flush(self.now()):
                 connection = self.connections.get(session)
@@ -111,8 +121,19 @@ class Hub:
         self.core.handle_timer(self.now())
         self.schedule()
 
+    def end(self) -> None:
+        """The sessions are about to end with the server: nothing that happens to them changes the core."""
+        self._is_ending = True
+        self.tell = _ignore
+        if self._timer is not None:
+            self._timer.cancel()
+
     def stop(self) -> None:
         """Nothing is written or timed any more."""
         for handle in (self._turn, self._timer):
             if handle is not None:
                 handle.cancel()
+
+
+def _ignore(_session: Session, _event: Event, _now: float) -> None:
+    """What the core is told when it is told nothing."""

@@ -12,7 +12,8 @@ room in it, to the neighbor's `local-address` when one is configured, and from a
 neighbor of a range is made when its connection comes and goes with its last one.
 
 `BgpService.follow` makes a new configuration true of the neighbors: who is not in it any more gets Cease, Peer
-De-configured, and who needs a new session Cease, Other Configuration Change (RFC 4486 section 4).
+De-configured, and who needs a new session Cease, Other Configuration Change (RFC 4486 section 4), which is the loss of
+a session and not the end of one where both sides say so (RFC 8538).
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ _COLLECT_AFTER = 16
 """Streams that ended in the middle of something leave an XML parser each that only the collector can free, and of
 whose size it knows nothing; so many of them are worth a look at what is young."""
 _WARN_BEFORE = timedelta(days=30)
+
+_CHANGED = "the neighbor's configuration has changed"
 
 
 class XmppService:
@@ -132,7 +135,7 @@ class XmppService:
             elif isinstance(event, StreamClosed):
                 connection.reason = connection.reason or event.reason
                 self._ended += 1
-            refusal = self._hub.core.handle(session, event, now)
+            refusal = self._hub.tell(session, event, now)
             if refusal is not None:
                 keys = {"jid": session.jid, "condition": refusal.condition, "reason": refusal.reason}
                 record(logging.INFO, "xmpp.request.refused", **keys)
@@ -208,7 +211,7 @@ class BgpService:
         """Dial no more, and end every session."""
         self._refusals.stop()
         for link in list(self._links.values()):
-            link.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, "the route server stops")
+            link.leave()
 
     def _link(self, neighbor: Neighbor) -> NeighborLink:
         link = NeighborLink(self._hub, neighbor.peering, self._has_no_connection, self._refusals, self._traces)
@@ -273,16 +276,29 @@ class BgpService:
         speaker.set_ranges(settings.neighbor_ranges)
         for address in change.removed:
             self._end(address, Cease.DECONFIGURED, "the neighbor is not configured any more")
+        named = {neighbor.address for neighbor in settings.neighbors}
         for neighbor in change.reset:
-            self._end(neighbor.address, Cease.CONFIG_CHANGE, "the neighbor's configuration has changed")
+            self._reset(neighbor, is_named=neighbor.address in named)
         for neighbor in change.changed:
             speaker.change(neighbor, now)
             if (link := self._links.get(neighbor.address)) is not None:
                 link.start()  # it may be kept down until its configuration changes, which it did
-        named = {neighbor.address for neighbor in settings.neighbors}
-        for neighbor in (*change.reset, *change.added):
-            if neighbor.address in named:
-                self._begin(speaker.add(neighbor))
+        for neighbor in change.added:
+            self._begin(speaker.add(neighbor))
+
+    def _reset(self, settings: NeighborSettings, *, is_named: bool) -> None:
+        """End the session and begin anew; what the neighbor said stays if the session's end leaves it, and the new
+        settings as well."""
+        speaker, link = self._hub.core.speaker, self._links.get(settings.address)
+        neighbor = speaker.neighbors[settings.address]
+        if link is not None and not neighbor.is_dynamic and neighbor.keeps_its_kind(settings):
+            link.stop(ErrorCode.CEASE, Cease.CONFIG_CHANGE, _CHANGED)
+            speaker.change(settings, self._hub.now())
+            link.start()
+            return
+        self._end(settings.address, Cease.CONFIG_CHANGE, _CHANGED)
+        if is_named:
+            self._begin(speaker.add(settings))
 
     def _end(self, address: IPAddress, subcode: Cease, reason: str) -> None:
         link = self._links.pop(address, None)

@@ -2,7 +2,8 @@
 
 `serve` is the life of the process: start, say so in one line, wait for SIGTERM or SIGINT, stop.  Stopping is
 in order: no new connections, XMPP streams closed with `system-shutdown`, BGP sessions with Cease, Administrative
-Shutdown (RFC 4486 section 4), and sockets cut that are not gone by themselves after that.
+Shutdown (RFC 4486 section 4), or as the beginning of a restart where the neighbor is to bridge one, and sockets cut
+that are not gone by themselves after that.
 
 SIGHUP has the configuration read again.  A file with a mistake changes nothing, nor does one that asks of the kernel
 what it cannot do.  Otherwise neighbors, ranges of them, policies, passwords and the import targets of VPNs become what
@@ -135,6 +136,7 @@ class Server:
         for server in self._servers:
             server.close()
         self._listeners.close()
+        self.hub.end()
         self._bgp.stop()
         connections = list(self.hub.connections.values())
         for connection in connections:

@@ -179,11 +179,13 @@ def test_ends_from_here_and_by_the_timer() -> None:
     stopped.session.data_to_send()
     end, told = stopped.entries()[-2:]
     assert (end.direction, end.kind) == (HERE, "manual-stop")
-    assert end.says[0].startswith("SessionClosed reason=sent NOTIFICATION 6/2 (administrative shutdown): bye")
+    assert end.says[0].startswith(
+        "SessionClosed reason=sent NOTIFICATION 6/9 (hard reset): 6/2 (administrative shutdown): bye"
+    )
     assert (told.direction, told.kind, told.says[0]) == (
         OUT,
         "NOTIFICATION",
-        "6/2 (administrative shutdown): 'bye'",
+        "6/9 (hard reset): 6/2 (administrative shutdown): 'bye'",
     )
     silent = up()
     for wait in (50.0, 200.0):

@@ -98,6 +98,28 @@ def test_a_stopped_neighbor_stays_stopped_and_can_be_started(how_far: str) -> No
     assert (rim.dials, rim.peering.state, rim.peering.failures) == (before + 1, State.CONNECT, 0)
 
 
+@pytest.mark.parametrize(
+    ("ours", "notification"), [(GracefulRestart(), (6, 9)), (GracefulRestart(restarting=True), (6, 4)), (None, (6, 2))]
+)
+def test_a_neighbor_is_left_for_good_or_for_a_restart(
+    ours: GracefulRestart | None, notification: tuple[int, int]
+) -> None:
+    rim = started(graceful_restart=ours)
+    up = rim.established(STAYING)
+    rim.leave()
+    assert [(session, closed.notification) for session, closed in rim.ends] == [(up, notification)]
+    assert (rim.peering.state, rim.peering.next_timer(), rim.connects(is_outgoing=False)) == (State.IDLE, None, None)
+
+
+@pytest.mark.parametrize("is_dialling", [True, False])
+def test_a_neighbor_that_is_not_there_is_left(is_dialling: bool) -> None:
+    rim = started()
+    if not is_dialling:
+        rim.dial_fails()
+    rim.leave()
+    assert (rim.ends, rim.is_dialling, rim.peering.next_timer()) == ([], False, None)
+
+
 def test_a_dial_that_comes_about_after_it_was_given_up_is_closed() -> None:
     rim = started()
     rim.stop()

@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 
 import pytest
 
+from routeserver.bgp.iana import Family
 from tests.support.pki import Pki
 from tests.support.raw_bgp import (
     KEEPALIVE,
     NOTIFICATION,
     OPEN,
+    UPDATE,
     RawPeer,
     attribute,
     message,
@@ -33,7 +35,7 @@ T = TypeVar("T")
 ASN = 64512
 OURS = "127.0.1.1"
 PASSIVE, DIALLED, STRANGER = "127.0.2.11", "127.0.2.12", "127.0.2.99"
-ADMIN_SHUTDOWN, COLLISION, HOLD_TIMER_EXPIRED = (6, 2), (6, 7), (4, 0)
+ADMIN_SHUTDOWN, ADMIN_RESET, COLLISION, HARD_RESET, HOLD_TIMER_EXPIRED = (6, 2), (6, 4), (6, 7), (6, 9), (4, 0)
 FAMILIES = ((1, 128), (2, 128))
 
 
@@ -242,11 +244,66 @@ async def test_a_silent_neighbor_is_given_up_when_the_hold_time_is_over(server: 
     assert await ends(peer)
 
 
-async def test_a_stopping_server_tells_its_neighbors(pki: Pki) -> None:
+RESTARTS = attribute(0, 64, bytes.fromhex("4078 0001 80 80"))[1:]
+"""The capability of graceful restart, with the N bit and VPNv4 (RFC 4724 section 3, RFC 8538 section 2)."""
+BRIDGES = attribute(0, 64, bytes.fromhex("0078"))[1:]
+"""One that bridges restarts and knows nothing of the N bit."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "notification"),
+    [
+        ("helper", b"", ADMIN_SHUTDOWN),
+        ("helper", RESTARTS, HARD_RESET),
+        ("full", b"", ADMIN_SHUTDOWN),
+        ("full", RESTARTS, ADMIN_RESET),
+        ("full", BRIDGES, None),
+    ],
+)
+async def test_a_stopping_server_tells_its_neighbors(
+    pki: Pki, mode: str, more: bytes, notification: tuple[int, int] | None
+) -> None:
+    """For good, or for a restart where that is to be bridged."""
     bgp = f'[bgp]\nlisten = ["{OURS}:0"]\n[[bgp.neighbors]]\naddress = "{PASSIVE}"\npeer-as = {ASN}\npassive = true\n'
-    async with running(pki, bgp, HEAD) as server:
+    async with running(pki, f'{bgp}graceful-restart = "{mode}"\n', HEAD) as server:
         peer = await dial(server, PASSIVE)
-        await blocking(peer.establish, ASN, "192.0.2.11", FAMILIES)
+        await blocking(peer.establish, ASN, "192.0.2.11", FAMILIES, 90, more)
         await until_state(server, PASSIVE, "established")
-    assert await read_notification(peer) == ADMIN_SHUTDOWN
-    assert await ends(peer)
+    if notification is None:
+        assert NOTIFICATION not in await blocking(rest, peer)
+    else:
+        assert await read_notification(peer) == notification
+        assert await ends(peer)
+
+
+def rest(peer: RawPeer) -> list[int]:
+    """The types of the messages until the connection ends."""
+    kinds = []
+    try:
+        while True:
+            kinds.append(peer.read()[0])
+    except (EOFError, ConnectionResetError):
+        return kinds
+
+
+async def test_a_stopping_server_takes_nothing_back(pki: Pki) -> None:
+    """That would take the longer the more there is, and all sessions are waiting for their last words."""
+    vpn = '[[vpns]]\nname = "blue"\nimport-route-target = ["1:1"]\nexport-route-target = ["1:1"]\n'
+    clients = [PASSIVE, STRANGER]
+    bgp = f'[bgp]\nlisten = ["{OURS}:0"]\n{vpn}'
+    for address in clients:
+        bgp += f'[[bgp.neighbors]]\naddress = "{address}"\npeer-as = {ASN}\npassive = true\n'
+        bgp += "route-reflector-client = true\n"
+    async with running(pki, bgp, HEAD) as server:
+        speaker, listener = [await dial(server, address) for address in clients]
+        for peer, address in zip((speaker, listener), clients, strict=True):
+            await blocking(peer.establish, ASN, address, FAMILIES)
+        target = attribute(0xC0, 16, bytes.fromhex("0002000100000001"))
+        route = mp_reach((1, 128), "192.0.2.200", vpn_nlri("64512:7", "10.0.0.1/32", 1000))
+        words = attribute(0x40, 1, b"\0") + attribute(0x40, 2, b"") + attribute(0x40, 5, b"\0\0\0d")
+        await blocking(speaker.send, update(route + words + target))
+        while not (await blocking(listener.read_until, UPDATE)).endswith(target):
+            pass
+        table = server.server.hub.core.rib.table
+    assert table.destinations[Family.VPNV4]
+    assert await blocking(rest, listener) == [NOTIFICATION]

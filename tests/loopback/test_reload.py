@@ -6,12 +6,9 @@ must be KEEPALIVEs and nothing else.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import closing
 
 import pytest
 
@@ -19,46 +16,44 @@ from routeserver.bgp.iana import Family
 from tests.support.pki import Pki
 from tests.support.protected_dial import connect, too_many_keys
 from tests.support.raw_bgp import (
-    KEEPALIVE,
     NOTIFICATION,
     UPDATE,
     VPNV4,
     RawPeer,
     common_attributes,
-    message,
     mp_reach,
     update,
     vpn_nlri,
 )
+from tests.support.reloads import (
+    ASN,
+    BYSTANDER,
+    CONFIG_CHANGE,
+    DECONFIGURED,
+    FAMILIES,
+    GUEST,
+    LISTEN,
+    MAX_PREFIXES,
+    NEW,
+    ONE,
+    RANGE,
+    REJECTING,
+    RT_1,
+    TEXT,
+    blocking,
+    comes_back,
+    gets_in,
+    in_peace,
+    is_told,
+    named,
+    range_of,
+)
 from tests.support.server import HEAD, RunningServer, running
 from tests.support.waiting import eventually_async
 
-T = TypeVar("T")
-ASN = 64512
-OURS = "127.0.1.1"
-BYSTANDER, ONE, GUEST, NEW = "127.0.2.31", "127.0.2.32", "127.0.3.1", "127.0.2.33"
-FAMILIES = (VPNV4,)
-DECONFIGURED, CONFIG_CHANGE, MAX_PREFIXES = bytes((6, 3)), bytes((6, 6)), bytes((6, 1))
-RT_1 = bytes.fromhex("0002fc0000000001")
 ROUTE_REFRESH, REFRESH = bytes((2, 0)), 5
 SHORT = 0.4
 COUNTS = ("added", "removed", "reset", "changed")
-
-
-def named(address: str, *more: str) -> str:
-    lines = ["[[bgp.neighbors]]", f'address = "{address}"', f"peer-as = {ASN}", "passive = true", 'idle-hold = "0s"']
-    lines += more
-    return "\n".join(lines) + "\n"
-
-
-def range_of(prefix: str, *more: str) -> str:
-    return "\n".join(["[[bgp.dynamic-neighbors]]", f'prefix = "{prefix}"', f"peer-as = {ASN}", *more]) + "\n"
-
-
-REJECTING = '[[bgp.policies]]\nname = "none"\n[[bgp.policies.rules]]\naction = "reject"\n'
-LISTEN = f'[bgp]\nlisten = ["{OURS}:0"]\n'
-RANGE = range_of("127.0.3.0/24")
-TEXT = LISTEN + REJECTING + named(BYSTANDER) + named(ONE) + RANGE
 
 
 @pytest.fixture
@@ -67,46 +62,6 @@ async def server(pki: Pki) -> AsyncIterator[RunningServer]:
     (pki.directory / "new").write_text("new secret\n")
     async with running(pki, TEXT, HEAD) as running_server:
         yield running_server
-
-
-async def blocking(call: Callable[..., T], *arguments: Any, **more: Any) -> T:
-    return await asyncio.to_thread(partial(call, *arguments, **more))
-
-
-async def gets_in(server: RunningServer, source: str, password: bytes | None = None, more: bytes = b"") -> RawPeer:
-    """A session whose first routes are through: none, so the End-of-RIB. `more` is of capabilities."""
-    peer = await blocking(connect, source, server.address("bgp"), password=password)
-    await blocking(peer.establish, ASN, source, FAMILIES, more=more)
-    await blocking(peer.read_until, UPDATE)
-    return peer
-
-
-async def comes_back(server: RunningServer, source: str) -> RawPeer:
-    """A new session; whoever connects the moment an old one ends may still be told to wait."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return await gets_in(server, source)
-            except (EOFError, ConnectionResetError):
-                continue
-
-
-@asynccontextmanager
-async def in_peace(server: RunningServer, source: str = BYSTANDER) -> AsyncIterator[RawPeer]:
-    """A session that hears of nothing meanwhile, and is the same afterwards."""
-    peer = await gets_in(server, source)
-    yield peer
-    peer.send(message(9))  # there is no such type: the answer is the next thing said
-    with closing(peer):
-        kind, body = await blocking(peer.read)
-        while kind == KEEPALIVE:
-            kind, body = await blocking(peer.read)
-        assert (kind, body[:2]) == (NOTIFICATION, bytes((1, 3)))
-
-
-async def is_told(peer: RawPeer, what: bytes) -> None:
-    assert (await blocking(peer.read_until, NOTIFICATION))[:2] == what
-    peer.close()
 
 
 def reloaded(caplog: pytest.LogCaptureFixture) -> dict[str, int]:

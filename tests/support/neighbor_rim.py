@@ -52,6 +52,10 @@ class Rim:
         self.peering.stop(self.now, code, subcode, reason)
         self._follow()
 
+    def leave(self) -> None:
+        self.peering.leave(self.now, "the program ends")
+        self._follow()
+
     def dial_succeeds(self) -> BgpSession:
         """The dial that is under way comes about."""
         assert self.is_dialling
