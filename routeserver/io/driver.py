@@ -243,6 +243,8 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
     def _tell_time(self) -> None:
         if self._is_open and not self.session.closing:
             self._tell_written()
+            if self._user_timeout is not None:
+                self._user_timeout.look()
             self._endpoint.deliver(self, self.session.handle_timer(self._hub.now()))
 
     # --- Outwards ---------------------------------------------------------------------------------------------------
@@ -309,8 +311,6 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
             session.written(unsent, self._hub.now())
         elif isinstance(session, XmppSession):
             session.taken(self._handed_out - unsent, self._hub.now())
-        if self._user_timeout is not None:
-            self._user_timeout.follow(self.session.writable)
 
     def _finish(self) -> None:
         """Close our half and wait for the peer's: closing the socket on what it still sends would be a reset, which

@@ -3,17 +3,18 @@
 Pings notice a host that is gone while nothing else is on its way.  With data in flight TCP would go on repeating it
 for a quarter of an hour, so the kernel is told to end it sooner (RFC 9293 section 3.8.3, RFC 5482).
 
-Linux counts the same time against a peer whose host answers, but whose program leaves its window closed (RFC 9293
-section 3.8.6.1).  How long that may last is not TCP's to say: while a session's socket is full, the timeout is there
-only as long as segments are being repeated.
+Linux counts the same time against a peer whose host answers, but whose program leaves its window closed or nearly so
+(RFC 9293 section 3.8.6.1).  How long that may last is not TCP's to say.  So whoever uses a `UserTimeout` looks at it a
+few times within its span, and it is taken away while octets wait and none is on its way.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 
-_RETRANSMITS_AT = 2
-"""Where linux/tcp.h's struct tcp_info has how often the oldest segment was repeated without an answer."""
+_INFO = struct.Struct("=24xI116xI")
+"""Of linux/tcp.h's struct tcp_info tcpi_unacked, which counts segments, and tcpi_notsent_bytes."""
 
 
 class UserTimeout:
@@ -27,13 +28,11 @@ class UserTimeout:
         self._is_set = False
         self._set(wanted=True)
 
-    def follow(self, is_writable: bool) -> None:
-        """Keep to the rule above; `is_writable` is False while the socket is full."""
-        if not (is_writable and self._is_set):
-            self._set(wanted=is_writable or self._is_repeating())
-
-    def _is_repeating(self) -> bool:
-        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[_RETRANSMITS_AT] > 0
+    def look(self) -> None:
+        """Have it there unless the peer's window is closed."""
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        in_flight, waiting = _INFO.unpack(info)
+        self._set(wanted=in_flight > 0 or not waiting)
 
     def _set(self, *, wanted: bool) -> None:
         if wanted is not self._is_set:

@@ -23,7 +23,7 @@ from routeserver.rib.vrf import Entry, Vrf
 _BATCH_ITEMS = 64
 _BATCH_TEXT = 1 << 16
 """Characters of items in a message, but for the last one's."""
-_PORTION = 1 << 18
+_PORTION = 1 << 16
 """Characters that wait to be written, beyond which a drain ends."""
 
 

@@ -104,7 +104,9 @@ async def test_white_space_keeps_a_session(pki: Pki) -> None:
 
 
 async def test_a_reader_that_returns_gets_the_newest_state_and_then_its_answers(pki: Pki) -> None:
-    async with running(pki, VPN) as server, logged_in(server) as (client, connection):
+    lines = head('ping-interval = "200ms"', "ping-misses = 100")
+    async with running(pki, VPN, lines) as server, logged_in(server) as (client, connection):
+        assert user_timeout(connection) == 20_200
         client.send(SUBSCRIBE)
         await client.until(IN_SYNC)
         labels = await fill(server, connection)
@@ -117,7 +119,7 @@ async def test_a_reader_that_returns_gets_the_newest_state_and_then_its_answers(
             newest = said.rpartition(f"<address>{prefix}</address>".encode())[2]
             assert f"<label>{label}</label>".encode() in newest.partition(b"</entry>")[0], prefix
         assert connection.session.writable
-        assert user_timeout(connection) == 80_000
+        await eventually_async(lambda: user_timeout(connection) == 20_200, describe="and it reads")
 
 
 async def test_a_reader_that_does_not_return_is_cut_and_the_reason_said(pki: Pki) -> None:

@@ -25,7 +25,7 @@ async def test_some_stop_reading_while_everything_changes(tmp_path: Path) -> Non
     """The same storm twice, first with everybody reading: what the second one adds is because of the slow ones."""
     slow, others = range(SLOW), range(SLOW, CLIENTS)
     with CrowdServer(tmp_path, VPNS) as server:
-        async with crowd(server, CLIENTS, VPNS) as everybody:
+        async with crowd(server, CLIENTS, VPNS, SLOW) as everybody:
             await everybody.storm(CHANGES)
             await everybody.until_seen(range(CLIENTS))
             before = server.resident()

@@ -141,13 +141,14 @@ def subscriptions(which: int, vpns: int) -> list[str]:
 
 
 @asynccontextmanager
-async def crowd(server: CrowdServer, clients: int, vpns: int) -> AsyncIterator[Crowd]:
-    """Everybody logged in, subscribed and in sync."""
+async def crowd(server: CrowdServer, clients: int, vpns: int, small: int) -> AsyncIterator[Crowd]:
+    """Everybody logged in, subscribed and in sync; the first so many have a small buffer in the kernel."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * clients + 100)), hard))
     gate = asyncio.Semaphore(_LOGINS_AT_ONCE)
     publisher = await _login(server, gate, "publisher.example.net")
-    members = await asyncio.gather(*(_login(server, gate, f"host{n}.example.net") for n in range(clients)))
+    logins = (_login(server, gate, f"host{n}.example.net", is_small=n < small) for n in range(clients))
+    members = await asyncio.gather(*logins)
     listening = [asyncio.create_task(member.listen()) for member in (publisher, *members)]
     try:
         for number, member in enumerate(members):
@@ -166,14 +167,15 @@ async def crowd(server: CrowdServer, clients: int, vpns: int) -> AsyncIterator[C
         await asyncio.gather(*listening, return_exceptions=True)
 
 
-async def _login(server: CrowdServer, gate: asyncio.Semaphore, name: str) -> Member:
+async def _login(server: CrowdServer, gate: asyncio.Semaphore, name: str, is_small: bool = False) -> Member:
     async with gate:
         files = await asyncio.to_thread(server.certificate, name)
         context = ssl.create_default_context(cafile=str(server.pki / "ca.pem"))
         context.load_cert_chain(*files)
         plain = socket.socket()
         plain.setblocking(False)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        if is_small:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         await asyncio.get_running_loop().sock_connect(plain, (server.address, XMPP_PORT))
         member = Member(*await asyncio.open_connection(sock=plain), name)
         await member.client.start_tls(context)
