@@ -48,7 +48,7 @@ from schema.values import IPAddress
 
 _REFUSALS = 16
 """Connections beyond the limit of an address that are told so, and not just cut."""
-_COLLECT_AFTER = 16
+_COLLECT_AFTER = 4
 """Streams that ended in the middle of something leave an XML parser each that only the collector can free, and of
 whose size it knows nothing; so many of them are worth a look at what is young."""
 _WARN_BEFORE = timedelta(days=30)

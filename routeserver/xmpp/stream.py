@@ -39,6 +39,7 @@ UNAUTHENTICATED_BYTES = 10_000
 _UNAUTHENTICATED_ELEMENTS = 8
 _UNAUTHENTICATED_ATTRIBUTES = 16
 _FEED = 16384
+_STEEP_FEED = 256
 _HEADER_MAX = 10_000
 _FREE = 16384
 """What every stream may hold of an unfinished element without being counted."""
@@ -175,9 +176,7 @@ class StreamReader:
         """Yield what `data` completes, in order. Raises StreamError after the last good unit before the fault."""
         if self._prolog is not None:
             data = self._enter(self._prolog + data)
-        step = min(_FEED, self._limits.max_stanza_bytes)
-        for offset in range(0, len(data), step):
-            piece = data[offset : offset + step]
+        for piece in self._pieces(data):
             signs = piece.count(b"=")
             fault = self._push(piece)
             self._signs += signs
@@ -189,6 +188,16 @@ class StreamReader:
                 finally:
                     del fault  # it has this frame in its traceback, and the frame the elements
             self._check_size()
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
+        """What the parser is given at a time; little where more is opened than closed, since it goes deep unasked."""
+        step = min(_FEED, self._limits.max_stanza_bytes)
+        for offset in range(0, len(data), step):
+            piece = data[offset : offset + step]
+            if piece.count(b"<") - 2 * piece.count(b"</") - piece.count(b"/>") > self._limits.max_depth:
+                yield from (piece[start : start + _STEEP_FEED] for start in range(0, len(piece), _STEEP_FEED))
+            else:
+                yield piece
 
     def _enter(self, data: bytes) -> bytes:
         """Examine the prolog; returns the bytes from the root element on, or none while it has not begun."""
