@@ -82,6 +82,8 @@ class _Vpn(Table):
     export_route_target: list[str] = msgspec.field(default_factory=list)
     members: list[str] | None = None
     prefixes: list[str] | None = None
+    max_items: int | None = None
+    max_items_per_publisher: int | None = None
 
 
 class _Forwarder(Table):
@@ -210,6 +212,9 @@ def _settings(file: _File, base: Path) -> Settings:
     )
 
 
+_quota = values.within(1, 10_000_000)
+
+
 def _vpn(key: str, raw: _Vpn) -> VpnSettings:
     return VpnSettings(
         at(f"{key}.name", values.vpn_name, raw.name),
@@ -217,6 +222,8 @@ def _vpn(key: str, raw: _Vpn) -> VpnSettings:
         frozenset(listed(f"{key}.export-route-target", parse_route_target, raw.export_route_target) or ()),
         listed(f"{key}.members", values.member_pattern, raw.members),
         listed(f"{key}.prefixes", values.prefix, raw.prefixes),
+        optional(f"{key}.max-items", _quota, raw.max_items),
+        optional(f"{key}.max-items-per-publisher", _quota, raw.max_items_per_publisher),
     )
 
 
