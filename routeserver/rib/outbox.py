@@ -23,6 +23,8 @@ from routeserver.rib.vrf import Entry, Vrf
 _BATCH_ITEMS = 64
 _BATCH_TEXT = 1 << 16
 """Characters of items in a message, but for the last one's."""
+_LOOK = 256
+"""Notes looked up together: about a portion, because the emptied front of a large dict is slow to skip."""
 _PORTION = 1 << 16
 """Characters that wait to be written, beyond which a drain ends."""
 
@@ -99,14 +101,18 @@ class SubscriberOutbox(Generic[S]):
         """Send at most `budget` notes, fewer when they fill a portion; how many were sent."""
         left = budget
         for vrf, pending in self._pending.items():
-            keys = list(islice(pending, left))  # all at once: the emptied front of a large dict is slow to skip
-            sent = 0
-            while sent < len(keys) and self.sender.unsent < _PORTION:
-                sent += self._send_batch(vrf, keys[sent : sent + _BATCH_ITEMS])
-            left -= sent
+            while left and pending and self.sender.unsent < _PORTION:
+                left -= self._send_some(vrf, list(islice(pending, min(left, _LOOK))))
             if not pending:
                 self._shown_at.pop(vrf, None)
         return budget - left
+
+    def _send_some(self, vrf: Vrf, keys: Sequence[bytes]) -> int:
+        """Send what of these notes fits the portion; how many."""
+        sent = 0
+        while sent < len(keys) and self.sender.unsent < _PORTION:
+            sent += self._send_batch(vrf, keys[sent : sent + _BATCH_ITEMS])
+        return sent
 
     def _send_batch(self, vrf: Vrf, keys: Sequence[bytes]) -> int:
         """Send what comes of the first of these notes, as many as make one message; how many."""
