@@ -244,7 +244,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         if self._is_open and not self.session.closing:
             self._tell_written()
             if self._user_timeout is not None:
-                self._user_timeout.look()
+                self._user_timeout.look(self.session.writable)
             self._endpoint.deliver(self, self.session.handle_timer(self._hub.now()))
 
     # --- Outwards ---------------------------------------------------------------------------------------------------

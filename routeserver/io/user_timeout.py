@@ -5,7 +5,8 @@ for a quarter of an hour, so the kernel is told to end it sooner (RFC 9293 secti
 
 Linux counts the same time against a peer whose host answers, but whose program leaves its window closed or nearly so
 (RFC 9293 section 3.8.6.1).  How long that may last is not TCP's to say.  So whoever uses a `UserTimeout` looks at it a
-few times within its span, and it is taken away while octets wait and none is on its way.
+few times within its span, and it is taken away while a session's socket is full, and while octets wait in the kernel
+and none is on its way.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class UserTimeout:
         self._is_set = False
         self._set(wanted=True)
 
-    def look(self) -> None:
-        """Have it there unless the peer's window is closed."""
+    def look(self, is_writable: bool) -> None:
+        """Have it there unless the peer does not read; `is_writable` is False while the socket is full."""
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
         in_flight, waiting = _INFO.unpack(info)
-        self._set(wanted=in_flight > 0 or not waiting)
+        self._set(wanted=is_writable and (in_flight > 0 or not waiting))
 
     def _set(self, *, wanted: bool) -> None:
         if wanted is not self._is_set:
