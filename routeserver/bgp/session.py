@@ -53,9 +53,9 @@ from routeserver.bgp.messages import (
 from routeserver.bgp.negotiation import Negotiated, negotiate
 from routeserver.bgp.packing import UpdateEncoder, end_of_rib
 from routeserver.bgp.retry import shortened
-from routeserver.bgp.trace import SessionTrace
 from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import EXTENDED_MESSAGE_MAX, MESSAGE_MAX, MessageReader, MessageType
+from routeserver.bgp.witness import Witness
 from routeserver.settings import NeighborSettings
 from schema.values import IPAddress
 
@@ -131,7 +131,7 @@ class BgpSession:
         self.last_sent: Notification | None = None
         self.last_received: Notification | None = None
         self.retry_after: float | None = None
-        self.trace: SessionTrace | None = None
+        self.trace: Witness | None = None
         """Told of all that goes in and of what comes of it, while somebody wants to know."""
         self._jitter = jitter
         self._out: list[bytes] = []

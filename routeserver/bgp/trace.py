@@ -18,17 +18,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from routeserver.bgp.errors import NotificationError
 from routeserver.bgp.event_text import event_text
 from routeserver.bgp.events import BgpEvent, SessionClosed
 from routeserver.bgp.fsm import FsmEvent
+from routeserver.bgp.session import BgpSession
 from routeserver.settings import NeighborSettings
 from schema.values import IPAddress
-
-if TYPE_CHECKING:  # a session has its trace
-    from routeserver.bgp.session import BgpSession
 
 VERSION = 1
 Line: TypeAlias = dict[str, Any]
@@ -87,7 +85,7 @@ def _resumed(session: BgpSession) -> Line:
 
 
 class SessionTrace:
-    """What a session tells of itself. Times not given are those of the input before."""
+    """The `Witness` of a session. Times not given are those of the input before."""
 
     def __init__(self, trace: NeighborTrace, session: BgpSession, number: int) -> None:
         self._trace = trace
