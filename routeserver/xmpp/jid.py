@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from schema.names import ROUTE_SERVER_JID
 
 _FORBIDDEN_LOCAL = frozenset("\"&'/:<>@ ")
+_FORBIDDEN_DOMAIN = frozenset("\"&':<>[]%")
+"""Of a name; an address in brackets is read as an address, and has no zone (RFC 7622 section 3.2)."""
 _PART_MAX = 1023
 
 
@@ -50,8 +52,10 @@ class Jid:
 
 def _prepare_domain(text: str) -> str:
     """Lower case, no trailing dot, an IPv6 literal in its canonical form. Raises ValueError."""
-    if text.startswith("[") and text.endswith("]"):
+    if text.startswith("[") and text.endswith("]") and "%" not in text:
         return f"[{ipaddress.IPv6Address(text[1:-1])}]"
+    if not _FORBIDDEN_DOMAIN.isdisjoint(text):
+        raise ValueError(f"{text!r} is not a domain")
     return text.lower().removesuffix(".")
 
 
