@@ -67,9 +67,10 @@ class SubscriberOutbox(Generic[S]):
         """Begin, or begin again: the whole node will be sent, then its marker."""
         self.subscribed[vrf] = to
         pending = self._pending.setdefault(vrf, {})
+        entries = vrf.sorted_entries()  # what was left to be selected is not news to whoever begins to watch now
         told = vrf.entries if self in vrf.watchers else {}
         vrf.watchers[self] = None
-        for key, entry in vrf.sorted_entries():
+        for key, entry in entries:
             pending.setdefault(key, entry if key in told else None)
         self.markers_due[vrf] = None
         self._dirty[self] = None

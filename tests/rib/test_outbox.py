@@ -11,6 +11,7 @@ import pytest
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.path import Path, Source
 from routeserver.rib.rib import Rib
+from routeserver.rib.vrf import MANY
 from routeserver.settings import Settings
 from tests.support.recorders import Subscriber
 from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, bgp_path, hop, ibgp, item, local, published_path, vpn
@@ -90,6 +91,17 @@ def test_a_best_path_with_another_id_comes_first_and_the_old_id_goes_in_a_second
     assert node.drain() == [("items", "blue", ("b",)), ("retracts", "blue", ("a",))]
     node.retract("b")
     assert node.drain() == [("items", "blue", ("a",)), ("retracts", "blue", ("b",))]
+
+
+def test_whoever_subscribes_to_what_is_yet_to_be_selected_was_told_nothing_before() -> None:
+    node = _Node()
+    paths = [bgp_path(ibgp(), f"1:{number}", _P1, attributes(seq=number)) for number in range(MANY + 9)]
+    for path in paths[:-1]:
+        node.rib.update(path)
+    node.rib.select()
+    node.rib.update(paths[-1])
+    node.subscribe()
+    assert node.drain() == [("items", "blue", (f"1:{MANY + 8}:{_P1}",))]
 
 
 def test_an_item_that_is_not_selected_is_not_visible(node: _Node) -> None:
