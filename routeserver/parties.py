@@ -55,8 +55,8 @@ class Neighbor:
     last_closed: str = ""
     """Why the latest session ended, in words."""
     malformed: int = 0
-    limits_noted: set[tuple[Family, str]] = field(default_factory=set)
-    """What was said in this session about prefix limits, so that it is said once."""
+    noted: set[tuple[Family, str]] = field(default_factory=set)
+    """Notices of this session, by family and event."""
 
     @classmethod
     def of(cls, settings: NeighborSettings, rib: Rib) -> Neighbor:
@@ -82,6 +82,12 @@ class Neighbor:
     def is_dynamic(self) -> bool:
         """Whether it is here because a range let it in."""
         return self.range is not None
+
+    def is_news(self, family: Family, event: str) -> bool:
+        """Whether this has not been noted in this session; it is from now on. A neighbor can cause it at will."""
+        is_new = (family, event) not in self.noted
+        self.noted.add((family, event))
+        return is_new
 
     @property
     def promises_end_of_rib(self) -> bool:

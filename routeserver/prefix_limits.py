@@ -26,8 +26,7 @@ def check(neighbor: Neighbor, limit: PrefixLimit, family: Family, notices: list[
         return False
     is_excess = count > limit.limit
     event = "bgp.prefixes.exceeded" if is_excess else "bgp.prefixes.many"
-    if (family, event) not in neighbor.limits_noted:
-        neighbor.limits_noted.add((family, event))
+    if neighbor.is_news(family, event):
         facts: dict[str, object] = {"afi_safi": family.label, "prefixes": count, "limit": limit.limit}
         if is_excess:
             facts["action"] = limit.on_excess.value

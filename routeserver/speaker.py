@@ -79,7 +79,7 @@ class Speaker:
         before, neighbor.peering.settings = neighbor.settings, settings
         session, out = neighbor.session, neighbor.adj_out
         neighbor.adj_in.set_policy(settings.import_policy)
-        neighbor.limits_noted.clear()
+        neighbor.noted.clear()
         if session is None or out is None or neighbor.terms is None:
             return
         if settings.export_policy != before.export_policy:
@@ -215,7 +215,7 @@ class Speaker:
             neighbor.flaps += 1
         neighbor.session = neighbor.adj_out = neighbor.established_at = neighbor.memberships_until = None
         neighbor.ends_of_rib.clear()
-        neighbor.limits_noted.clear()
+        neighbor.noted.clear()
         neighbor.refresh.forget()
 
     def _close(self, session: BgpSession, closing: Iterable[events.BgpEvent], now: float) -> None:
@@ -260,7 +260,8 @@ class Speaker:
         family = event.family
         if neighbor.promises_end_of_rib and family not in neighbor.ends_of_rib:
             facts = {"afi_safi": family.label, "reason": "it began before End-of-RIB"}
-            self.notices.append(Notice("bgp.refresh.ignored", neighbor.settings.address, facts))
+            if neighbor.is_news(family, "bgp.refresh.ignored"):
+                self.notices.append(Notice("bgp.refresh.ignored", neighbor.settings.address, facts))
         else:
             neighbor.refresh.begins(family, now)
 
