@@ -98,7 +98,7 @@ class Capabilities:
     codes: frozenset[int] = field(default=frozenset(), compare=False)
     """All codes seen, also those without a meaning here."""
     remarks: tuple[str, ...] = field(default=(), compare=False)
-    """What was ignored though its code is known, in words for the log."""
+    """What was ignored though its code is known, in words for the log; the first instance of each code."""
 
     def carries(self, family: Family) -> bool:
         return pair_of(family) in self.families
@@ -188,7 +188,7 @@ def decode_capabilities(values: Iterable[bytes]) -> Capabilities:
     """
     found: dict[int, list[bytes]] = {code: [] for code in _SHAPES}
     codes: set[int] = set()
-    remarks: list[str] = []
+    ignored: dict[int, str] = {}
     for value in values:
         for code, content in _split(value):
             codes.add(code)
@@ -199,10 +199,11 @@ def decode_capabilities(values: Iterable[bytes]) -> Capabilities:
             elif code == Capability.FOUR_OCTET_AS:
                 raise _fault(OpenFault.MALFORMED, "the 4-octet AS capability is not four octets long")
             else:
-                remarks.append(f"{_name(code)} of {len(content)} octets ignored")
+                ignored.setdefault(code, f"{_name(code)} of {len(content)} octets ignored")
     numbers = {int.from_bytes(content, "big") for content in found[Capability.FOUR_OCTET_AS]}
     if len(numbers) > 1:
         raise _fault(OpenFault.PEER_AS, "two different 4-octet AS numbers")
+    remarks = list(ignored.values())
     restart = _one(found, Capability.GRACEFUL_RESTART, remarks)
     return Capabilities(
         families=frozenset((afi, safi) for afi, _, safi in _entries(">HBB", *found[Capability.MULTIPROTOCOL])),

@@ -231,6 +231,15 @@ def test_what_is_said_again(octets: str, value: Capabilities, remarks: tuple[str
     assert (read, read.remarks) == (value, remarks)
 
 
+def test_what_is_ignored_again_and_again_is_told_once() -> None:
+    """An OPEN has room for a thousand, and each remark is a line of log."""
+    read = decode_capabilities([bytes.fromhex("020100" + "02020000" + "050100") * 300])
+    assert read.remarks == (
+        "capability 2 (route refresh) of 1 octets ignored",
+        "capability 5 (extended next hop) of 1 octets ignored",
+    )
+
+
 @pytest.mark.parametrize(
     ("octets", "subcode"),
     [
