@@ -82,8 +82,10 @@ class SubscriberOutbox(Generic[S]):
         self.markers_due.pop(vrf, None)
         vrf.watchers.pop(self, None)
 
-    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None) -> None:
-        self._pending[vrf].setdefault(key, old)
+    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None, *, is_gone: bool) -> None:
+        pending = self._pending[vrf]
+        if pending.setdefault(key, old) is None and is_gone:
+            del pending[key]  # it came and went unheard of: a reader that is slow keeps no note of that
         self._dirty[self] = None
 
     @property

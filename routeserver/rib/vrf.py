@@ -68,8 +68,8 @@ class Entry:
 class Watcher(Protocol):
     """A subscriber's outbox, as a VRF sees it."""
 
-    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None) -> None:
-        """The entry of a prefix is about to differ from `old`, the one that stood until now."""
+    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None, *, is_gone: bool) -> None:
+        """The entry of a prefix differs from `old`, which stood until now; `is_gone` if there is none any more."""
         ...
 
 
@@ -153,14 +153,12 @@ class Vrf:
         if before is not None and best is not None and self._says_the_same(before, best):
             before.path = best
             return
-        for watcher in self.watchers:
-            watcher.entry_changed(self, prefix, before)
-        if best is None:
-            del entries[prefix]
-        else:
-            if before is not None:
-                del entries[prefix]  # what changed last comes last
+        if before is not None:
+            del entries[prefix]  # what changed last comes last
+        if best is not None:
             entries[prefix] = Entry(self.name, best)
+        for watcher in self.watchers:
+            watcher.entry_changed(self, prefix, before, is_gone=best is None)
 
     def _says_the_same(self, before: Entry, best: Path) -> bool:
         return Entry(self.name, best).item_id == before.item_id and path_item(best) == path_item(before.path)

@@ -178,6 +178,15 @@ def test_what_came_and_went_unsent_is_never_mentioned(node: _Node) -> None:
     assert node.drain() == []
 
 
+def test_what_came_and_went_unsent_leaves_no_note(node: _Node) -> None:
+    node.subscribe()
+    node.drain()
+    node.publish(_HOST1, "a", _P1)
+    assert node.outbox.has_pending
+    node.retract("a")
+    assert not node.outbox.has_pending
+
+
 def test_a_change_that_was_undone_costs_one_item_at_most(node: _Node) -> None:
     node.publish(_HOST1, "a", _P1)
     node.drain()

@@ -49,7 +49,7 @@ class _Watcher:
     def __init__(self) -> None:
         self.told: list[tuple[bytes, str | None]] = []
 
-    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None) -> None:
+    def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None, *, is_gone: bool) -> None:
         self.told.append((key, old.item_id if old else None))
 
 
