@@ -14,7 +14,7 @@ from routeserver.bgp.fsm import State
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.negotiation import Negotiated
 from routeserver.bgp.nlri import RtMembership
-from routeserver.bgp.peering import Told
+from routeserver.bgp.totals import Told
 from routeserver.core import RouteServer
 from routeserver.parties import Neighbor
 from routeserver.receiving_speaker import Kept

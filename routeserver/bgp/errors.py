@@ -73,10 +73,6 @@ class Cease(enum.IntEnum):
     BFD_DOWN = 10
 
 
-LASTING = frozenset((Cease.MAX_PREFIXES, Cease.ADMIN_SHUTDOWN, Cease.DECONFIGURED, Cease.BFD_DOWN))
-"""What ends a session that will not soon be back, so that routes had better not outlive it (RFC 8538 section 5.1)."""
-
-
 class RefreshFault(enum.IntEnum):
     BAD_LENGTH = 1
 

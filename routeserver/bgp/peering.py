@@ -27,9 +27,8 @@ Counters are those of all sessions together, the living and the ended.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
@@ -37,19 +36,14 @@ from routeserver.bgp import collision
 from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.events import BgpEvent, Established
 from routeserver.bgp.fsm import FsmEvent, PeeringAction, State, Step, step_for
-from routeserver.bgp.messages import Notification
-from routeserver.bgp.retry import LAST_DELAY, retry_delay, shortened
+from routeserver.bgp.retry import Failures, shortened
 from routeserver.bgp.session import BgpSession
-from routeserver.bgp.wire import MessageType
+from routeserver.bgp.totals import Told, Totals
 from routeserver.settings import NeighborSettings
 from schema.values import IPAddress
 
 CONNECT_RETRY = 120.0
 """Seconds one attempt to connect may take (RFC 4271 section 10)."""
-RETRY_MIN = 1.0
-"""Seconds between tries nobody answers, for a neighbor without idle hold."""
-HEALTHY_AFTER = LAST_DELAY
-"""Seconds a session must have been established for its end to count as the first failure."""
 PENDING_MAX = 4
 """Incoming connections of one neighbor that are not established: more than a collision and a second try make."""
 _PROGRESS = {state: number for number, state in enumerate(State)}
@@ -78,14 +72,6 @@ class End:
 Order: TypeAlias = Dial | CancelDial | End
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A NOTIFICATION, and when it was sent or received."""
-
-    notification: Notification
-    at: float
-
-
 @dataclass(eq=False, slots=True)
 class _Progress:
     """How far a session was when last looked at."""
@@ -93,30 +79,6 @@ class _Progress:
     is_outgoing: bool
     state: State = State.OPEN_SENT
     established_at: float | None = None
-
-
-def _no_messages() -> Counter[str]:
-    return Counter({kind.name.lower(): 0 for kind in MessageType})
-
-
-@dataclass(slots=True)
-class Totals:
-    """What several sessions have carried; messages by type, faults in UPDATEs by attribute (RFC 7606 section 6)."""
-
-    messages_in: Counter[str] = field(default_factory=_no_messages)
-    messages_out: Counter[str] = field(default_factory=_no_messages)
-    octets_in: int = 0
-    octets_out: int = 0
-    malformed: Counter[str] = field(default_factory=Counter)
-    unsendable: int = 0
-
-    def add(self, carried: BgpSession | Totals) -> None:
-        self.messages_in.update(carried.messages_in)
-        self.messages_out.update(carried.messages_out)
-        self.octets_in += carried.octets_in
-        self.octets_out += carried.octets_out
-        self.malformed.update(carried.malformed)
-        self.unsendable += carried.unsendable
 
 
 class Peering:
@@ -135,7 +97,6 @@ class Peering:
         self.state_since: float | None = None
         self.next_start: float | None = None
         self.connect_retry_counter = self.established_count = 0
-        self._failed_sessions = self._unanswered_tries = 0
         self.last_sent: Told | None = None
         self.last_received: Told | None = None
         self.last_error = ""
@@ -147,6 +108,7 @@ class Peering:
         self._dialled_at: float | None = None
         self._retry_at: float | None = None
         self._retry_after: float | None = None
+        self._failures = Failures()
         self._lasted = 0.0
         """Seconds the session that ended last had been established."""
         self._actions: dict[PeeringAction, Callable[[float], None]] = {
@@ -175,7 +137,7 @@ class Peering:
     @property
     def failures(self) -> int:
         """How many sessions and tries have failed in a row."""
-        return self._failed_sessions + self._unanswered_tries
+        return self._failures.sessions + self._failures.tries
 
     @property
     def sessions(self) -> Collection[BgpSession]:
@@ -217,7 +179,7 @@ class Peering:
         for session in list(self._sessions):
             self._end(session, end(session), now)
         self._take(FsmEvent.MANUAL_STOP, now)
-        self._failed_sessions = self._unanswered_tries = 0
+        self._failures = Failures()
         self._settle(now)
 
     def next_timer(self) -> float | None:
@@ -265,7 +227,7 @@ class Peering:
         self._dialled_at = None
         self.last_error = reason
         if not self._sessions:
-            self._unanswered_tries += 1
+            self._failures.tries += 1
             self._take(FsmEvent.CONNECTION_LOST, now)
         self._settle(now)
 
@@ -340,10 +302,9 @@ class Peering:
             return
         self._lasted = 0.0 if progress.established_at is None else now - progress.established_at
         if session.last_step.state is State.ACTIVE:
-            self._unanswered_tries += 1
+            self._failures.tries += 1
         else:
-            self._unanswered_tries = 0
-            self._failed_sessions = 1 if self._lasted >= HEALTHY_AFTER else self._failed_sessions + 1
+            self._failures.session_ended(self._lasted)
         self._perform(session.last_step, now)
 
     def _keep_account(self, session: BgpSession, now: float) -> None:
@@ -391,8 +352,7 @@ class Peering:
             return
         wait = shortened(CONNECT_RETRY, self._jitter())
         if self._state is State.ACTIVE:
-            first = self.settings.idle_hold or RETRY_MIN
-            wait = min(wait, retry_delay(self._unanswered_tries, first, self._jitter()))
+            wait = min(wait, self._failures.try_wait(self.settings.idle_hold, self._jitter()))
         self._retry_at = now + wait
 
     def _stop_retry(self, _now: float) -> None:
@@ -407,7 +367,7 @@ class Peering:
     def _hold_back(self, now: float) -> None:
         wait = self._retry_after
         if wait is None:
-            wait = retry_delay(self._failed_sessions, self.settings.idle_hold, self._jitter())
+            wait = self._failures.idle_hold(self.settings.idle_hold, self._jitter())
         if wait <= 0:
             self._take(FsmEvent.IDLE_HOLD_EXPIRED, now)
         elif math.isfinite(wait):
@@ -427,7 +387,7 @@ class Peering:
         self._take(FsmEvent.DAMPED_START_PASSIVE if self.settings.passive else FsmEvent.DAMPED_START, now)
 
     def _resume(self, now: float) -> None:
-        if self._lasted >= retry_delay(self._failed_sessions, self.settings.idle_hold, 1.0):
+        if self._lasted >= self._failures.idle_hold(self.settings.idle_hold, 1.0):
             self._start(now)
         else:
             self._start_damped(now)

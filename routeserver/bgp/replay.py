@@ -100,7 +100,8 @@ class ReplayedSession:
                 session.receive_data(data, since)
         session.decoder.disabled.update(map(Family.named, resumed["disabled"]))
         session.decoder.passed_over.update(map(bytes.fromhex, resumed["passed-over"]))
-        session.hold_deadline, session.send_deadline = resumed["hold-deadline"], resumed["send-deadline"]
+        timers = session.timers
+        timers.hold_deadline, timers.send_deadline = resumed["hold-deadline"], resumed["send-deadline"]
         self._taken = -resumed["unsent"]
 
     def take(self, line: Line) -> list[str]:
@@ -126,7 +127,7 @@ class ReplayedSession:
             taken = self._handed_out - unsent
             if taken > self._taken:
                 self.session.written(0, at)
-            if unsent and self.session.send_deadline is None:
+            if unsent and self.session.timers.send_deadline is None:
                 self.session.written(unsent, at)
             self._taken = taken
 

@@ -7,14 +7,10 @@ and choosing between two connections to one neighbor are the work of `peering.py
 end of a session asks of it.
 
 Every ending is the same: `SessionClosed` is the last event, `closing` is True, and the octets still to be sent end
-with a NOTIFICATION if one is due.  What is sent after that goes nowhere, silently, because there is nobody to tell.
-Between peers that let routes outlive a NOTIFICATION, one of ours that means a lasting end is a hard reset (RFC 8538
-section 3), and the end of this program is told in the way that suits a restart, if that is to be bridged.
+with a NOTIFICATION if one is due, as `endings.py` has it.  What is sent after that goes nowhere, silently, because
+there is nobody to tell.
 
-Keepalives go out every third of the negotiated hold time, shortened by jitter, whether or not UPDATEs did (RFC 4271
-section 4.4 permits leaving them out, and nothing is gained by it).  A peer that stops reading may keep its own
-keepalives coming for ever; the send hold timer ends that (RFC 9687): it runs while octets handed out wait for the
-socket and starts again whenever the socket takes some.  Hold time 0 switches all timers off.
+What runs meanwhile is in `timers.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +22,8 @@ from typing import TypeAlias
 from routeserver.bgp.attribute_codec import AttributeContext
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.capabilities import announced
-from routeserver.bgp.errors import LASTING, Cease, ErrorCode, NotificationError, OpenFault, notification_name
+from routeserver.bgp.endings import as_told, last_word
+from routeserver.bgp.errors import Cease, ErrorCode, NotificationError, OpenFault
 from routeserver.bgp.events import (
     BgpEvent,
     Established,
@@ -52,19 +49,13 @@ from routeserver.bgp.messages import (
 )
 from routeserver.bgp.negotiation import Negotiated, negotiate
 from routeserver.bgp.packing import UpdateEncoder, end_of_rib
-from routeserver.bgp.retry import shortened
+from routeserver.bgp.timers import Timers
 from routeserver.bgp.update import UpdateDecoder
 from routeserver.bgp.wire import EXTENDED_MESSAGE_MAX, MESSAGE_MAX, MessageReader, MessageType
 from routeserver.bgp.witness import Witness
 from routeserver.settings import NeighborSettings
 from schema.values import IPAddress
 
-OPEN_HOLD_TIME = 240.0
-"""Seconds a peer has for its OPEN (RFC 4271 section 8.2.2)."""
-KEEPALIVE_INTERVAL_MIN = 1.0
-"""Seconds between two KEEPALIVEs at least (RFC 4271 section 4.4)."""
-SEND_HOLD_MIN = 480.0
-"""Seconds a peer may leave everything unread, unless twice the hold time is longer (RFC 9687)."""
 _NOTIFICATION = FsmEvent.NOTIFICATION  # asked for with every message; an enum is slow to look into
 _VERSION_ERROR = bytes((ErrorCode.OPEN, OpenFault.VERSION))
 _NONE = NotificationError(0, 0)
@@ -88,10 +79,10 @@ class BgpSession:
     section 4.1).
 
     Read-only for others: `state` and `state_since`, `last_step` (the one that led there), `peer_open` and `opened`
-    (the OPEN received, decoded and as it came), `negotiated`, `families` and `hold_time` (once the OPEN came),
-    `messages_in` and `messages_out` (counts by type), `octets_in` and `octets_out`, `last_sent` and `last_received`
-    (the NOTIFICATION that ended it), `last_error` (the reason of the end, in words), `retry_after` (see `close`); and
-    what a trace that begins in the middle has to know: `decoder`, `reader`, `hold_deadline`, `send_deadline`, `unsent`.
+    (the OPEN received, decoded and as it came), `negotiated` and `families` (once the OPEN came), `messages_in` and
+    `messages_out` (counts by type), `octets_in` and `octets_out`, `last_sent` and `last_received` (the NOTIFICATION
+    that ended it), `last_error` (the reason of the end, in words), `retry_after` (see `close`); and what a trace that
+    begins in the middle has to know: `decoder`, `reader`, `timers`.
     """
 
     def __init__(
@@ -106,9 +97,7 @@ class BgpSession:
         restarted: bool = False,
     ) -> None:
         self.neighbor = neighbor
-        self.local_as = local_as
-        self.router_id = router_id
-        self.local_address = local_address
+        self.local_as, self.router_id, self.local_address = local_as, router_id, local_address
         self.state = State.OPEN_SENT
         self.state_since = now
         self.last_step = Step(State.OPEN_SENT)
@@ -121,9 +110,6 @@ class BgpSession:
         self.opened = b""
         self.negotiated: Negotiated | None = None
         self.families: frozenset[Family] = frozenset()
-        self.hold_time = 0
-        self.send_hold = SEND_HOLD_MIN
-        """Seconds the socket may take nothing of what it was given (RFC 9687)."""
         self.messages_in = dict.fromkeys(_NAMES.values(), 0)
         self.messages_out = dict.fromkeys(_NAMES.values(), 0)
         self.octets_in = self.octets_out = 0
@@ -133,13 +119,9 @@ class BgpSession:
         self.retry_after: float | None = None
         self.trace: Witness | None = None
         """Told of all that goes in and of what comes of it, while somebody wants to know."""
-        self._jitter = jitter
-        self._out: list[bytes] = []
-        self._handed_out = self._taken = 0
+        self.timers = Timers(now, jitter)
         self.reader = MessageReader()
-        self.hold_deadline: float | None = now + OPEN_HOLD_TIME
-        self._keepalive_due: float | None = None
-        self.send_deadline: float | None = None
+        self._out: list[bytes] = []
         self._open = Open.of(local_as, neighbor.hold_time, router_id, announced(neighbor, local_as, restarted))
         self._codec()
         self._send(MessageType.OPEN, self._open.encode())
@@ -175,8 +157,7 @@ class BgpSession:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, or None."""
-        deadlines = (self.hold_deadline, self._keepalive_due, self.send_deadline)
-        return min((time for time in deadlines if time is not None), default=None)
+        return self.timers.next()
 
     def handle_timer(self, now: float) -> list[BgpEvent]:
         """Do what is due; calling it early does nothing. `written` goes before, so that progress is known."""
@@ -187,16 +168,16 @@ class BgpSession:
         return trace.told(self._do_what_is_due(now))
 
     def _do_what_is_due(self, now: float) -> list[BgpEvent]:
-        if self.send_deadline is not None and now >= self.send_deadline:
-            error = NotificationError(
-                ErrorCode.SEND_HOLD_TIMER, 0, b"", f"the peer has read nothing for {self.send_hold:g} s"
-            )
+        timers = self.timers
+        if timers.send_deadline is not None and now >= timers.send_deadline:
+            unread = f"the peer has read nothing for {timers.send_hold:g} s"
+            error = NotificationError(ErrorCode.SEND_HOLD_TIMER, 0, b"", unread)
             return self._step(FsmEvent.SEND_HOLD_EXPIRED, now, b"", error)
-        if self.hold_deadline is not None and now >= self.hold_deadline:
-            waited = "no OPEN came in time" if self.state is State.OPEN_SENT else f"nothing for {self.hold_time} s"
+        if timers.hold_deadline is not None and now >= timers.hold_deadline:
+            waited = "no OPEN came in time" if self.state is State.OPEN_SENT else f"nothing for {timers.hold_time} s"
             error = NotificationError(ErrorCode.HOLD_TIMER, 0, b"", waited)
             return self._step(FsmEvent.HOLD_EXPIRED, now, b"", error)
-        if self._keepalive_due is not None and now >= self._keepalive_due:
+        if timers.keepalive_due is not None and now >= timers.keepalive_due:
             return self._step(FsmEvent.KEEPALIVE_DUE, now)
         return []
 
@@ -204,7 +185,7 @@ class BgpSession:
         """What is to be written; it is handed out once."""
         data = b"".join(self._out)
         self._out.clear()
-        self._handed_out += len(data)
+        self.timers.handed_out(len(data))
         if data and self.trace is not None:
             self.trace.sent(data)
         return data
@@ -213,12 +194,7 @@ class BgpSession:
         """Of all that was handed out the socket has not taken the last `unsent` octets: runs the send hold timer."""
         if self.trace is not None:
             self.trace.written(unsent, now)
-        taken = self._handed_out - unsent
-        if not unsent or not self.hold_time or self.state is not State.ESTABLISHED:
-            self.send_deadline = None
-        elif taken > self._taken or self.send_deadline is None:
-            self.send_deadline = now + self.send_hold
-        self._taken = taken
+        self.timers.written(unsent, now, is_up=self.state is State.ESTABLISHED)
 
     # -- orders of the core
 
@@ -282,15 +258,10 @@ class BgpSession:
     def leave(self, reason: str) -> list[BgpEvent]:
         """End it because the program ends.
 
-        A peer that was asked to bridge our restart is to take it for the beginning of one: it gets the NOTIFICATION
-        that leaves our routes with it (RFC 8538 section 4), or none if it knows of no such (RFC 4724 section 4.2).
+        A peer that was asked to bridge a restart of ours is told, or not told, so that it takes this for one.
         """
-        ours, theirs = self._open.capabilities.restart, None if self.negotiated is None else self.negotiated.restart
-        if ours is None or not ours.families or theirs is None:
-            return self.stop(ErrorCode.CEASE, Cease.ADMIN_SHUTDOWN, reason)
-        if theirs.survives_notification:
-            return self.stop(ErrorCode.CEASE, Cease.ADMIN_RESET, reason)
-        return self.abandon(reason)
+        subcode = last_word(self._open, self.negotiated)
+        return self.abandon(reason) if subcode is None else self.stop(ErrorCode.CEASE, subcode, reason)
 
     def give_way(self, reason: str) -> list[BgpEvent]:
         """End it for the sake of another connection to the same neighbor (RFC 4271 section 6.8); not once it is up."""
@@ -313,20 +284,9 @@ class BgpSession:
     def _end(self, event: FsmEvent, error: NotificationError, reason: str) -> list[BgpEvent]:
         trace = self.trace
         if trace is None:
-            return self._step(event, self.state_since, b"", self._as_told(error))
+            return self._step(event, self.state_since, b"", as_told(error, self.negotiated))
         trace.ended(event, error, reason)
-        return trace.told(self._step(event, self.state_since, b"", self._as_told(error)))
-
-    def _as_told(self, error: NotificationError) -> NotificationError:
-        """The NOTIFICATION itself, or the hard reset it is for a peer that would let routes outlive it."""
-        restart = None if self.negotiated is None else self.negotiated.restart
-        if restart is None or not restart.survives_notification:
-            return error
-        if error.code != ErrorCode.CEASE or error.subcode not in LASTING:
-            return error
-        reason = f"{notification_name(error.code, error.subcode)}: {error.reason}"
-        data = bytes((error.code, error.subcode)) + error.data
-        return NotificationError(ErrorCode.CEASE, Cease.HARD_RESET, data, reason)
+        return trace.told(self._step(event, self.state_since, b"", as_told(error, self.negotiated)))
 
     # -- for the API and the log
 
@@ -337,11 +297,6 @@ class BgpSession:
         if self.state is not State.ESTABLISHED or terms is None or terms.restart is None:
             return False
         return bool(terms.restart.preserved) or any(family.seconds for family in terms.long_lived.values())
-
-    @property
-    def unsent(self) -> int:
-        """Octets handed out that the socket had not taken when `written` was last called."""
-        return self._handed_out - self._taken
 
     @property
     def unsendable(self) -> int:
@@ -379,8 +334,7 @@ class BgpSession:
         self.negotiated = terms = negotiate(self._open, received)
         if terms.extended_messages:
             self.reader.accept_extended()
-        self.hold_time, self.families = terms.hold_time, terms.families
-        self.send_hold = max(SEND_HOLD_MIN, 2.0 * terms.hold_time)
+        self.families = terms.families
         self._codec()
         return []
 
@@ -402,25 +356,17 @@ class BgpSession:
         self._encoder = UpdateEncoder(context, terms.paths_out, terms.ipv6_next_hops, message_max)
 
     def _start_timers(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
-        if self.hold_time == 0:
-            self.hold_deadline = self._keepalive_due = None
-        else:
-            self.hold_deadline = now + self.hold_time
-            self._keepalive_due = now + self._keepalive_interval()
+        assert self.negotiated is not None
+        self.timers.start(self.negotiated.hold_time, now)
         return []
 
-    def _keepalive_interval(self) -> float:
-        return max(KEEPALIVE_INTERVAL_MIN, shortened(self.hold_time / 3, self._jitter()))
-
     def _restart_hold(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
-        if self.hold_time:
-            self.hold_deadline = now + self.hold_time
+        self.timers.restart_hold(now)
         return []
 
     def _send_keepalive(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
         self._send(MessageType.KEEPALIVE, KEEPALIVE)
-        if self.hold_time:
-            self._keepalive_due = now + self._keepalive_interval()
+        self.timers.keepalive_sent(now)
         return []
 
     def _announce(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:
@@ -454,7 +400,7 @@ class BgpSession:
         else:
             self.last_error = self.last_error or "connection closed by the peer"
         self.closing = True
-        self.hold_deadline = self._keepalive_due = self.send_deadline = None
+        self.timers.stop()
         return [SessionClosed(self.last_error, notification)]
 
     def _cut(self, now: float, message: bytes, error: NotificationError) -> list[BgpEvent]:

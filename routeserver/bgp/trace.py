@@ -76,11 +76,11 @@ def _resumed(session: BgpSession) -> Line:
         "since": session.state_since,
         "open": session.opened.hex(),
         "unread": session.reader.unread.hex(),
-        "unsent": session.unsent,
+        "unsent": session.timers.unsent,
         "disabled": sorted(family.label for family in session.decoder.disabled),
         "passed-over": sorted(pair.hex() for pair in session.decoder.passed_over),
-        "hold-deadline": session.hold_deadline,
-        "send-deadline": session.send_deadline,
+        "hold-deadline": session.timers.hold_deadline,
+        "send-deadline": session.timers.send_deadline,
     }
 
 
@@ -92,7 +92,7 @@ class SessionTrace:
         self._session = session
         self._number = number
         self._at = 0.0
-        self._unsent = session.unsent
+        self._unsent = session.timers.unsent
 
     def received(self, data: bytes, now: float) -> None:
         self._at = now

@@ -74,7 +74,7 @@ def test_only_families_of_both_sides_are_used() -> None:
 def test_the_smaller_hold_time_counts() -> None:
     for hold_times, agreed in (((90, 30), 30), ((9, 30), 9), ((0, 30), 0), ((30, 0), 0)):
         _, left, right = wired(hold_times=hold_times)
-        assert left.hold_time == right.hold_time == agreed
+        assert left.timers.hold_time == right.timers.hold_time == agreed
 
 
 def test_a_2_octet_peer() -> None:

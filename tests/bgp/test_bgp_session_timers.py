@@ -10,7 +10,8 @@ from routeserver.bgp.events import SessionClosed
 from routeserver.bgp.fsm import State
 from routeserver.bgp.iana import Family
 from routeserver.bgp.messages import KEEPALIVE
-from routeserver.bgp.session import OPEN_HOLD_TIME, BgpSession
+from routeserver.bgp.session import BgpSession
+from routeserver.bgp.timers import OPEN_HOLD_TIME
 from routeserver.bgp.wire import MessageType, frame
 from routeserver.settings import NeighborSettings
 from tests.support.bgp_pair import LEFT, RIGHT, established, peer_open, session, wired
@@ -87,10 +88,10 @@ def test_a_call_too_early_does_nothing() -> None:
 
 
 def jittered(hold_time: int, draws: list[float]) -> BgpSession:
-    """Established at 0 s, its draws given; the first of them is for a timer that is set anew at once."""
+    """Established at 0 s, its draws given."""
     neighbor = NeighborSettings(ip_address(RIGHT), 64512, hold_time=hold_time)
     connected = BgpSession(
-        neighbor, 64512, IPv4Address(LEFT), ip_address(LEFT), 0.0, jitter=iter([1.0, *draws, *[1.0] * 9]).__next__
+        neighbor, 64512, IPv4Address(LEFT), ip_address(LEFT), 0.0, jitter=iter([*draws, *[1.0] * 9]).__next__
     )
     connected.receive_data(peer_open(hold_time=hold_time) + KEEPALIVE, 0.0)
     return connected
@@ -161,7 +162,7 @@ class Talker:
 @pytest.mark.parametrize(("hold_time", "send_hold"), [(90, 480.0), (3, 480.0), (240, 480.0), (1000, 2000.0)])
 def test_a_peer_that_reads_nothing_is_given_up(hold_time: int, send_hold: float) -> None:
     talker = Talker(stalled(hold_time))
-    assert talker.session.send_hold == send_hold
+    assert talker.session.timers.send_hold == send_hold
     assert talker.go_on_until(send_hold - 1.0) == []
     (closed,) = talker.go_on_until(send_hold)
     words = f"sent NOTIFICATION 8/0 (send hold timer expired): the peer has read nothing for {send_hold:g} s"

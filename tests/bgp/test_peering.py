@@ -9,7 +9,7 @@ import pytest
 
 from routeserver.bgp.fsm import State
 from routeserver.bgp.messages import KEEPALIVE, Notification
-from routeserver.bgp.peering import HEALTHY_AFTER
+from routeserver.bgp.retry import HEALTHY_AFTER
 from routeserver.settings import GracefulRestart
 from tests.support.bgp_pair import RIGHT, open_of
 from tests.support.neighbor_rim import LEAVING, STAYING, Rim

@@ -9,7 +9,8 @@ import pytest
 from routeserver.bgp.events import Established, RoutesReceived, SessionClosed
 from routeserver.bgp.fsm import State
 from routeserver.bgp.messages import KEEPALIVE, Notification, decode_open
-from routeserver.bgp.peering import PENDING_MAX, Told
+from routeserver.bgp.peering import PENDING_MAX
+from routeserver.bgp.totals import Told
 from tests.support.bgp_pair import LEFT, RIGHT, open_of
 from tests.support.neighbor_rim import LEAVING, STAYING, Rim, notifications
 from tests.support.updates import INTERNAL, base, mp_reach, update

@@ -81,7 +81,7 @@ def dialled(s: Situation) -> None:
 def unread(s: Situation) -> None:
     """The socket takes nothing, but the peer's keepalives come."""
     s.first.written(100, s.rim.now)
-    s.rim.advance(s.first.send_hold, alive=[s.first])
+    s.rim.advance(s.first.timers.send_hold, alive=[s.first])
 
 
 def lost_after_a_while(s: Situation) -> None:

@@ -14,7 +14,8 @@ from routeserver.bgp.events import BgpEvent, UpdateMalformed
 from routeserver.bgp.iana import Family, Role
 from routeserver.bgp.messages import KEEPALIVE
 from routeserver.bgp.replay import TraceError, read_trace, replay, settings_of, write_trace
-from routeserver.bgp.session import SEND_HOLD_MIN, BgpSession
+from routeserver.bgp.session import BgpSession
+from routeserver.bgp.timers import SEND_HOLD_MIN
 from routeserver.bgp.trace import Line, NeighborTrace, settings_line
 from routeserver.bgp.wire import MessageType, frame
 from routeserver.settings import GracefulRestart, NeighborSettings
@@ -82,7 +83,7 @@ def writes(taken: int | None = None) -> Step:
     def step(run: Run) -> list[BgpEvent]:
         if run.session.families:
             run.session.send_end_of_rib(Family.VPNV4)
-        there = run.session.unsent + len(run.session.data_to_send())
+        there = run.session.timers.unsent + len(run.session.data_to_send())
         run.session.written(0 if taken is None else there - taken, run.now)
         return []
 

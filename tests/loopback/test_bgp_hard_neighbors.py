@@ -252,7 +252,7 @@ async def test_a_neighbor_that_speaks_and_does_not_read_is_given_up(
         await eventually_async(lambda: session_of(server, HELD) is not None, describe="the session is up")
         session = session_of(server, HELD)
         assert session is not None
-        session.send_hold = 0.5
+        session.timers.send_hold = 0.5
         while session.writable:  # more than the socket's buffers and ours hold
             for _ in range(10_000):
                 session.send_end_of_rib(Family.VPNV4)
@@ -319,7 +319,7 @@ async def test_a_neighbor_that_closes_its_half_and_does_not_read_is_cut(
 async def hold_up(server: RunningServer, session: BgpSession, says: Callable[[], object]) -> None:
     """While the loop is busy with what it read from a socket, the hold time ends and the neighbor says something."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
-    session.hold_deadline = deadline = loop.time() + 0.1
+    session.timers.hold_deadline = deadline = loop.time() + 0.1
     server.server.hub.connections[session].flush()  # has the timer run by then
 
     def work() -> None:

@@ -36,7 +36,7 @@ async def test_a_session_whose_time_has_come_may_be_flushed_again(pki: Pki, capl
             (connection,) = server.server.hub.connections.values()
             assert isinstance(connection, Connection)
             assert isinstance(connection.session, BgpSession)
-            connection.session.hold_deadline = server.server.hub.now()
+            connection.session.timers.hold_deadline = server.server.hub.now()
             connection.flush()
             connection.flush()
             assert (await asyncio.to_thread(peer.read_until, NOTIFICATION)).hex() == "0400"

@@ -154,7 +154,7 @@ async def test_a_trace_goes_on_over_sessions_and_reloads(server: RunningServer, 
     with closing(await gets_in(server)) as peer:
         await until(server, lambda v: v["state"] == "established")
         server.reload(config(tmp_path))
-        await until(server, lambda v: v["sessions-established"] == 0)
+        await until(server, lambda v: v["sessions-lost"] == 2)
     await switch(server, False)
     assert events(file) == ["Established", "SessionClosed", "Established", "SessionClosed"]
 
