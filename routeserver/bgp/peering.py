@@ -15,7 +15,9 @@ A session that fails leads to Idle, where connections are refused, and to an idl
 in a row, from `idle_hold` to 300 seconds.  The count begins again only when a session has lived for 300 seconds, the
 longest wait there is: being established alone is no sign of health in a session that ends each time for what is said
 in it.  A peer whose routes outlive its connection (RFC 4724) is missed, so its loss is followed by a new start at once,
-unless the session lasted less than the idle hold would; and a new connection of its replaces the session it had.
+unless the session lasted less than the idle hold would; and a new connection of its replaces the session it had, if
+that is old enough for the connection not to have been under way when it came up: two that dial each other at the same
+time would end what they have just begun.
 
 A try that nobody answers, a dial that fails or a connection that ends before the peer's OPEN, leads to Active: the
 neighbor may come when it can, and is dialled again after a wait that doubles as well, up to the connect retry time,
@@ -44,6 +46,8 @@ from schema.values import IPAddress
 
 CONNECT_RETRY = 120.0
 """Seconds one attempt to connect may take (RFC 4271 section 10)."""
+UNDER_WAY = 10.0
+"""Seconds a connection that was begun before another one led to a session may take to get here."""
 PENDING_MAX = 4
 """Incoming connections of one neighbor that are not established: more than a collision and a second try make."""
 _PROGRESS = {state: number for number, state in enumerate(State)}
@@ -79,6 +83,10 @@ class _Progress:
     is_outgoing: bool
     state: State = State.OPEN_SENT
     established_at: float | None = None
+
+    def is_old(self, now: float) -> bool:
+        """Whether a connection that comes in now cannot have been begun before this session was up."""
+        return self.established_at is not None and now - self.established_at >= UNDER_WAY
 
 
 class Peering:
@@ -256,7 +264,7 @@ class Peering:
 
     def _make_room(self, now: float) -> None:
         """For a connection that comes in: end the session it shows to be dead, and the oldest of too many."""
-        for session in [session for session in self._sessions if session.keeps_routes]:
+        for session in [one for one, progress in self._sessions.items() if one.keeps_routes and progress.is_old(now)]:
             self._end(session, session.abandon("the neighbor restarted: it made a new connection"), now)
         pending = [
             session

@@ -9,7 +9,7 @@ import pytest
 from routeserver.bgp.events import Established, RoutesReceived, SessionClosed
 from routeserver.bgp.fsm import State
 from routeserver.bgp.messages import KEEPALIVE, Notification, decode_open
-from routeserver.bgp.peering import PENDING_MAX
+from routeserver.bgp.peering import PENDING_MAX, UNDER_WAY
 from routeserver.bgp.totals import Told
 from tests.support.bgp_pair import LEFT, RIGHT, open_of
 from tests.support.neighbor_rim import LEAVING, STAYING, Rim, notifications
@@ -186,6 +186,7 @@ def test_the_newest_of_many_connections_gets_through() -> None:
 def test_a_restarted_peer_replaces_the_session_it_lost() -> None:
     rim = started(idle_hold=20.0)
     dead = rim.established(STAYING)
+    rim.advance(UNDER_WAY)
     alive = rim.accept()
     ((ended, closed),) = rim.ends
     assert (ended, closed.notification) == (dead, None)
@@ -196,9 +197,23 @@ def test_a_restarted_peer_replaces_the_session_it_lost() -> None:
     assert (rim.ups[-1], rim.peering.state, rim.dials, rim.is_dialling) == (alive, State.ESTABLISHED, 1, False)
 
 
+def test_a_connection_that_was_under_way_replaces_nothing() -> None:
+    """Both had dialled: the session is the other connection's, and this one collides with it."""
+    rim = started()
+    up = rim.established(STAYING)
+    rim.advance(UNDER_WAY - 1.0)
+    late = rim.accept()
+    assert (rim.ends, rim.peering.state) == ([], State.ESTABLISHED)
+    rim.feed(late, STAYING + KEEPALIVE)
+    ((ended, closed),) = rim.ends
+    assert (ended, closed.notification) == (late, COLLISION)
+    assert (up.closing, rim.ups) == (False, [up])
+
+
 def test_a_peer_that_was_asked_for_nothing_replaces_nothing() -> None:
     rim = started(graceful_restart=None)
     up = rim.established(STAYING)
+    rim.advance(UNDER_WAY)
     rim.feed(rim.accept(), STAYING)
     assert (up.closing, rim.peering.state) == (False, State.ESTABLISHED)
 

@@ -12,6 +12,7 @@ import pytest
 
 from routeserver.bgp.fsm import FsmEvent, State
 from routeserver.bgp.messages import KEEPALIVE, Notification
+from routeserver.bgp.peering import UNDER_WAY
 from routeserver.bgp.session import BgpSession
 from routeserver.bgp.wire import MessageType, frame
 from tests.support.bgp_pair import RIGHT, open_of
@@ -84,6 +85,11 @@ def unread(s: Situation) -> None:
     s.rim.advance(s.first.timers.send_hold, alive=[s.first])
 
 
+def accepted_after_a_while(s: Situation) -> None:
+    s.rim.advance(UNDER_WAY, alive=[s.first])
+    accepted(s)
+
+
 def lost_after_a_while(s: Situation) -> None:
     s.rim.advance(IDLE_HOLD)
     s.rim.feed(s.first, b"")
@@ -129,7 +135,7 @@ RAISED: dict[FsmEvent, dict[State, Raise]] = {
     E.REFRESH: dict.fromkeys(CONNECTED, fed(REFRESH)),
     E.REFRESH_FAULT: dict.fromkeys(CONNECTED, fed(BAD_REFRESH)),
     E.RESTARTING_PEER_LOST: {S.ESTABLISHED: lost_after_a_while},
-    E.PEER_RESTARTED: {S.ESTABLISHED: accepted},
+    E.PEER_RESTARTED: {S.ESTABLISHED: accepted_after_a_while},
 }
 CODES = {
     E.MANUAL_STOP: 6,

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from routeserver.bgp import peering
 from routeserver.bgp.iana import Family
 from routeserver.bgp.peering import PENDING_MAX, Peering
 from routeserver.bgp.session import BgpSession
@@ -196,9 +197,14 @@ def _is_given_up(peer: RawPeer) -> bool:
 
 @pytest.mark.parametrize("has_route", [False, True])
 async def test_a_restarted_neighbor_replaces_the_session_it_lost(
-    server: RunningServer, bystander: BgpSession, caplog: pytest.LogCaptureFixture, has_route: bool
+    server: RunningServer,
+    bystander: BgpSession,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    has_route: bool,
 ) -> None:
     caplog.set_level("INFO")
+    monkeypatch.setattr(peering, "UNDER_WAY", 0.0)
     table = server.server.hub.core.rib.table
     dead = await establish(server, FREE, RESTART)
     if has_route:
