@@ -23,6 +23,7 @@ from routeserver.nodes import Nodes
 from routeserver.notices import Notice
 from routeserver.parties import Client, Neighbor
 from routeserver.queries import Queries
+from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
@@ -34,6 +35,10 @@ from routeserver.xmpp.session import XmppSession
 
 Session: TypeAlias = BgpSession | XmppSession
 
+TURN_BUDGET = 65_536
+"""Routes decided for all neighbors together and turn, a tenth of a second of work: they share it."""
+SHARE_MIN = 128
+"""Routes of a neighbor and turn at least, so that they still go out many to a message."""
 FLUSH_BUDGET = 4096
 """Routes decided per session and turn: some 100 kB of output, a few milliseconds of work."""
 
@@ -164,16 +169,7 @@ class RouteServer:
         self.speaker.touched.clear()
         self.wants_flush = False
         self.rib.select()
-        for neighbor in self.speaker.neighbors.values():
-            out, bgp_session = neighbor.adj_out, neighbor.session
-            if out is None or bgp_session is None or not out.has_pending:
-                continue
-            if not bgp_session.writable:
-                out.trim(self.rib.table)
-                continue
-            out.drain(self.rib.table, budget)
-            touched[bgp_session] = None
-            self.wants_flush |= out.has_pending
+        self._drain_neighbors(budget, touched)
         for outbox in list(self.nodes.dirty):
             if outbox.sender.writable:
                 outbox.drain(budget)
@@ -182,6 +178,22 @@ class RouteServer:
         if self._waiting:
             self._send_markers(now, touched)
         return list(touched)
+
+    def _drain_neighbors(self, budget: int, touched: dict[Session, None]) -> None:
+        ready: list[tuple[AdjRibOut, BgpSession]] = []
+        for neighbor in self.speaker.neighbors.values():
+            out, session = neighbor.adj_out, neighbor.session
+            if out is None or session is None or not out.has_pending:
+                continue
+            if session.writable:
+                ready.append((out, session))
+            else:
+                out.trim(self.rib.table)
+        share = min(budget, max(SHARE_MIN, TURN_BUDGET // max(len(ready), 1)))
+        for out, session in ready:
+            out.drain(self.rib.table, share)
+            touched[session] = None
+            self.wants_flush |= out.has_pending
 
     def _drained(self, outbox: SubscriberOutbox[XmppSession]) -> None:
         if outbox.has_pending:
