@@ -8,6 +8,7 @@ process, which a test has over those it started.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -35,14 +36,18 @@ def _sockets(pid: int) -> Iterator[socket.socket]:
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
-                if entry.readlink().name.startswith("socket:"):
-                    yield _borrow(process, int(entry.name))
+                borrowed = _borrow(process, int(entry.name)) if entry.readlink().name.startswith("socket:") else None
+                if borrowed is not None:
+                    yield borrowed
     finally:
         os.close(process)
 
 
-def _borrow(process: int, number: int) -> socket.socket:
+def _borrow(process: int, number: int) -> socket.socket | None:
+    """None when the process, which goes on working, has closed it since it was listed."""
     descriptor = _libc.syscall(_PIDFD_GETFD, process, number, 0)
+    if descriptor < 0 and _error() == errno.EBADF:
+        return None
     assert descriptor >= 0, f"pidfd_getfd: {os.strerror(_error())}"
     return socket.socket(fileno=descriptor)
 
