@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -271,13 +271,14 @@ async def test_a_neighbor_that_speaks_and_does_not_read_is_given_up(
     assert peering_of(server, HELD).next_start is not None
 
 
-async def test_a_neighbor_that_reads_slowly_is_not(server: RunningServer, bystander: BgpSession) -> None:
-    hub = server.server.hub
-    with closing(socket.socket()) as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.bind((FREE, 0))
-        await blocking(slow.connect, server.address("bgp"))
-        peer = RawPeer(slow)
+@asynccontextmanager
+async def full(server: RunningServer) -> AsyncIterator[tuple[RawPeer, BgpSession]]:
+    """A neighbor that has read nothing for so long that its session has to stop writing."""
+    with closing(socket.socket()) as small:
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        small.bind((FREE, 0))
+        await blocking(small.connect, server.address("bgp"))
+        peer = RawPeer(small)
         await blocking(peer.establish, ASN, FREE, FAMILIES, 90)
         await eventually_async(lambda: session_of(server, FREE) is not None, describe="the session is up")
         session = session_of(server, FREE)
@@ -285,7 +286,12 @@ async def test_a_neighbor_that_reads_slowly_is_not(server: RunningServer, bystan
         while session.writable:
             for _ in range(10_000):
                 session.send_end_of_rib(Family.VPNV4)
-            hub.connections[session].flush()
+            server.server.hub.connections[session].flush()
+        yield peer, session
+
+
+async def test_a_neighbor_that_reads_slowly_is_not(server: RunningServer, bystander: BgpSession) -> None:
+    async with full(server) as (peer, session):
         assert await blocking(_reads_until_writable, peer, session) > 4096
         assert not session.closing
 
@@ -304,20 +310,8 @@ async def test_a_neighbor_that_closes_its_half_and_does_not_read_is_cut(
     """Its kernel answers for it for ever, so what is left for it would never be written."""
     monkeypatch.setattr(driver, "LINGER", 0.1)
     hub = server.server.hub
-    with closing(socket.socket()) as unread:
-        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        unread.bind((FREE, 0))
-        await blocking(unread.connect, server.address("bgp"))
-        peer = RawPeer(unread)
-        await blocking(peer.establish, ASN, FREE, FAMILIES, 90)
-        await eventually_async(lambda: session_of(server, FREE) is not None, describe="the session is up")
-        session = session_of(server, FREE)
-        assert session is not None
-        while session.writable:
-            for _ in range(10_000):
-                session.send_end_of_rib(Family.VPNV4)
-            hub.connections[session].flush()
-        unread.shutdown(socket.SHUT_WR)
+    async with full(server) as (peer, session):
+        peer.socket.shutdown(socket.SHUT_WR)
         await eventually_async(lambda: session.closing, describe="the end of the session")
         await eventually_async(lambda: session not in hub.connections, describe="the socket is closed")
 
