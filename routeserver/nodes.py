@@ -3,21 +3,18 @@
 Each request method checks, acts on the RIB and answers its iq, exactly once; a refusal is a StanzaError and leaves
 everything as it was, the other items of the same publish included.  A result means "in the RIB".
 
-An item belongs to the bare JID that published it and is vouched for by the session that did.  When that session
-ends its items become stale; a re-publish in another session of the same JID refreshes them, that session's
-end-of-publish marker or `stale_time` sweeps what nobody refreshed.  An unsubscribe withdraws nothing.
+When a session ends, what it published becomes stale; a re-publish in another session of the same JID refreshes it, that
+session's end-of-publish marker or `stale_time` sweeps what nobody refreshed.  An unsubscribe withdraws nothing.
+`Publications` has the items themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-
 from routeserver import admission
-from routeserver.bgp.nlri import RouteDistinguisher
-from routeserver.parties import Client, Forwarder, Vouched
+from routeserver.parties import Client, Forwarder
+from routeserver.publications import Publications
 from routeserver.rib.outbox import SubscriberOutbox
-from routeserver.rib.path import Path, Source, SourceKind
+from routeserver.rib.path import Source, SourceKind
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
 from routeserver.settings import Settings
@@ -25,7 +22,6 @@ from routeserver.xmpp import errors, events, results
 from routeserver.xmpp.forms import NO_VLAN, SubscriptionOptions
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
-from schema.items import RouteItem
 
 
 class Nodes:
@@ -34,6 +30,7 @@ class Nodes:
     def __init__(self, settings: Settings, rib: Rib) -> None:
         self._settings = settings
         self._rib = rib
+        self._publications = Publications(rib)
         self._registered = {Jid.parse(f.jid).bare: f for f in settings.forwarders}
         self.forwarders: dict[Jid, Forwarder] = {}
         self.clients: dict[XmppSession, Client] = {}
@@ -63,18 +60,14 @@ class Nodes:
             self._end_subscription(client, vrf)
         self.dirty.pop(client.outbox, None)
         del forwarder.sessions[session]
-        for (node, item_id), vouched in forwarder.items.items():
-            if vouched.session is session:
-                vouched.session, vouched.until = None, now + self._settings.stale_time
-                self._restale(self._rib.vrfs[node], item_id, stale=True)
-        forwarder.find_stale_until()
+        self._publications.lose(forwarder, session, now + self._settings.stale_time)
         self._forget_if_empty(forwarder)
 
     def sweep(self, now: float) -> None:
         """Withdraw every stale item whose time has come."""
         for forwarder in list(self.forwarders.values()):
             if forwarder.stale_until is not None and forwarder.stale_until <= now:
-                self._sweep(forwarder, lambda v: v.session is None and v.until <= now)
+                self._publications.sweep(forwarder, lambda v: v.session is None and v.until <= now)
                 self._forget_if_empty(forwarder)
 
     def next_sweep(self) -> float | None:
@@ -85,16 +78,6 @@ class Nodes:
     def _forget_if_empty(self, forwarder: Forwarder) -> None:
         if not forwarder.sessions and not forwarder.items:
             del self.forwarders[forwarder.jid]
-
-    def _restale(self, vrf: Vrf, item_id: str, *, stale: bool) -> None:
-        path = replace(vrf.published[item_id], stale=stale)
-        vrf.published[item_id] = path
-        self._rib.update(path)
-
-    def _sweep(self, forwarder: Forwarder, is_due: Callable[[Vouched], bool]) -> None:
-        for node, item_id in [key for key, vouched in forwarder.items.items() if is_due(vouched)]:
-            self._withdraw(forwarder, self._rib.vrfs[node], item_id)
-        forwarder.find_stale_until()
 
     # Requests
 
@@ -159,40 +142,25 @@ class Nodes:
         if instance is None or forwarder.instance_ids.get(vrf.name) == instance:
             return
         forwarder.instance_ids[vrf.name] = instance
-        for node, item_id in list(forwarder.items):
-            if node == vrf.name:
-                path = vrf.published[item_id]
-                if path.published is not None:
-                    self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
+        self._publications.renumber(forwarder, vrf)
 
     def publish(self, client: Client, request: events.Publish) -> None:
         """XEP-0060 section 7.1, one or many items, all or nothing."""
         vrf = self._vrf(client, request.node)
-        forwarder = client.forwarder
+        forwarder, publications = client.forwarder, self._publications
         own = forwarder.addresses(client.session) if self._settings.next_hop_check else None
         for item in request.items:
             admission.check_item(vrf, item, own)
-            self._check_owner(forwarder, vrf, item.id)
-        ids = [item.id if item.id is not None else self._made_id(forwarder, vrf, item.route) for item in request.items]
+            publications.check_owner(forwarder, vrf, item.id)
+        ids = [
+            item.id if item.id is not None else publications.made_id(forwarder, vrf, item.route)
+            for item in request.items
+        ]
         if vrf.settings.is_limited:
-            self._check_quota(forwarder, vrf, ids)
+            publications.check_quota(forwarder, vrf, ids)
         for item_id, item in zip(ids, request.items, strict=True):
-            self._put(forwarder, vrf, item_id, item.route)
-            forwarder.items[vrf.name, item_id] = Vouched(client.session)
+            publications.put(forwarder, vrf, item_id, item.route, client.session)
         client.session.send_result(request.iq, results.published(vrf.name, ids))
-
-    @staticmethod
-    def _check_quota(forwarder: Forwarder, vrf: Vrf, ids: Iterable[str]) -> None:
-        """XEP-0060 section 7.1.3.4. An item that takes the place of another of its id is no new one."""
-        new = len({item_id for item_id in ids if item_id not in vrf.published})
-        if not new:
-            return
-        limit, own_limit = vrf.settings.max_items, vrf.settings.max_items_per_publisher
-        if limit is not None and len(vrf.published) + new > limit:
-            raise errors.node_full(f"VPN {vrf.name} takes {limit} items, and has {len(vrf.published)}")
-        own = forwarder.item_counts.get(vrf.name, 0)
-        if own_limit is not None and own + new > own_limit:
-            raise errors.node_full(f"VPN {vrf.name} takes {own_limit} items of one publisher, and has {own} of yours")
 
     def retract(self, client: Client, request: events.Retract) -> None:
         """XEP-0060 section 7.2, one or many ids, all or nothing."""
@@ -200,65 +168,15 @@ class Nodes:
         for item_id in request.item_ids:
             if item_id not in vrf.published:
                 raise errors.item_unknown(item_id)
-            self._check_owner(client.forwarder, vrf, item_id)
+            self._publications.check_owner(client.forwarder, vrf, item_id)
         for item_id in dict.fromkeys(request.item_ids):
-            self._withdraw(client.forwarder, vrf, item_id)
+            self._publications.withdraw(client.forwarder, vrf, item_id)
         client.session.send_result(request.iq)
 
     def end_of_publish(self, client: Client, request: events.EndOfPublish) -> None:
         """The forwarder has published all it has: what nobody vouches for goes."""
-        self._sweep(client.forwarder, lambda v: v.session is None)
+        self._publications.sweep(client.forwarder, lambda v: v.session is None)
         client.session.send_result(request.iq)
-
-    # Items
 
     def _vrf(self, client: Client, node: str) -> Vrf:
         return admission.find(self._rib.vrfs, node, client.forwarder.jid)
-
-    @staticmethod
-    def _check_owner(forwarder: Forwarder, vrf: Vrf, item_id: str | None) -> None:
-        path = vrf.published.get(item_id) if item_id is not None else None
-        if path is not None and path.source is not forwarder.source:
-            raise errors.forbidden(f"item {item_id!r} belongs to another publisher")
-
-    def _rd(self, forwarder: Forwarder, vrf: Vrf, item: RouteItem) -> RouteDistinguisher:
-        address = item.next_hops[0].address
-        instance = forwarder.instance_ids.get(vrf.name)
-        return self._rib.originator.rd(vrf, address, forwarder.router_id, instance)
-
-    def _made_id(self, forwarder: Forwarder, vrf: Vrf, item: RouteItem) -> str:
-        """An id for an item published without one: its NLRI's text, unless somebody has taken that (7.1.3.7)."""
-        wanted = f"{self._rd(forwarder, vrf, item)}:{item.prefix}"
-        while (path := vrf.published.get(wanted)) is not None and path.source is not forwarder.source:
-            wanted = f"{forwarder.jid}:{wanted}"
-        return wanted
-
-    def _put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, *, stale: bool = False) -> None:
-        originator = self._rib.originator
-        path = originator.path(forwarder.source, vrf, item_id, item, self._rd(forwarder, vrf, item))
-        if self._is_anothers(path):
-            path = originator.path(forwarder.source, vrf, item_id, item, originator.own_rd(vrf))
-        before = vrf.published.get(item_id)
-        if stale:
-            path = replace(path, stale=True)
-        vrf.published[item_id] = path
-        self._rib.update(path)
-        if before is None:
-            forwarder.item_counts[vrf.name] = forwarder.item_counts.get(vrf.name, 0) + 1
-        elif (before.family, before.key) != (path.family, path.key):
-            self._remove(before)
-
-    def _is_anothers(self, path: Path) -> bool:
-        """Whether another forwarder's route in another VPN has this NLRI: one of the two would be lost to its VPN.
-        Two forwarders of one address that chose one instance-id make it so."""
-        node = path.item[1]
-        others = (p for p in self._rib.table.paths(path.family, path.key) if p.source is not path.source)
-        return any(other.published is not None and other.published.node != node for other in others)
-
-    def _withdraw(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
-        del forwarder.items[vrf.name, item_id]
-        forwarder.item_counts[vrf.name] -= 1
-        self._remove(vrf.published.pop(item_id))
-
-    def _remove(self, path: Path) -> None:
-        self._rib.withdraw(path.source, path.family, path.key, path.item)

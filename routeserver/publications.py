@@ -1,0 +1,131 @@
+"""What forwarders have published: every item, who vouches for it, and the path it makes in the RIB.
+
+An item belongs to the bare JID that published it and is vouched for by the session that did.  When that session
+ends its items become stale, which is a property of their paths; whoever publishes one again, in any session of the same
+JID, vouches for it from then on, and what nobody vouches for is swept when its time has come.
+
+A path's NLRI follows from the item and from what the forwarder's subscription said of the VPN (its instance-id); of two
+NLRI for one item the new one comes before the old one goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from routeserver.bgp.nlri import RouteDistinguisher
+from routeserver.parties import Forwarder, Vouched
+from routeserver.rib.path import Path
+from routeserver.rib.rib import Rib
+from routeserver.rib.vrf import Vrf
+from routeserver.xmpp import errors
+from routeserver.xmpp.session import XmppSession
+from schema.items import RouteItem
+
+
+class Publications:
+    """The items of all forwarders. Checks raise StanzaError and change nothing; changes are checked before."""
+
+    def __init__(self, rib: Rib) -> None:
+        self._rib = rib
+
+    # Checks
+
+    @staticmethod
+    def check_owner(forwarder: Forwarder, vrf: Vrf, item_id: str | None) -> None:
+        """Whether the id is free, or the forwarder's (XEP-0060 section 7.1.3.1)."""
+        path = vrf.published.get(item_id) if item_id is not None else None
+        if path is not None and path.source is not forwarder.source:
+            raise errors.forbidden(f"item {item_id!r} belongs to another publisher")
+
+    @staticmethod
+    def check_quota(forwarder: Forwarder, vrf: Vrf, ids: Iterable[str]) -> None:
+        """XEP-0060 section 7.1.3.4. An item that takes the place of another of its id is no new one."""
+        new = len({item_id for item_id in ids if item_id not in vrf.published})
+        if not new:
+            return
+        limit, own_limit = vrf.settings.max_items, vrf.settings.max_items_per_publisher
+        if limit is not None and len(vrf.published) + new > limit:
+            raise errors.node_full(f"VPN {vrf.name} takes {limit} items, and has {len(vrf.published)}")
+        own = forwarder.item_counts.get(vrf.name, 0)
+        if own_limit is not None and own + new > own_limit:
+            raise errors.node_full(f"VPN {vrf.name} takes {own_limit} items of one publisher, and has {own} of yours")
+
+    # Changes
+
+    def put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, session: XmppSession) -> None:
+        """Add an item or replace the one of that id; the session vouches for it."""
+        self._put(forwarder, vrf, item_id, item)
+        forwarder.items[vrf.name, item_id] = Vouched(session)
+
+    def withdraw(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
+        """Remove an item that is there."""
+        del forwarder.items[vrf.name, item_id]
+        forwarder.item_counts[vrf.name] -= 1
+        self._remove(vrf.published.pop(item_id))
+
+    def lose(self, forwarder: Forwarder, session: XmppSession, until: float) -> None:
+        """The session vouches for nothing any more; its items are stale, and go at `until`."""
+        for (node, item_id), vouched in forwarder.items.items():
+            if vouched.session is session:
+                vouched.session, vouched.until = None, until
+                self._restale(self._rib.vrfs[node], item_id)
+        forwarder.find_stale_until()
+
+    def sweep(self, forwarder: Forwarder, is_due: Callable[[Vouched], bool]) -> None:
+        """Withdraw the items that are due."""
+        for node, item_id in [key for key, vouched in forwarder.items.items() if is_due(vouched)]:
+            self.withdraw(forwarder, self._rib.vrfs[node], item_id)
+        forwarder.find_stale_until()
+
+    def renumber(self, forwarder: Forwarder, vrf: Vrf) -> None:
+        """What the forwarder's RD in this VPN is made of has changed."""
+        for node, item_id in list(forwarder.items):
+            if node == vrf.name:
+                path = vrf.published[item_id]
+                if path.published is not None:
+                    self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
+
+    # How
+
+    def made_id(self, forwarder: Forwarder, vrf: Vrf, item: RouteItem) -> str:
+        """An id for an item published without one: its NLRI's text, unless somebody has taken that (7.1.3.7)."""
+        wanted = f"{self._rd(forwarder, vrf, item)}:{item.prefix}"
+        while (path := vrf.published.get(wanted)) is not None and path.source is not forwarder.source:
+            wanted = f"{forwarder.jid}:{wanted}"
+        return wanted
+
+    def _rd(self, forwarder: Forwarder, vrf: Vrf, item: RouteItem) -> RouteDistinguisher:
+        address = item.next_hops[0].address
+        instance = forwarder.instance_ids.get(vrf.name)
+        return self._rib.originator.rd(vrf, address, forwarder.router_id, instance)
+
+    def _put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, *, stale: bool = False) -> None:
+        originator = self._rib.originator
+        path = originator.path(forwarder.source, vrf, item_id, item, self._rd(forwarder, vrf, item))
+        if self._is_anothers(path):
+            path = originator.path(forwarder.source, vrf, item_id, item, originator.own_rd(vrf))
+        before = vrf.published.get(item_id)
+        if stale:
+            path = replace(path, stale=True)
+        vrf.published[item_id] = path
+        self._rib.update(path)
+        if before is None:
+            forwarder.item_counts[vrf.name] = forwarder.item_counts.get(vrf.name, 0) + 1
+        elif (before.family, before.key) != (path.family, path.key):
+            self._remove(before)
+
+    def _is_anothers(self, path: Path) -> bool:
+        """Whether another forwarder's route in another VPN has this NLRI: one of the two would be lost to its VPN.
+        Two forwarders of one address that chose one instance-id make it so."""
+        node = path.item[1]
+        others = (p for p in self._rib.table.paths(path.family, path.key) if p.source is not path.source)
+        return any(other.published is not None and other.published.node != node for other in others)
+
+    def _restale(self, vrf: Vrf, item_id: str) -> None:
+        path = replace(vrf.published[item_id], stale=True)
+        vrf.published[item_id] = path
+        self._rib.update(path)
+
+    def _remove(self, path: Path) -> None:
+        self._rib.withdraw(path.source, path.family, path.key, path.item)
