@@ -45,6 +45,10 @@ class StreamError(Exception):
 
     condition: str
     text: str = ""
+    content: str = ""
+    """Character data of the condition, where it has any: the other host of `see-other-host`."""
+    detail: str = ""
+    """The application-specific condition (section 4.9.4), finished XML."""
 
 
 def node_unknown(node: str, withheld: str = "") -> StanzaError:

@@ -79,6 +79,8 @@ class XmppSession:
         """Where the client connects from, told by the driver; the core lets it be a next hop."""
         self.has_room: Callable[[Jid], bool] = lambda jid: True
         """The driver's: whether there may be one more session, with this full JID."""
+        self.other_host: Callable[[], str] = lambda: ""
+        """The driver's: where clients are to go that are not in yet, as HOST:PORT; empty while they may come in."""
         self.closing = False
         """Nothing more is read: write what is left and close the transport."""
         self.writable = True
@@ -193,10 +195,10 @@ class XmppSession:
         here."""
         return sum(map(len, self._out))
 
-    def close(self, condition: str, text: str = "") -> list[XmppEvent]:
+    def close(self, condition: str, text: str = "", content: str = "") -> list[XmppEvent]:
         """End the stream with a stream error of ours (RFC 6120 section 4.9.3)."""
         if not self.closing:
-            self._fail(StreamError(condition, text))
+            self._fail(StreamError(condition, text, content))
         return self._take_events()
 
     def send_result(self, iq: Iq, payload: str = "") -> None:
@@ -318,6 +320,7 @@ class XmppSession:
             raise StreamError("host-unknown", f"this is {self._domain}")
         if self._stage is Stage.AUTHENTICATED:
             self._check_stream_from()
+            self._send_elsewhere()
         self._write_header()
         self._write(stanza.stream_features(self._features()))
 
@@ -404,6 +407,12 @@ class XmppSession:
     def _check_stream_from(self) -> None:
         if self._stream_from is not None and self._stream_from.bare != self._bare:
             raise StreamError("invalid-from", f"the stream's from is {self._stream_from}, its client {self._bare}")
+
+    def _send_elsewhere(self) -> None:
+        """RFC 6120 section 4.9.3.19. Behind TLS, where it can be believed, and behind the login: a stranger is not told
+        of other hosts. Before a resource is bound: a client that had a session would begin to count anew."""
+        if host := self.other_host():
+            raise StreamError("see-other-host", "this route server is being taken out of service", host)
 
     def _on_bind(self, element: Element) -> None:
         """RFC 6120 section 7; every other request has to wait."""

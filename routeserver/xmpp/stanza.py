@@ -65,7 +65,9 @@ def stream_features(features: str) -> str:
 def stream_error(error: StreamError) -> str:
     """RFC 6120 section 4.9, with the end of the stream that must follow."""
     text = f"<text xmlns='{NS_STREAMS}' xml:lang='en'>{escape_text(error.text)}</text>" if error.text else ""
-    return f"<stream:error><{error.condition} xmlns='{NS_STREAMS}'/>{text}</stream:error>{STREAM_END}"
+    end = f">{escape(error.content)}</{error.condition}>" if error.content else "/>"
+    condition = f"<{error.condition} xmlns='{NS_STREAMS}'{end}"
+    return f"<stream:error>{condition}{text}{error.detail}</stream:error>{STREAM_END}"
 
 
 def sasl_failure(condition: str, text: str) -> str:
