@@ -11,10 +11,8 @@ in the same read is known: behind the first it is an attack and ends the stream,
 the next stream.
 
 The client's faults never raise here.  A StanzaError answers its iq, a StreamError answers with a stream error,
-the end of the stream and `StreamClosed`.  A silent client is pinged, and given up after some pings without a sign
-of life (the draft, section 6, wants sessions monitored); any octet is one, white space too.  A client that leaves its
-socket full is not read from and so cannot answer a ping: it has `slow_reader_timeout` from the last octet it took.
-Messages and presence are accepted and ignored: nothing is said by them to a route server.
+the end of the stream and `StreamClosed`.  Whether it is still there `liveness` says.  Messages and presence are
+accepted and ignored: nothing is said by them to a route server.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from routeserver.xmpp import disco, pubsub, stanza
 from routeserver.xmpp.errors import StanzaError, StreamError, resource_constraint
 from routeserver.xmpp.events import Bound, Iq, StartTls, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
+from routeserver.xmpp.liveness import GiveUp, Liveness
 from routeserver.xmpp.pubsub import Requester
 from routeserver.xmpp.requests import read_bind, read_iq
 from routeserver.xmpp.sasl import ClientCertificate, SaslError, identify, read_authzid
@@ -91,11 +90,7 @@ class XmppSession:
         self._new_stream_id = stream_id
         self._limits = limits
         self._now = now
-        self._timer = now + limits.auth_timeout
-        self._pings_unanswered = 0
-        self._taken = 0
-        self._stalled_since: float | None = None
-        """When a client whose socket is full last took an octet."""
+        self._liveness = Liveness(limits, now)
         self._sasl_attempts = 0
         self._messages = 0
         self._is_pipelined = False
@@ -119,8 +114,7 @@ class XmppSession:
         if self.closing:
             return []
         self._now = now
-        if self._stage is Stage.BOUND:
-            self._hear(now)
+        self._liveness.heard(now)
         if not data:
             self._finish("the connection ended without the end of its stream")
         try:
@@ -140,49 +134,21 @@ class XmppSession:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, on the clock of `now`."""
-        return None if self.closing else self._timer
+        return None if self.closing else self._liveness.due
 
     def handle_timer(self, now: float) -> list[XmppEvent]:
         """Send the ping that is due, or give the client up."""
-        if self.closing or now < self._timer:
-            return []
-        if self._stage is not Stage.BOUND:
-            return self.close("connection-timeout", f"no login within {self._limits.auth_timeout:g} s")
-        if self._stalled_since is not None:
-            return self._await_reader(now, self._stalled_since)
-        if self._pings_unanswered >= self._limits.ping_misses:
-            return self.close("connection-timeout", f"{self._pings_unanswered} pings were not answered")
-        self._pings_unanswered += 1
-        self._timer = now + self._limits.ping_interval
-        self._write(stanza.ping(self._next_id(), self._service_jid, self._to))
+        todo = None if self.closing else self._liveness.look(now)
+        if isinstance(todo, GiveUp):
+            return self.close("connection-timeout", todo.why)
+        if todo is not None:
+            self._write(stanza.ping(self._next_id(), self._service_jid, self._to))
         return []
 
     def taken(self, octets: int, now: float) -> None:
         """The socket has taken that many octets since the connection began; told after writes and before timers."""
-        if self._stage is not Stage.BOUND or self.closing:
-            return
-        if self.writable:
-            if self._stalled_since is not None:
-                self._stalled_since = None
-                self._hear(now)
-        elif self._stalled_since is None or octets > self._taken:
-            self._stalled_since = now
-            self._await_reader(now, now)
-        self._taken = octets
-
-    def _await_reader(self, now: float, since: float) -> list[XmppEvent]:
-        """Look again in a while, or cut a client that has taken nothing for too long."""
-        limit = self._limits.slow_reader_timeout
-        if now >= since + limit:
-            return self.close("connection-timeout", f"the client read nothing for {limit:g} s")
-        self._timer = min(now + self._limits.ping_interval, since + limit)
-        return []
-
-    def _hear(self, now: float) -> None:
-        """The client is alive."""
-        self._pings_unanswered = 0
-        if self._stalled_since is None:
-            self._timer = now + self._limits.ping_interval
+        if not self.closing:
+            self._liveness.taken(octets, now, writable=self.writable)
 
     def data_to_send(self) -> bytes:
         """Drain what is to be written."""
@@ -437,7 +403,7 @@ class XmppSession:
         self._own_names = frozenset((str(jid), str(self._bare)))
         self._requester = Requester(jid, self._service, self._limits.max_batch)
         self._stage = Stage.BOUND
-        self._timer = self._now + self._limits.ping_interval
+        self._liveness.bound(self._now)
         self.send_result(iq, stanza.bound(self._to))
         self._events.append(Bound(jid))
 
