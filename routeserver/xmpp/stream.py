@@ -6,8 +6,9 @@ A reader lives for one stream: TLS and SASL each begin a new one, with a new rea
    else in front of the root element (DOCTYPE, comment, processing instruction) is refused.  No DTD is ever parsed,
    so no entity is ever declared, whatever the encoding claims to be.
 2. lxml's pull parser builds elements.  It does not raise for everything: a reference to an undeclared entity stops
-   it in silence and what follows would be taken for a new document.  Its error log is therefore read after every
-   feed, and anything in it above a warning ends the stream.
+   it in silence and what follows would be taken for a new document.  After a fault of namespaces it goes on, with
+   elements that have a colon in their names.  Its error log is therefore read after every feed, and anything in it
+   above a warning ends the stream.
 3. Events are walked to count depth, to refuse comments and processing instructions (RFC 6120 section 11.1), and to
    hand out each first-level element at its last byte.  It is then taken out of the root, so that a stream of any
    length needs the memory of one stanza.
@@ -223,21 +224,22 @@ class StreamReader:
         return b""
 
     def _push(self, piece: bytes) -> StreamError | None:
-        """Give the parser some bytes; the events before a fault are still to be read, hence no raise."""
+        """Give the parser some bytes. Where it stops at a fault the events before it are still to be read, hence no
+        raise; where it goes on, nobody can tell what it made of the rest, and nothing of the piece is read."""
         if self._depth != 1 or not piece.isspace():
             self._pending += len(piece)
             self._since_tag += len(piece)
+        fault = None
         try:
             self._parser.feed(piece)
         except etree.XMLSyntaxError as error:
-            return StreamError("not-well-formed", str(error.msg))
+            fault = StreamError("not-well-formed", str(error.msg))
         for entry in self._parser.feed_error_log.filter_from_errors():
             if entry.type_name == "ERR_UNDECLARED_ENTITY":
                 return StreamError("restricted-xml", "no entity references but the five of XML itself")
-            if entry.type_name in _NAMESPACE_FAULTS:
-                return StreamError("bad-namespace-prefix", entry.message)
-            return StreamError("invalid-xml", entry.message)
-        return None
+            if entry.level == etree.ErrorLevels.ERROR:  # the parser went on
+                raise StreamError(_condition(entry), entry.message)
+        return fault
 
     def _walk(self, signs: int) -> Iterator[StreamUnit]:
         """Read the events of a piece with so many equals signs: who has few of them has no need to be counted."""
@@ -305,6 +307,10 @@ class StreamReader:
 
     def _limit(self) -> int:
         return self._limits.max_stanza_bytes if self._opened else _HEADER_MAX
+
+
+def _condition(entry: etree._LogEntry) -> str:
+    return "bad-namespace-prefix" if entry.type_name in _NAMESPACE_FAULTS else "invalid-xml"
 
 
 def _check_declaration(declaration: bytes) -> None:

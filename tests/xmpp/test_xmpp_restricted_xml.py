@@ -12,7 +12,7 @@ import pytest
 from routeserver.xmpp.errors import StreamError
 from routeserver.xmpp.events import StreamClosed
 from routeserver.xmpp.stream import StreamEnd, StreamHeader, StreamLimits, StreamReader
-from tests.support.xmpp_script import HEADER, STREAM_END, bound, feed, new_session
+from tests.support.xmpp_script import HEADER, STREAM_END, ask, bound, feed, new_session
 
 ATTACKS = sorted((Path(__file__).parent.parent / "corpus" / "xmpp" / "attacks").glob("*/*"))
 PING = b"<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>"
@@ -65,6 +65,8 @@ def test_there_are_attacks() -> None:
         (b"<p:iq/>", "bad-namespace-prefix"),
         (b"<iq p:id='1'/>", "bad-namespace-prefix"),
         (b"<iq xmlns:p=''/>", "bad-namespace-prefix"),
+        (b"<p:iq xmlns:p='http://www.w3.org/2000/xmlns/'/>", "bad-namespace-prefix"),
+        (b"<iq xmlns:p='u' xmlns:q='u' p:id='' q:id=''/>", "invalid-xml"),
         (b"<iq xmlns='a b'/>", "invalid-xml"),
         (b"<iq xml:id='1'/>", "invalid-xml"),
         (b"<iq/>text<iq/>", "bad-format"),
@@ -90,6 +92,24 @@ def test_a_fault_comes_after_the_elements_before_it() -> None:
     assert first.get("id") == second.get("id") == "1"  # type: ignore[union-attr]
     with pytest.raises(StreamError, match="restricted-xml"):
         next(units)
+
+
+@pytest.mark.parametrize(
+    ("payload", "condition"),
+    [
+        ("<p:ping xmlns:p='http://www.w3.org/2000/xmlns/'/>", "bad-namespace-prefix"),
+        ("<p:ping/>", "bad-namespace-prefix"),
+        ("<ping xmlns='urn:xmpp:ping' p:x=''/>", "bad-namespace-prefix"),
+        ("<ping xmlns='urn:xmpp:ping' xmlns:p='a b'/>", "invalid-xml"),
+        ("<ping xmlns='urn:xmpp:ping'/></iq><p:iq/></stream", "bad-namespace-prefix"),
+    ],
+)
+def test_what_the_parser_goes_on_after_is_not_acted_on(payload: str, condition: str) -> None:
+    """The parser makes an element with a colon in its name of it, or one that lacks an attribute."""
+    session = bound()
+    events = ask(session, payload, "get")
+    assert [type(event) for event in events] == [StreamClosed]
+    assert session.data_to_send().startswith(f"<stream:error><{condition} ".encode())
 
 
 def test_an_entity_does_not_start_a_new_document() -> None:
