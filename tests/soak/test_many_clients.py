@@ -42,7 +42,6 @@ async def test_some_stop_reading_while_everything_changes(tmp_path: Path) -> Non
             await everybody.until_seen(slow)
             missed = [everybody.members[number].heard - heard[number] for number in slow]
             usual = everybody.members[-1].heard - heard[-1]
-            assert not [member.name for member in everybody.members if member.is_over]
             figures = (
                 f"{before / MEBI:.1f} MiB, and {growth / MEBI:.1f} because of {SLOW} slow; items {missed}, {usual}"
             )

@@ -39,7 +39,8 @@ _WITHIN = 900.0
 
 
 class CrowdServer(RouteServerProcess):
-    """A route server that waits for slow readers."""
+    """A route server that waits for slow readers, and for pongs: who reads nothing does not see that it is pinged, and
+    the kernel may take minutes of changes before the socket is full."""
 
     def __init__(self, directory: Path, vpns: int) -> None:
         configs = tuple(VpnConfig(f"vpn{n}", f"64512:{n}") for n in range(vpns))
@@ -53,7 +54,8 @@ class CrowdServer(RouteServerProcess):
         return int(found[1]) << 10
 
     def _config(self) -> str:
-        return super()._config().replace("[xmpp]\n", '[xmpp]\nslow-reader-timeout = "10m"\n')
+        patience = 'slow-reader-timeout = "60m"\nping-interval = "60s"\nping-misses = 60\n'
+        return super()._config().replace("[xmpp]\n", f"[xmpp]\n{patience}")
 
 
 class Member:
@@ -128,6 +130,7 @@ class Crowd:
 
     def _see(self, wanted: dict[int, dict[tuple[bytes, bytes], int]]) -> bool:
         assert not self.publisher.refused, self.publisher.refused
+        assert not (over := [member.name for member in self.members if member.is_over]), over
         return all(self.members[number].shown == shown for number, shown in wanted.items())
 
     def _missing(self, wanted: dict[int, dict[tuple[bytes, bytes], int]]) -> str:
