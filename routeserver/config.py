@@ -84,6 +84,7 @@ class _Vpn(Table):
     prefixes: list[str] | None = None
     max_items: int | None = None
     max_items_per_publisher: int | None = None
+    max_paths: int | None = None
 
 
 class _Forwarder(Table):
@@ -213,6 +214,7 @@ def _settings(file: _File, base: Path) -> Settings:
 
 
 _quota = values.within(1, 10_000_000)
+_next_hops = values.within(1, 64)
 
 
 def _vpn(key: str, raw: _Vpn) -> VpnSettings:
@@ -224,6 +226,7 @@ def _vpn(key: str, raw: _Vpn) -> VpnSettings:
         listed(f"{key}.prefixes", values.prefix, raw.prefixes),
         optional(f"{key}.max-items", _quota, raw.max_items),
         optional(f"{key}.max-items-per-publisher", _quota, raw.max_items_per_publisher),
+        **given(max_paths=optional(f"{key}.max-paths", _next_hops, raw.max_paths)),
     )
 
 

@@ -133,6 +133,7 @@ class VpnSettings:
     prefixes: tuple[IPNetwork, ...] | None = None
     max_items: int | None = None
     max_items_per_publisher: int | None = None
+    `max_paths` is how many next hops of several paths an item may have; 1 is the best path only, with all of its own.
 
     @property
     def is_limited(self) -> bool:
@@ -142,6 +143,7 @@ class VpnSettings:
 @dataclass(frozen=True, slots=True)
 class ForwarderSettings:
     """Infrastructure addresses registered for a forwarder, and the router id its RDs use on IPv6 underlays."""
+    max_paths: int = 1
 
     jid: str
     addresses: tuple[IPAddress, ...]

@@ -5,8 +5,11 @@ it depends on nothing but the paths: no age, no order of arrival, no peer addres
 same paths choose alike.  The VPN table uses it among paths of one NLRI, a VRF among what it imported, where the
 sequence number tells a moved address' new place from its old one although the RDs differ.
 
+`COMPARED` says which path is worth more, `TIES` only which of equals is taken.  A VRF with several paths to a prefix
+bundles those that no step of the first kind tells apart (the draft, section 6); the ties put them in order.
+
 MED is the one step that cannot be a sort key: it compares only paths from one neighbor AS
-(RFC 4271 section 9.1.2.2 c).  To change the order of selection, change `STEPS`.
+(RFC 4271 section 9.1.2.2 c).  To change the order of selection, change these tables.
 """
 
 from __future__ import annotations
@@ -59,23 +62,27 @@ def _next_hop(path: Path) -> tuple[int, int]:
     return address.version, int(address)
 
 
-STEPS: tuple[Step, ...] = (
+COMPARED: tuple[Step, ...] = (
     ("no label or tunnel a forwarder could use", _lowest(lambda p: not is_usable(p))),
     ("long-lived stale", _lowest(is_long_lived_stale)),
     ("stale", _lowest(lambda p: p.stale)),
     ("lower local-preference", _lowest(lambda p: -local_preference(p))),
-    ("lower sequence-number", _lowest(_sequence)),
+    ("not sticky, or lower sequence-number", _lowest(_sequence)),
     ("longer AS_PATH", _lowest(lambda p: p.attributes.as_path_length)),
     ("higher ORIGIN", _lowest(lambda p: p.attributes.origin)),
     ("higher MED", _lowest_med),
-    ("learned farther away (published, then eBGP, then iBGP)", _lowest(lambda p: p.source.kind)),
-    ("higher originator or BGP identifier", _lowest(_originator)),
-    ("longer CLUSTER_LIST", _lowest(lambda p: len(p.attributes.cluster_list))),
-    ("higher next hop", _lowest(_next_hop)),
-    ("higher route distinguisher", _lowest(lambda p: p.key[1:9])),
-    ("higher item id", _lowest(lambda p: p.item)),
-    ("higher source name", _lowest(lambda p: p.source.name)),
 )
+"""Paths that are equal by all of these may share the traffic."""
+TIES: tuple[tuple[str, Callable[[Path], Any]], ...] = (
+    ("learned farther away (published, then eBGP, then iBGP)", lambda p: p.source.kind),
+    ("higher originator or BGP identifier", _originator),
+    ("longer CLUSTER_LIST", lambda p: len(p.attributes.cluster_list)),
+    ("higher next hop", _next_hop),
+    ("higher route distinguisher", lambda p: p.key[1:9]),
+    ("higher item id", lambda p: p.item),
+    ("higher source name", lambda p: p.source.name),
+)
+STEPS: tuple[Step, ...] = (*COMPARED, *((reason, _lowest(key)) for reason, key in TIES))
 
 
 def best_of(paths: Sequence[Path]) -> Path:
@@ -86,6 +93,18 @@ def best_of(paths: Sequence[Path]) -> Path:
             break
         left = keep(left)
     return left[0]
+
+
+def equally_good(paths: Sequence[Path]) -> list[Path]:
+    """Those of one or more paths that are worth the same as the best, in order, the best first."""
+    left = paths
+    for _, keep in COMPARED:
+        left = keep(left)
+    return sorted(left, key=_order)
+
+
+def _order(path: Path) -> tuple[Any, ...]:
+    return tuple([key(path) for _, key in TIES])
 
 
 def why_not_best(paths: Sequence[Path]) -> dict[Path, str]:

@@ -1,8 +1,9 @@
 """A VRF, which is also a pub-sub node.
 
 There is no second item store: the items of a node *are* the VRF's entries, one per prefix, each the best of the
-paths the VRF imports.  `published` remembers which publisher's path stands behind an item id of this node; such a
-path enters the VRF like any other, through the VPN table and its route targets (RFC 4364 section 4.3).
+paths the VRF imports, with others that are as good beside it if the VPN has several paths (`multipath`).  `published`
+remembers which publisher's path stands behind an item id of this node; such a path enters the VRF like any other,
+through the VPN table and its route targets (RFC 4364 section 4.3).
 
 A prefix is keyed by its IP version and the NLRI key less the RD.  A change of an entry is announced to `watchers`
 with the entry that stood before, so that an outbox can retract an id it has sent.  The text of an item is made
@@ -23,9 +24,10 @@ from xml.sax.saxutils import quoteattr
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import key_rd
 from routeserver.rib.decision import best_of
-from routeserver.rib.path import Path, is_usable, path_item
+from routeserver.rib.multipath import Further, bundle, joined_item
+from routeserver.rib.path import Path, is_usable
 from routeserver.settings import VpnSettings
-from schema.items import entry_xml
+from schema.items import RouteItem, entry_xml
 from schema.names import route_item_id
 from schema.values import IPNetwork
 
@@ -40,12 +42,13 @@ def prefix_key(family: Family, key: bytes) -> bytes:
 
 
 class Entry:
-    """The selected path of a prefix and, once somebody asked, the item it makes."""
+    """The selected path of a prefix, what is used beside it and, once somebody asked, the item they make."""
 
-    __slots__ = ("_xml", "node", "path")
+    __slots__ = ("_xml", "further", "node", "path")
 
-    def __init__(self, node: str, path: Path) -> None:
+    def __init__(self, node: str, path: Path, further: Further | None = None) -> None:
         self.node = node
+        self.further = further
         self.path = path
         self._xml: str | None = None
 
@@ -56,12 +59,17 @@ class Entry:
         if published and published.node == self.node:
             return published.item_id
         return route_item_id(str(key_rd(self.path.key)), self.path.prefix)
+    @property
+    def item(self) -> RouteItem:
+        """What subscribers are told."""
+        return joined_item(self.path, self.further)
+
 
     @property
     def xml(self) -> str:
         """The whole `<item>`."""
         if self._xml is None:
-            self._xml = f"<item id={quoteattr(self.item_id)}>{entry_xml(path_item(self.path))}</item>"
+            self._xml = f"<item id={quoteattr(self.item_id)}>{entry_xml(self.item)}</item>"
         return self._xml
 
 
@@ -147,21 +155,27 @@ class Vrf:
     def _select(self, prefix: bytes, paths: tuple[Path, ...]) -> None:
         entries = self._entries
         before = entries.get(prefix)
-        best = best_of(paths) if paths else None
-        if (before.path if before else None) is best:
+        best: Path | None = None
+        further: Further | None = None
+        if len(paths) > 1 and self.settings.max_paths > 1:
+            best, further = bundle(paths, self.settings.max_paths)
+        elif paths:
+            best = best_of(paths)
+        if (before.path if before else None) is best and (before is None or before.further == further):
             return
-        if before is not None and best is not None and self._says_the_same(before, best):
-            before.path = best
+        if before is not None and best is not None and self._says_the_same(before, best, further):
+            before.path, before.further = best, further
             return
         if before is not None:
             del entries[prefix]  # what changed last comes last
         if best is not None:
-            entries[prefix] = Entry(self.name, best)
+            entries[prefix] = Entry(self.name, best, further)
         for watcher in self.watchers:
             watcher.entry_changed(self, prefix, before, is_gone=best is None)
 
-    def _says_the_same(self, before: Entry, best: Path) -> bool:
-        return Entry(self.name, best).item_id == before.item_id and path_item(best) == path_item(before.path)
+    def _says_the_same(self, before: Entry, best: Path, further: Further | None) -> bool:
+        after = Entry(self.name, best, further)
+        return after.item_id == before.item_id and after.item == before.item
 
     def carrier(self, item_id: str) -> bytes | None:
         """The prefix whose entry shows this publisher's item id now.

@@ -116,7 +116,7 @@ def test_every_other_key_arrives(directory: Path) -> None:
 [[bgp.neighbors]]
 address = "127.0.0.9"\npeer-as = 65550\nport = 1791\nlocal-address = "127.0.0.8"\nhold-time = "0s"\nafi-safis = []
 [[vpns]]
-name = "blue"\nmax-items = 10000000\nmax-items-per-publisher = 1
+name = "blue"\nmax-items = 10000000\nmax-items-per-publisher = 1\nmax-paths = 64
 [[forwarders]]
 jid = "Host1.Example.Net"\naddresses = ["2001:db8::1", "192.0.2.1"]\nrouter-id = "192.0.2.1"
 """
@@ -136,7 +136,7 @@ jid = "Host1.Example.Net"\naddresses = ["2001:db8::1", "192.0.2.1"]\nrouter-id =
     )
     addresses = (IPv6Address("2001:db8::1"), IPv4Address("192.0.2.1"))
     assert settings.forwarders == (ForwarderSettings("host1.example.net", addresses, IPv4Address("192.0.2.1")),)
-    assert settings.vpns == (VpnSettings("blue", max_items=10_000_000, max_items_per_publisher=1),)
+    assert settings.vpns == (VpnSettings("blue", max_items=10_000_000, max_items_per_publisher=1, max_paths=64),)
     assert config.xmpp is not None
     assert config.xmpp.listen == (("::1", 0),)
 
@@ -352,6 +352,8 @@ MISTAKES = [
         documented_but("members =", "max-items-per-publisher = -1\nmembers ="),
         "vpns[0].max-items-per-publisher: -1 is not from 1 to 10000000",
     ),
+    (documented_but("members =", "max-paths = 0\nmembers ="), "vpns[0].max-paths: 0 is not from 1 to 64"),
+    (documented_but("members =", "max-paths = 65\nmembers ="), "vpns[0].max-paths: 65 is not from 1 to 64"),
     (documented_but('"10.0.0.0/8"', '"10.0.0.1/8"'), "vpns[0].prefixes[0]: 10.0.0.1/8 has host bits set"),
     (
         documented_but('"*.example.net"', '"@example.net"'),

@@ -55,7 +55,7 @@ LADDER: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("long-lived stale", {}, {"source": _HELPED, "communities": (LLGR_STALE,)}),
     ("stale", {}, {"stale": True}),
     ("lower local-preference", {"local_pref": 101}, {"local_pref": 99}),
-    ("lower sequence-number", {"seq": 6}, {"seq": 4}),
+    ("not sticky, or lower sequence-number", {"seq": 6}, {"seq": 4}),
     ("longer AS_PATH", {"as_path": (65001,)}, {"as_path": (65001, 65002, 65003)}),
     ("higher ORIGIN", {"origin": Origin.IGP}, {"origin": Origin.INCOMPLETE}),
     ("higher MED", {"med": 1}, {"med": 99}),

@@ -23,6 +23,8 @@ from tests.support.oracle_neighbors import LLGR_STALE, Neighborhood, NeighborWor
 
 _LOCAL, _EXTERNAL, _INTERNAL = 0, 1, 2
 _DEFAULT = b"\0"
+_WORTH = 7
+"""So much of a path's rank says what it is worth; the rest puts equals in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +180,18 @@ class Oracle:
         for path in self._best_paths():
             if path.usable and path.attributes.route_targets & self.vpns[node].import_rts:
                 by_prefix.setdefault(str(path.item.prefix), []).append(path)
-        chosen = [min(paths, key=_Path.rank) for paths in by_prefix.values()]
-        return {self._item_id(node, path): path.item for path in chosen}
+        return dict(self._chosen(node, sorted(paths, key=_Path.rank)) for paths in by_prefix.values())
+
+    def _chosen(self, node: str, ranked: list[_Path]) -> tuple[str, RouteItem]:
+        """The item of the best path; where there may be several, with the next hops of those that are its equals."""
+        best, limit = ranked[0], self.vpns[node].max_paths
+        hops = list(best.item.next_hops)
+        for path in ranked:
+            if path.rank()[:_WORTH] == best.rank()[:_WORTH]:
+                shown = {(hop.address, hop.label) for hop in hops}
+                hops += [hop for hop in path.item.next_hops if (hop.address, hop.label) not in shown]
+        shown_at_most = max(limit, len(best.item.next_hops))
+        return self._item_id(node, best), replace(best.item, next_hops=tuple(hops[:shown_at_most]))
 
     @staticmethod
     def _item_id(node: str, path: _Path) -> str:

@@ -38,7 +38,7 @@ def events(seed: int, length: int) -> list[Event]:
     begin += [("subscribe", slot, random.choice(NODES), random.choice((None, 1, 2))) for slot in ("h1", "h2", "h3")]
     makers = random.choices(list(_MAKERS), list(_MAKERS.values()), k=length)
     everything = [maker(random) for maker in makers]
-    for story in (_restarts, _other_targets, _refreshes):
+    for story in (_restarts, _other_targets, _refreshes, _shares):
         where = random.randrange(length)
         everything[where:where] = story(random)
     return begin + everything
@@ -77,6 +77,19 @@ def _other_targets(random: Random) -> list[Event]:
         ("announce", *_announce(random)[1:5], target, 1000 * target + 16, "", 100, 0, "198.51.100.1") for _ in "123"
     ]
     return [*story, ("turn",), ("imports", which, TARGETS[target])]
+
+
+def _shares(random: Random) -> list[Event]:
+    """One prefix from several forwarders, mostly worth the same, in the VPN that shows several paths."""
+    prefix, story = random.choice(PREFIXES[:2]), []
+    for slot in ("h1", "h2", "h3"):
+        story += [("subscribe", slot, "red", 1), ("turn",)]
+        for _ in range(random.randrange(1, 3)):
+            words = 2000 + random.randrange(3), GRE, random.choice((0, 0, 0, 1)), 100
+            story.append(("publish", slot, "red", f"{slot}-c", prefix, ADDRESSES[slot][0], *words))
+    random.shuffle(story)
+    leaves = random.choice(("h1", "h2", "h3"))
+    return [*story, ("turn",), ("retract", leaves, "red", f"{leaves}-c"), ("turn",)]
 
 
 def _slot(random: Random) -> str:

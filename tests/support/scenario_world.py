@@ -18,7 +18,7 @@ from tests.support.routes import LOCAL_AS, key, rt, vpn
 
 VPNS = (
     vpn("blue", ["64512:100"]),
-    vpn("red", ["64512:200", "64512:100"], ["64512:200"]),
+    vpn("red", ["64512:200", "64512:100"], ["64512:200"], max_paths=3),
     vpn("hub", ["64512:2"], ["64512:1"]),
     vpn("spoke", ["64512:1"], ["64512:2"]),
     vpn("mute", ["64512:100"], []),

@@ -10,7 +10,6 @@ from typing import Any
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.nlri import vpn_family
-from routeserver.rib.path import path_item
 from routeserver.settings import GracefulRestart, NeighborSettings
 from routeserver.xmpp.stream import StreamLimits
 from tests.support import restarts
@@ -336,7 +335,7 @@ class Scenario:
                 self._check_memberships(name, {k: h.attributes for k, h in peer.held[Family.RTC].items()})
         self._check_table()
         for node, vrf in self.talk.core.rib.vrfs.items():
-            shown = {entry.item_id: path_item(entry.path) for entry in vrf.entries.values()}
+            shown = {entry.item_id: entry.item for entry in vrf.entries.values()}
             assert shown == wanted[node], f"entries of {node}"
 
     def _check_memberships(self, name: str, held: dict[bytes, PathAttributes]) -> None:
