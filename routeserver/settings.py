@@ -124,6 +124,7 @@ class VpnSettings:
 
     `None` for members or prefixes means no limit; an empty tuple means nobody and nothing.  `max_items` bounds what all
     publishers together have in it, `max_items_per_publisher` what one has, by bare JID; neither concerns BGP routes.
+    `max_paths` is how many next hops of several paths an item may have; 1 is the best path only, with all of its own.
     """
 
     name: str
@@ -133,7 +134,7 @@ class VpnSettings:
     prefixes: tuple[IPNetwork, ...] | None = None
     max_items: int | None = None
     max_items_per_publisher: int | None = None
-    `max_paths` is how many next hops of several paths an item may have; 1 is the best path only, with all of its own.
+    max_paths: int = 1
 
     @property
     def is_limited(self) -> bool:
@@ -143,7 +144,6 @@ class VpnSettings:
 @dataclass(frozen=True, slots=True)
 class ForwarderSettings:
     """Infrastructure addresses registered for a forwarder, and the router id its RDs use on IPv6 underlays."""
-    max_paths: int = 1
 
     jid: str
     addresses: tuple[IPAddress, ...]
