@@ -26,6 +26,7 @@ from routeserver.xmpp.errors import StanzaError, StreamError, resource_constrain
 from routeserver.xmpp.events import Bound, Iq, StartTls, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
 from routeserver.xmpp.liveness import GiveUp, Liveness
+from routeserver.xmpp.pace import Pace
 from routeserver.xmpp.pubsub import Requester
 from routeserver.xmpp.requests import read_bind, read_iq
 from routeserver.xmpp.sasl import ClientCertificate, SaslError, identify, read_authzid
@@ -42,8 +43,6 @@ from schema.names import NS_CLIENT, NS_SASL, NS_STREAM, NS_TLS
 from schema.values import IPAddress
 
 _SASL_ATTEMPTS = 3
-_BURST = 10.0
-"""Seconds over which the rate of stanzas is taken."""
 _IQ = f"{{{NS_CLIENT}}}iq"
 _MESSAGE = f"{{{NS_CLIENT}}}message"
 _PRESENCE = f"{{{NS_CLIENT}}}presence"
@@ -95,10 +94,7 @@ class XmppSession:
         self._messages = 0
         self._is_pipelined = False
         self._unfinished = unfinished or Unfinished()
-        self._inside_since: float | None = None
-        """When the stanza began that has not ended."""
-        self._stanzas_left = limits.max_stanza_rate * _BURST
-        self._counted_at = now
+        self._pace = Pace(limits, now)
         self._bare: Jid
         """From authentication on."""
         self._requester: Requester
@@ -118,9 +114,10 @@ class XmppSession:
         if not data:
             self._finish("the connection ended without the end of its stream")
         try:
-            self._earn_stanzas()
+            self._pace.reading(now)
             self._read(data)
-            self._check_pace()
+            if self._stage is Stage.BOUND and not self.closing:
+                self._pace.check(is_inside=self._reader.is_inside)
         except StreamError as error:
             self._fail(error)
         return self._take_events()
@@ -238,25 +235,6 @@ class XmppSession:
                 reader.close()
             start = end
 
-    def _check_pace(self) -> None:
-        """A stanza that takes for ever keeps what there is of it in memory."""
-        limits, now = self._limits, self._now
-        if self.closing or self._stage is not Stage.BOUND:
-            return
-        if not self._reader.is_inside:
-            self._inside_since = None
-        elif self._inside_since is None:
-            self._inside_since = now
-        elif now - self._inside_since > limits.stanza_timeout:
-            raise StreamError("policy-violation", f"a stanza takes longer than {limits.stanza_timeout:g} s")
-
-    def _earn_stanzas(self) -> None:
-        """By the time since the last read, for no more than `_BURST` seconds."""
-        rate = self._limits.max_stanza_rate
-        earned = (self._now - self._counted_at) * rate
-        self._stanzas_left = min(self._stanzas_left + earned, rate * _BURST)
-        self._counted_at = self._now
-
     def _handle(self, unit: StreamUnit) -> None:
         if isinstance(unit, StreamHeader):
             self._open(unit)
@@ -264,10 +242,7 @@ class XmppSession:
             self._write(stanza.STREAM_END)
             self._finish("the client ended its stream", clean=True)
         else:
-            self._inside_since = None
-            self._stanzas_left -= 1
-            if self._stanzas_left < 0:
-                raise StreamError("policy-violation", f"more than {self._limits.max_stanza_rate} stanzas a second")
+            self._pace.spend()
             handler = _ELEMENTS[self._stage].get(str(unit.tag), XmppSession._on_unexpected)
             handler(self, unit)
 
