@@ -58,6 +58,10 @@ class RawXmpp:
         await self.until(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
         return (await self.until(b"</iq>")).partition(b"</stream:features>")[2]
 
+    async def read(self) -> bytes:
+        """What has come since the last time, at least one octet; nothing at the end of the connection."""
+        return await self._reader.read(1 << 16)
+
     async def rest(self) -> bytes:
         """All that comes until the server closes."""
         async with asyncio.timeout(_TIMEOUT):

@@ -1,0 +1,198 @@
+"""One of two route servers is killed while a thousand routes a second change, and comes back.
+
+What forwarders hold is judged at every event, by labels and numbers of changes, not by time: nothing is lost that was
+there throughout, and nothing is held that was over before the last beacon was lit.  In the end both route servers and
+all forwarders have what is published, no more and no less, and no stale timer has run out meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from schema.names import NS_PUBSUB
+from tests.support.load import Load, log_in, subscribe
+from tests.support.merged_view import MergedView
+from tests.support.process import loopback_address
+from tests.support.raw_xmpp import RawXmpp
+from tests.support.routeserver import RouteServerProcess, VpnConfig
+from tests.support.speaker import NeighborConfig
+from tests.support.truth import prefix_of
+from tests.support.waiting import eventually_async
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+
+AS = 64512
+VPNS = ["blue", "red", "green", "gray"]
+RATE = 1000.0
+PHASE = 3000
+ALWAYS, OTHERS = 60, 30
+FIRST, SECOND = 0, 1
+
+
+class Cluster:
+    """Two route servers, the load on both, and forwarders that listen to both."""
+
+    def __init__(self, servers: list[RouteServerProcess]) -> None:
+        self.servers = servers
+        self.load = Load(servers, VPNS, ALWAYS, OTHERS, seed=7)
+        self.views = [MergedView(self.load.truth, self.load.beacons, VPNS, len(servers)) for _ in range(2)]
+        self.alive = set(range(len(servers)))
+        self._listening: dict[int, list[asyncio.Task[None]]] = {}
+        self._clients: list[RawXmpp] = []
+        self._last_lit = 0
+
+    async def connect(self, number: int) -> None:
+        """Publishers and forwarders come to this route server; it has heard what others showed last."""
+        await self.load.connect(number)
+        base = self.load.beacons.change(self._last_lit)
+        self._listening[number] = []
+        for which, view in enumerate(self.views):
+            jid = f"reader{which}.example.net"
+            client = await log_in(self.servers[number], jid)
+            self._clients.append(client)
+            for vpn in VPNS:
+                request = f"<pubsub xmlns='{NS_PUBSUB}'>{subscribe(vpn, jid)}</pubsub>"
+                client.send(f"<iq type='set' id='s'>{request}</iq>".encode())
+            self._listening[number].append(asyncio.create_task(view.listen(number, client, base)))
+
+    async def light(self) -> None:
+        """Light a beacon, wait until everybody has seen it, and look at everything."""
+        lit = await self.load.light()
+        await eventually_async(
+            lambda: all(view.has_seen(lit, server) for view in self.views for server in self.alive),
+            describe=lambda: f"beacon {lit} is seen; {self.faults()[:5]}, {self.load.refusals()}",
+        )
+        self._last_lit = lit
+        for view in self.views:
+            view.judge_all()
+        assert not self.faults(), "\n".join(self.faults()[:10])
+
+    async def in_sync(self) -> None:
+        """Everybody has got the markers of every route server that is there."""
+        await eventually_async(
+            lambda: all(view.is_in_sync(server) for view in self.views for server in self.alive), describe="in sync"
+        )
+
+    async def phase(self) -> None:
+        """Light beacons until so many changes more were made."""
+        end = self.load.truth.now + PHASE
+        while self.load.truth.now < end:
+            await self.light()
+
+    async def kill(self, number: int) -> None:
+        await asyncio.to_thread(self.servers[number].kill)
+        await asyncio.gather(*self._listening.pop(number))
+        self.alive.discard(number)
+        (other,) = self.alive
+        await eventually_async(lambda: self.neighbor_state(other) != "established", describe="the other one knows")
+        self.load.beacons.origins[other].discard(number)
+
+    async def restart(self, number: int) -> None:
+        for other in self.alive:
+            self.load.beacons.origins[other].add(number)
+        self.servers[number].stop()
+        await asyncio.to_thread(self.servers[number].start)
+        await self.connect(number)
+        self.alive.add(number)
+
+    def neighbor_state(self, number: int) -> str:
+        (neighbor,) = self.servers[number].get("/bgp/neighbors")["items"]
+        return str(neighbor["state"])
+
+    def faults(self) -> list[str]:
+        return [fault for view in self.views for fault in view.faults]
+
+    async def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        await self.load.close()
+        await asyncio.gather(*(task for tasks in self._listening.values() for task in tasks))
+
+
+@pytest.fixture
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    addresses = sorted((loopback_address(), loopback_address()), key=lambda text: text.split("."))
+    servers = [
+        RouteServerProcess(
+            tmp_path_factory.mktemp("rs"),
+            AS,
+            (NeighborConfig(other, AS, passive=is_passive),),
+            tuple(VpnConfig(name, f"{AS}:{number}") for number, name in enumerate(VPNS, 1)),
+            address=address,
+            stale_time="10m",
+            startup_hold="2s",
+        )
+        for address, other, is_passive in zip(addresses, reversed(addresses), (False, True), strict=True)
+    ]
+    with ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        made = Cluster(servers)
+        for number in (FIRST, SECOND):
+            await made.connect(number)
+        yield made
+        await made.close()
+
+
+def selected(server: RouteServerProcess) -> dict[tuple[str, str], tuple[str, int]]:
+    """Next hop and label of the route selected, by VPN and prefix."""
+    found: dict[tuple[str, str], tuple[str, int]] = {}
+    for vpn in VPNS:
+        for entry in everything(server, f"/vpns/{vpn}/routes"):
+            (hop,) = entry["paths"][0]["next-hops"]
+            found[vpn, entry["prefix"]] = (hop["next-hop"], hop["label"])
+    return {key: value for key, value in found.items() if not key[1].startswith("10.255.")}
+
+
+def table(server: RouteServerProcess) -> dict[tuple[str, str], list[Any]]:
+    """Label and attributes of all paths, by RD and prefix, without saying from whom they came."""
+    return {
+        (entry["route-distinguisher"], entry["prefix"]): [
+            (path["label"], path["attributes"]) for path in entry["paths"]
+        ]
+        for entry in everything(server, "/bgp/rib")
+    }
+
+
+def everything(server: RouteServerProcess, path: str) -> list[Any]:
+    answer = server.get(f"{path}?limit=1000")
+    assert answer.get("next") is None, answer.keys()
+    return list(answer["items"])
+
+
+async def test_nothing_is_lost_and_nothing_wrong_is_held(cluster: Cluster) -> None:
+    load = cluster.load
+    load.fill()
+    await cluster.in_sync()
+    for _ in range(3):
+        await cluster.light()
+    stop = asyncio.Event()
+    running = asyncio.create_task(load.run(RATE, stop))
+    await cluster.phase()
+    await cluster.kill(FIRST)
+    await cluster.phase()
+    await cluster.restart(FIRST)
+    await cluster.phase()
+    stop.set()
+    lasted = await running
+    print(f"{load.sent} changes in {lasted:.1f} s, {load.sent / lasted:.0f} a second")
+    await cluster.in_sync()
+    for _ in range(2):
+        await cluster.light()
+    for view in cluster.views:
+        assert view.held() == load.truth.held()
+        assert view.heard > load.sent
+    published = {(vpn, str(prefix)): hop for (vpn, prefix), hop in load.truth.held().items()}
+    for server in cluster.servers:
+        assert selected(server) == published
+    first, second = map(table, cluster.servers)
+    assert first == second
+    always = {(vpn, prefix_of(0, number)) for vpn in VPNS for number in range(ALWAYS)}
+    assert all(always.isdisjoint(view.removed) for view in cluster.views)
+    assert all(view.removed for view in cluster.views), "others were removed"
+    assert not load.refusals()
