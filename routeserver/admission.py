@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from routeserver.rib.vrf import Vrf
-from routeserver.xmpp.errors import forbidden, invalid_payload, node_unknown
+from routeserver.xmpp.errors import Cause, forbidden, invalid_payload, node_unknown
 from routeserver.xmpp.events import PublishedItem
 from routeserver.xmpp.jid import Jid
 from schema.values import Encapsulation, IPAddress
@@ -51,10 +51,12 @@ def check_item(vrf: Vrf, item: PublishedItem, own_addresses: Iterable[IPAddress]
     """Raises StanzaError for a prefix outside the VPN's, or a next hop not among `own_addresses` (None = any)."""
     route = item.route
     if not vrf.allows_prefix(route.prefix):
-        raise forbidden(f"prefix {route.prefix} is outside what VPN {vrf.name} allows")
+        raise forbidden(f"prefix {route.prefix} is outside what VPN {vrf.name} allows", Cause.PREFIX)
     for hop in route.next_hops:
         if own_addresses is not None and hop.address not in own_addresses:
             whose = "not the session's, not in the certificate, not registered for this forwarder"
-            raise forbidden(f"next hop {hop.address} of {route.prefix} is not this publisher's: {whose}")
+            raise forbidden(
+                f"next hop {hop.address} of {route.prefix} is not this publisher's: {whose}", Cause.NEXT_HOP
+            )
         if not set(hop.encapsulations) - {Encapsulation.VXLAN}:
             raise invalid_payload(f"next hop {hop.address} of {route.prefix} offers no tunnel an IP route can use")

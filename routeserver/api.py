@@ -43,6 +43,7 @@ def application(core: RouteServer, clock: Callable[[], float], traces: Traces) -
     app.router.add_get(f"{PREFIX}/vpns/{{vpn}}", api.vpn)
     app.router.add_get(f"{PREFIX}/vpns/{{vpn}}/routes", api.routes)
     app.router.add_get(f"{PREFIX}/forwarders", api.forwarders)
+    app.router.add_get(f"{PREFIX}/xmpp", api.xmpp)
     app.router.add_get(f"{PREFIX}/rt-constraints", api.rt_constraints)
     app.router.add_get(f"{PREFIX}/bgp/rib", api.rib)
     app.router.add_get(f"{PREFIX}/bgp/neighbors", api.neighbors)
@@ -84,6 +85,9 @@ class _Api:
 
     async def forwarders(self, _request: web.Request) -> web.Response:
         return self._list(views.forwarders(self._core))
+
+    async def xmpp(self, _request: web.Request) -> web.Response:
+        return _json(views.xmpp(self._core))
 
     async def rt_constraints(self, _request: web.Request) -> web.Response:
         return self._list(views_rib.rt_constraints(self._core))

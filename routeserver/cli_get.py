@@ -48,7 +48,8 @@ def routes(arguments: argparse.Namespace) -> int:
 def forwarders(arguments: argparse.Namespace) -> int:
     """`routeserver get forwarders`."""
     columns = ("jid", "connected", "address", "published-items", "stale-items")
-    return _list(arguments, "api/v1/forwarders", columns, (*columns, "sessions", "instance-ids"), _forwarder_rows)
+    wide = (*columns, "sessions", "instance-ids", "refused")
+    return _list(arguments, "api/v1/forwarders", columns, wide, _forwarder_rows)
 
 
 def neighbors(arguments: argparse.Namespace) -> int:

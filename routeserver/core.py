@@ -23,6 +23,7 @@ from routeserver.nodes import Nodes
 from routeserver.notices import Notice
 from routeserver.parties import Client, Neighbor
 from routeserver.queries import Queries
+from routeserver.refusals import Refusals
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.rib import Rib
@@ -52,6 +53,7 @@ class RouteServer:
         self.rib = Rib(settings)
         self.nodes = Nodes(settings, self.rib)
         self.queries = Queries(self.rib, self.nodes.clients)
+        self.refusals = Refusals(self.nodes.forwarders)
         self.speaker = Speaker(settings, self.rib, now)
         self.wants_flush = False
         """Whether a session that can take more has more to get: flush again, in the next turn."""
@@ -63,15 +65,12 @@ class RouteServer:
     def revision(self) -> int:
         return self.rib.revision
 
-    def handle(self, session: Session, event: bgp.BgpEvent | xmpp.XmppEvent, now: float) -> StanzaError | None:
-        """Take one event. Answers to requests are in the session's buffer when this returns.
-
-        The result is the refusal a request met, for the log; the requester has it already.
-        """
+    def handle(self, session: Session, event: bgp.BgpEvent | xmpp.XmppEvent, now: float) -> None:
+        """Take one event. Answers to requests are in the session's buffer when this returns."""
         if isinstance(session, BgpSession):
             self._handle_bgp(session, event, now)
-            return None
-        return self._handle_xmpp(session, event, now)
+        else:
+            self._handle_xmpp(session, event, now)
 
     def _handle_bgp(self, session: BgpSession, event: object, now: float) -> None:
         match event:
@@ -101,7 +100,7 @@ class RouteServer:
             case bgp.UpdateMalformed():
                 neighbor.malformed += 1
 
-    def _handle_xmpp(self, session: XmppSession, event: object, now: float) -> StanzaError | None:
+    def _handle_xmpp(self, session: XmppSession, event: object, now: float) -> None:
         client = self.nodes.clients.get(session)
         match event:
             case xmpp.Bound():
@@ -110,8 +109,7 @@ class RouteServer:
                 self._waiting.pop(client.outbox, None)
                 self.nodes.closed(client, now)
             case _ if client is not None and isinstance(event, xmpp.Request):
-                return self._request(client, event, now)
-        return None
+                self._request(client, event, now)
 
     def _bound(self, session: XmppSession, event: xmpp.Bound, now: float) -> None:
         older = self.nodes.bound(session, event.jid)
@@ -120,7 +118,7 @@ class RouteServer:
                 self.handle(older, closing, now)
             self._touched[older] = None
 
-    def _request(self, client: Client, request: xmpp.Request, now: float) -> StanzaError | None:
+    def _request(self, client: Client, request: xmpp.Request, now: float) -> None:
         nodes = self.nodes
         try:
             match request:
@@ -139,9 +137,7 @@ class RouteServer:
                 case _:
                     self.queries.answer(client, request)
         except StanzaError as error:
-            client.session.send_error(request.iq, error)
-            return error
-        return None
+            client.session.send_error(request.iq, error, getattr(request, "node", None) or "")
 
     def set_import_rts(self, vpn: str, rts: frozenset[bytes], now: float) -> None:
         """Let a VPN, by name, import by other route targets; nobody's session ends (RFC 4364 section 4.3.2)."""

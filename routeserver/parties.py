@@ -8,6 +8,7 @@ a session is up, its `adj_in` outlives sessions.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -126,6 +127,8 @@ class Forwarder:
     items: dict[tuple[str, str], Vouched] = field(default_factory=dict)
     item_counts: dict[str, int] = field(default_factory=dict)
     """How many of `items` are of each VPN."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """What of it was refused, by cause."""
     stale_until: float | None = None
     """No item goes before this; None when every item is vouched for. Asked every turn, so it is kept, not searched."""
 

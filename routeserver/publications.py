@@ -36,7 +36,7 @@ class Publications:
         """Whether the id is free, or the forwarder's (XEP-0060 section 7.1.3.1)."""
         path = vrf.published.get(item_id) if item_id is not None else None
         if path is not None and path.source is not forwarder.source:
-            raise errors.forbidden(f"item {item_id!r} belongs to another publisher")
+            raise errors.forbidden(f"item {item_id!r} belongs to another publisher", errors.Cause.ITEM)
 
     @staticmethod
     def check_quota(forwarder: Forwarder, vrf: Vrf, ids: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ table heads and documents.  Functions here read and never change anything; lists
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -124,7 +124,24 @@ def _forwarder(forwarder: Forwarder) -> View:
         "instance-ids": dict(sorted(forwarder.instance_ids.items())),
         "published-items": len(forwarder.items),
         "stale-items": sum(1 for vouched in forwarder.items.values() if vouched.session is None),
+        "refused": _counts(forwarder.refused),
     }
+
+
+def xmpp(core: RouteServer) -> View:
+    """How many clients there are, and what was refused since the start, by cause."""
+    refusals = core.refusals
+    return {
+        "sessions": len(core.nodes.clients),
+        "refused-requests": _counts(refusals.requests),
+        "failed-logins": _counts(refusals.logins),
+        "failed-sessions": _counts(refusals.streams),
+        "refused-connections": _counts(refusals.connections),
+    }
+
+
+def _counts(counts: Mapping[str, int]) -> View:
+    return dict(sorted(counts.items()))
 
 
 def readiness(core: RouteServer, now: float) -> tuple[bool, list[View]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from routeserver.log import record
 
@@ -15,7 +16,8 @@ from routeserver.log import record
 class BoundedLog:
     """At most `lines` warnings of one `event` in each `period` of seconds, then one of `sum_event` with their number.
 
-    `common` are the keys that all lines have.
+    `common` are the keys that all lines have. `done` is called at the end of each period: until the next note there is
+    nothing to remember.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class BoundedLog:
         *,
         lines: int = 10,
         period: float = 60.0,
+        done: Callable[[], object] = lambda: None,
         **common: object,
     ) -> None:
         self._loop = loop
@@ -33,6 +36,7 @@ class BoundedLog:
         self._sum_event = sum_event
         self._lines = lines
         self._period = period
+        self._done = done
         self._common = common
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -49,6 +53,7 @@ class BoundedLog:
         unlogged, self._count, self._timer = self._count - self._lines, 0, None
         if unlogged > 0:
             record(logging.WARNING, self._sum_event, **self._common, count=unlogged, seconds=self._period)
+        self._done()
 
     def stop(self) -> None:
         """Say now what would be said at the end of the period."""

@@ -21,7 +21,6 @@ from typing import Protocol, TypeAlias
 from routeserver.bgp.events import BgpEvent
 from routeserver.core import RouteServer, Session
 from routeserver.log import record
-from routeserver.xmpp.errors import StanzaError
 from routeserver.xmpp.events import XmppEvent
 
 Event: TypeAlias = BgpEvent | XmppEvent
@@ -50,7 +49,7 @@ class Hub:
 
     def __init__(self, core: RouteServer, loop: asyncio.AbstractEventLoop) -> None:
         self.core = core
-        self.tell: Callable[[Session, Event, float], StanzaError | None] = core.handle
+        self.tell: Callable[[Session, Event, float], None] = core.handle
         """Gives the core an event of a session, as long as it is to hear of any."""
         self.loop = loop
         self.connections: dict[Session, Link] = {}

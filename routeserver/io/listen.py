@@ -34,11 +34,13 @@ from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.dial import NeighborLink
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
+from routeserver.io.refusal_log import RefusalLog
 from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.parties import Neighbor
 from routeserver.reconfiguration import Reconfiguration
 from routeserver.settings import NeighborSettings, Settings
+from routeserver.xmpp.errors import Attempt, Refusal
 from routeserver.xmpp.events import Bound, StartTls, StreamClosed
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.sasl import ClientCertificate
@@ -70,8 +72,7 @@ class XmppService:
         self._per_address: Counter[IPAddress] = Counter()
         self._bound: defaultdict[Jid, set[XmppSession]] = defaultdict(set)
         """By bare JID."""
-        self._refusals = BoundedLog(hub.loop, "xmpp.connection.refused", "xmpp.connections.refused")
-        self._failures = BoundedLog(hub.loop, "xmpp.login.failed", "xmpp.logins.failed")
+        self._refusals = RefusalLog(hub)
         self._ended = 0
         """Streams, since the last collection."""
         self._warn_of_ends()
@@ -94,21 +95,26 @@ class XmppService:
 
     def open_session(self, connection: Connection[XmppSession]) -> XmppSession | None:
         limit, count = self._config.admission.per_address, self._per_address[connection.peer_address] + 1
-        if count > limit:
-            self._refusals.note(peer=connection.peer_address, reason=f"{limit} sessions of this address are here")
         if count > limit + _REFUSALS:
+            self._refuse(connection)
             return None
         self._per_address[connection.peer_address] = count
         config, now = self._config, self._hub.now()
         session = XmppSession(config.domain, self._service_jid, _stream_id, config.limits, now, self._unfinished)
         session.peer_address = connection.peer_address
         session.has_room = self._has_room
+        session.refused = self._refusals.refused
         connection.give_up_after(config.limits.dead_after)
         self._connections[session] = connection
         if count > limit:
             connection.reason = "as many sessions of this address as may be are here"
             session.close("resource-constraint", connection.reason)
+            self._refuse(connection, session)
         return session
+
+    def _refuse(self, connection: Connection[XmppSession], session: XmppSession | None = None) -> None:
+        reason = f"{self._config.admission.per_address} sessions of this address are here"
+        self._refusals.refused_connection(connection.peer_address, "sessions-of-address", reason, session)
 
     def _has_room(self, jid: Jid) -> bool:
         """Whether there may be a session with this full JID; it would take the place of one that has it already."""
@@ -119,7 +125,10 @@ class XmppService:
         session = connection.session
         events = session.tls_established(certificate)
         reason = self._config.tls.revoked.reason(certificate)
-        return events if reason is None else [*events, *session.close("not-authorized", reason)]
+        if reason is None:
+            return events
+        self._refusals.refused(session, Refusal(Attempt.LOGIN, "not-authorized", reason, "revoked"))
+        return [*events, *session.close("not-authorized", reason)]
 
     # --- What they say ----------------------------------------------------------------------------------------------
 
@@ -135,10 +144,7 @@ class XmppService:
             elif isinstance(event, StreamClosed):
                 connection.reason = connection.reason or event.reason
                 self._ended += 1
-            refusal = self._hub.tell(session, event, now)
-            if refusal is not None:
-                keys = {"jid": session.jid, "condition": refusal.condition, "reason": refusal.reason}
-                record(logging.INFO, "xmpp.request.refused", **keys)
+            self._hub.tell(session, event, now)
         if self._ended >= _COLLECT_AFTER:
             self._ended = 0
             gc.collect(1)
@@ -153,8 +159,7 @@ class XmppService:
         reason = connection.reason or "a newer session took the address"
         if jid is not None and jid.resource:
             record(logging.INFO, "xmpp.session.down", jid=jid, peer=peer, reason=reason)
-        else:
-            self._failures.note(jid=jid, peer=peer, reason=reason)
+        self._refusals.lost(session, reason)
 
     def _forget(self, address: IPAddress, session: XmppSession) -> None:
         del self._connections[session]
@@ -187,7 +192,6 @@ class XmppService:
     def stop(self) -> None:
         """Say what there is still to say of those who did not get in."""
         self._refusals.stop()
-        self._failures.stop()
 
 
 class BgpService:

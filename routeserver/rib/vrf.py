@@ -59,11 +59,11 @@ class Entry:
         if published and published.node == self.node:
             return published.item_id
         return route_item_id(str(key_rd(self.path.key)), self.path.prefix)
+
     @property
     def item(self) -> RouteItem:
         """What subscribers are told."""
         return joined_item(self.path, self.further)
-
 
     @property
     def xml(self) -> str:

@@ -130,7 +130,7 @@ def _read_subscribe(iq: Iq, subscribe: Element, others: list[Element], requester
     node = _node(subscribe)
     jid = requester.subscriber(subscribe)
     if jid is None:
-        raise errors.invalid_jid("the jid is not the sender's")
+        raise errors.invalid_jid("the jid is not the sender's", errors.Cause.JID)
     if not others:
         return Subscribe(iq, node, str(jid))
     options = others[0]
@@ -156,7 +156,7 @@ def _read_set_options(iq: Iq, options: Element, others: list[Element], requester
 def _own_address(element: Element, requester: Requester) -> str:
     jid = requester.subscriber(element)
     if jid is None:
-        raise errors.forbidden("the subscription is another's")
+        raise errors.forbidden("the subscription is another's", errors.Cause.JID)
     return str(jid)
 
 

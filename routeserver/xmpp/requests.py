@@ -51,6 +51,12 @@ def read_bind(iq: Iq, element: Element) -> str | None:
         raise errors.bad_request(str(error)) from None
 
 
+def named_node(iq: Element) -> str:
+    """The node a request that could not be read seems to be about; empty if it names none."""
+    named = (one.get("node") for payload in iq for one in (payload, *payload))
+    return next(filter(None, named), "")
+
+
 def _payload(iq: Iq, element: Element) -> tuple[Element, str]:
     """The one child and the type of a request (RFC 6120 section 8.2.3)."""
     kind = element.get("type")

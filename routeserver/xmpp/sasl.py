@@ -43,6 +43,11 @@ class ClientCertificate:
     ip_addresses: tuple[IPAddress, ...] = ()
     id: CertificateId | None = field(default=None, compare=False)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Whom it is about, for reading."""
+        return self.xmpp_addresses or self.dns_names or tuple(map(str, self.ip_addresses))
+
 
 @dataclass(unsafe_hash=True)
 class SaslError(Exception):
@@ -89,7 +94,7 @@ def _choose(candidates: tuple[Jid, ...], authzid: Jid | None, hint: Jid | None, 
         raise SaslError(condition, "the certificate names no client", is_final=True)
     if authzid is not None:
         if authzid not in candidates:
-            raise SaslError("invalid-authzid", "the certificate does not prove that JID", is_final=True)
+            raise SaslError("invalid-authzid", f"the certificate does not prove {authzid}", is_final=True)
         return authzid
     if len(candidates) == 1:
         return candidates[0]

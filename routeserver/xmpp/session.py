@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from routeserver.xmpp import disco, pubsub, stanza
-from routeserver.xmpp.errors import StanzaError, StreamError, resource_constraint
+from routeserver.xmpp.errors import Attempt, Refusal, StanzaError, StreamError, resource_constraint
 from routeserver.xmpp.events import Bound, Iq, StartTls, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
 from routeserver.xmpp.liveness import GiveUp, Liveness
 from routeserver.xmpp.pace import Pace
 from routeserver.xmpp.pubsub import Requester
-from routeserver.xmpp.requests import read_bind, read_iq
+from routeserver.xmpp.requests import named_node, read_bind, read_iq
 from routeserver.xmpp.sasl import ClientCertificate, SaslError, identify, read_authzid
 from routeserver.xmpp.stream import (
     Element,
@@ -79,6 +79,8 @@ class XmppSession:
         """The driver's: whether there may be one more session, with this full JID."""
         self.other_host: Callable[[], str] = lambda: ""
         """The driver's: where clients are to go that are not in yet, as HOST:PORT; empty while they may come in."""
+        self.refused: Callable[[XmppSession, Refusal], None] = lambda session, refusal: None
+        """The driver's: hears of each attempt that fails, once."""
         self.closing = False
         """Nothing more is read: write what is left and close the transport."""
         self.writable = True
@@ -105,6 +107,11 @@ class XmppSession:
         self._events: list[XmppEvent] = []
         self._begin_stream(Stage.CLEAR)
 
+    @property
+    def is_in_clear(self) -> bool:
+        """Whether there is no TLS yet."""
+        return self._stage in (Stage.CLEAR, Stage.HANDSHAKE)
+
     def receive_data(self, data: bytes, now: float) -> list[XmppEvent]:
         """Bytes of the client, none for the end of the connection."""
         if self.closing:
@@ -120,6 +127,7 @@ class XmppSession:
                 self._pace.check(is_inside=self._reader.is_inside)
         except StreamError as error:
             self._fail(error)
+            self.refused(self, Refusal(Attempt.STREAM, error.condition, error.text, error.condition))
         return self._take_events()
 
     def tls_established(self, certificate: ClientCertificate | None) -> list[XmppEvent]:
@@ -168,9 +176,10 @@ class XmppSession:
         """Answer a request; `results` writes the payloads."""
         self._write(stanza.iq_result(iq, self._to, payload))
 
-    def send_error(self, iq: Iq, error: StanzaError) -> None:
-        """Refuse a request."""
+    def send_error(self, iq: Iq, error: StanzaError, node: str = "") -> None:
+        """Refuse a request, which named this node."""
         self._write(stanza.iq_error(iq, self._to, error))
+        self.refused(self, Refusal(Attempt.REQUEST, error.condition, error.reason, error.cause, node))
 
     def send_node_list(self, iq: Iq, names: Iterable[str]) -> None:
         """Answer `DiscoverNodes`."""
@@ -339,6 +348,7 @@ class XmppSession:
     def _refuse_login(self, error: SaslError) -> None:
         self._sasl_attempts += 1
         self._write(stanza.sasl_failure(error.condition, error.text))
+        self.refused(self, Refusal(Attempt.LOGIN, error.condition, error.text, error.condition))
         if error.is_final:
             self._write(stanza.STREAM_END)
             self._finish(f"login refused: {error.condition}: {error.text}")
@@ -390,7 +400,7 @@ class XmppSession:
         try:
             answer = read_iq(iq, element, self._requester)
         except StanzaError as error:
-            self.send_error(iq, error)
+            self.send_error(iq, error, named_node(element))
             return
         if isinstance(answer, str):
             self.send_result(iq, answer)

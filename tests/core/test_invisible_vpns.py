@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from routeserver.xmpp.errors import StanzaError
+from routeserver.xmpp.errors import Refusal
 from schema.items import entry_xml
 from schema.names import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_PUBSUB, NS_PUBSUB_OWNER
 from tests.support.conversation import Conversation, Forwarder
@@ -96,14 +96,11 @@ def test_lists_leave_out_what_is_hidden(payload: str, shown: set[str]) -> None:
 def test_the_log_is_told_what_the_stranger_is_not() -> None:
     """The operator has to see the difference between a wrong name and a wrong certificate."""
     talk, _, stranger = _talk()
-    refusals: list[StanzaError] = []
+    refusals: list[Refusal] = []
+    stranger.session.refused = lambda session, refusal: refusals.append(refusal)
     for node in (_HIDDEN, _ABSENT):
-        request = f"<iq type='get' id='q'>{_wrapped(f'<items node={node!r}/>')}</iq>"
-        for event in stranger.session.receive_data(request.encode(), talk.now):
-            refusal = talk.core.handle(stranger.session, event, talk.now)
-            assert refusal is not None
-            refusals.append(refusal)
-    hidden, absent = refusals
-    assert hidden.reason == "h2.example.net is not a member of VPN red"
-    assert hidden.text == "no VPN 'red' here"
-    assert absent.reason == absent.text == "no VPN 'mauve' here"
+        _said(talk, stranger, _wrapped(f"<items node={node!r}/>"), "get")
+    assert [(refusal.cause, refusal.node, refusal.reason) for refusal in refusals] == [
+        ("not-a-member", "red", "h2.example.net is not a member of VPN red"),
+        ("unknown-node", "mauve", "no VPN 'mauve' here"),
+    ]

@@ -111,6 +111,7 @@ async def test_forwarders(server: RunningServer) -> None:
             "instance-ids": {"blue": 4},
             "published-items": 1,
             "stale-items": 0,
+            "refused": {},
         }
     ]
     assert (await server.get("/api/v1/vpns/blue"))[2]["subscribers"] == ["host1.example.net/vpn"]

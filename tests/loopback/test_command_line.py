@@ -98,6 +98,7 @@ async def test_tables(server: RunningServer, capsys: pytest.CaptureFixture[str])
         "STALE-ITEMS": "0",
         "SESSIONS": "host1.example.net/vpn",
         "INSTANCE-IDS": "blue=1",
+        "REFUSED": "-",
     }
     await client.logout()
 

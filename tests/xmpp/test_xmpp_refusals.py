@@ -368,7 +368,7 @@ def test_requests_before_a_fault_in_the_same_read_are_told() -> None:
 
 def test_what_the_core_refuses_is_written_with_its_child_and_escaped() -> None:
     session = bound()
-    session.send_error(Iq("<&'\">", "a&b"), errors.forbidden("<no> \x00 \ud800 &"))
+    session.send_error(Iq("<&'\">", "a&b"), errors.forbidden("<no> \x00 \ud800 &", errors.Cause.ITEM))
     (answer,) = stanzas(session.data_to_send())
     assert (answer.get("id"), answer.get("from")) == ("<&'\">", "a&b")
     assert answer.findtext(f"{{*}}error/{NS_STANZAS}text") == "<no> \ufffd \ufffd &"
