@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
 
-from routeserver import api_query, views, views_bgp, views_rib
+from routeserver import api_query, views, views_bgp, views_rib, views_routes
 from routeserver.core import RouteServer
 from routeserver.io.trace import Traces, TracesOffError
 from routeserver.log import record
@@ -80,7 +80,7 @@ class _Api:
         name, query = request.match_info["vpn"], request.query
         api_query.only(query, ("prefix", "cursor", "limit"))
         prefix = api_query.given(query, "prefix", api_query.prefix)
-        page = views.routes(self._core, name, prefix, *api_query.page(query))
+        page = views_routes.routes(self._core, name, prefix, *api_query.page(query))
         return _no_vpn(name) if page is None else self._page(page)
 
     async def forwarders(self, _request: web.Request) -> web.Response:

@@ -80,6 +80,7 @@ def _add_get(parser: argparse.ArgumentParser) -> None:
         _add_output(get.add_parser(name, help=f"list the {what}"), getattr(cli_get, name))
     routes = get.add_parser("routes", help="list the routes of a VPN")
     routes.add_argument("vpn", metavar="VPN", help="its name, as in `get vpns`")
+    routes.add_argument("--prefix", metavar="PREFIX", help="exactly this one, with every path that could have been it")
     _add_output(routes, cli_get.routes)
     rib = get.add_parser("rib", help="list the VPN table over all route distinguishers, with all paths")
     rib.add_argument("--afi-safi", metavar="NAME", help="l3vpn-ipv4-unicast or l3vpn-ipv6-unicast")

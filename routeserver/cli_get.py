@@ -42,7 +42,8 @@ def routes(arguments: argparse.Namespace) -> int:
     columns = ("prefix", "next-hop", "label", "tunnel-encapsulation", "protocol", "source")
     more = ("local-preference", "sequence-number", "route-distinguisher", "route-target", "stale", "item-id")
     path = f"api/v1/vpns/{urllib.parse.quote(arguments.vpn, safe='')}/routes"
-    return _list(arguments, path, columns, (*columns, *more, "not-selected-because"), _route_rows)
+    wide = (*columns, *more, "multipath", "not-selected-because", "not-selected-among")
+    return _list(arguments, path, columns, wide, _route_rows, {"prefix": arguments.prefix})
 
 
 def forwarders(arguments: argparse.Namespace) -> int:
@@ -105,7 +106,7 @@ def _vpn_rows(items: Iterable[Row], _wide: bool) -> Iterable[Row]:
 def _route_rows(items: Iterable[Row], wide: bool) -> Iterable[Row]:
     for route in items:
         for path in route["paths"]:
-            if wide or path["selected"]:
+            if wide or path["selected"] or path["multipath"]:
                 yield from ({**route, **path, **hop} for hop in path["next-hops"])
 
 

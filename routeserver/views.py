@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from routeserver.bgp.communities import route_target_text
-from routeserver.bgp.nlri import key_rd
 from routeserver.core import RouteServer
 from routeserver.parties import Forwarder, Neighbor
-from routeserver.rib.decision import why_not_best
-from routeserver.rib.path import Path, path_item
 from routeserver.rib.vrf import Vrf
-from schema.values import IPNetwork, NextHop
 
 View: TypeAlias = dict[str, Any]
 
@@ -62,52 +58,6 @@ def _vpn(core: RouteServer, vrf: Vrf) -> View:
         "subscribers": sorted(map(str, subscribers)),
         "routes": len(vrf.entries),
         "published-items": len(vrf.published),
-    }
-
-
-def routes(core: RouteServer, name: str, prefix: IPNetwork | None, after: bytes, limit: int) -> Page | None:
-    """The prefixes of a VPN, each with its paths, the selected one first; None for an unknown VPN."""
-    vrf = core.rib.vrfs.get(name)
-    if vrf is None:
-        return None
-    shown = (key for key, entry in vrf.entries.items() if prefix is None or entry.path.prefix == prefix)
-    found, end = page(shown, after, limit)
-    return Page([_route(vrf, key) for key in found], end)
-
-
-def _route(vrf: Vrf, key: bytes) -> View:
-    entry, paths = vrf.entries[key], tuple(vrf.candidates[key])
-    reasons = why_not_best(paths)
-    others = [path for path in paths if path in reasons]
-    return {
-        "prefix": str(entry.path.prefix),
-        "item-id": entry.item_id,
-        "paths": [_path(entry.path, None), *(_path(path, reasons[path]) for path in others)],
-    }
-
-
-def _path(path: Path, lost_by: str | None) -> View:
-    item = path_item(path)
-    return {
-        "selected": lost_by is None,
-        "not-selected-because": lost_by,
-        "source": path.source.name,
-        "protocol": "xmpp" if path.published else "bgp",
-        "route-distinguisher": str(key_rd(path.key)),
-        "route-target": sorted(map(route_target_text, path.attributes.route_targets)),
-        "next-hops": [_next_hop(hop) for hop in item.next_hops],
-        "sequence-number": item.sequence_number,
-        "local-preference": item.local_preference,
-        "as-path": [number for _, ases in path.attributes.as_path for number in ases],
-        "stale": path.stale,
-    }
-
-
-def _next_hop(hop: NextHop) -> View:
-    return {
-        "next-hop": str(hop.address),
-        "label": hop.label,
-        "tunnel-encapsulation": [e.value for e in hop.encapsulations],
     }
 
 

@@ -62,8 +62,9 @@ def _next_hop(path: Path) -> tuple[int, int]:
     return address.version, int(address)
 
 
+NOT_USABLE = "no label or tunnel a forwarder could use"
 COMPARED: tuple[Step, ...] = (
-    ("no label or tunnel a forwarder could use", _lowest(lambda p: not is_usable(p))),
+    (NOT_USABLE, _lowest(lambda p: not is_usable(p))),
     ("long-lived stale", _lowest(is_long_lived_stale)),
     ("stale", _lowest(lambda p: p.stale)),
     ("lower local-preference", _lowest(lambda p: -local_preference(p))),

@@ -48,8 +48,8 @@ class Entry:
 
     def __init__(self, node: str, path: Path, further: Further | None = None) -> None:
         self.node = node
-        self.further = further
         self.path = path
+        self.further = further
         self._xml: str | None = None
 
     @property
