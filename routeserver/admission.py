@@ -22,7 +22,7 @@ from schema.values import Encapsulation, IPAddress
 def is_member(vrf: Vrf, jid: Jid) -> bool:
     """Whether a `members` pattern names this JID; a VPN without `members` takes every authenticated one."""
     patterns = vrf.settings.members
-    return patterns is None or any(_matches(pattern, jid) for pattern in patterns)
+    return patterns is None or _is_named(patterns, jid)
 
 
 def _matches(pattern: str, jid: Jid) -> bool:
@@ -38,13 +38,25 @@ def _fits(part: str, pattern: str) -> bool:
 
 
 def find(vrfs: Mapping[str, Vrf], node: str, jid: Jid) -> Vrf:
-    """The VPN of that name, if the JID may use it. Raises StanzaError, the same whether it is hidden or not there."""
-    vrf = vrfs.get(node)
-    if vrf is None:
-        raise node_unknown(node)
-    if not is_member(vrf, jid):
-        raise node_unknown(node, f"{jid.bare} is not a member of VPN {node}")
-    return vrf
+    """What the VPN of that name is to this JID. Raises StanzaError, the same whether it is hidden or not there."""
+    vrf = find_vrf(vrfs, node, jid)
+    if vrf is not None:
+        return vrf
+    raise node_unknown(node, f"{jid.bare} is not a member of VPN {node}" if node in vrfs else "")
+
+
+def find_vrf(vrfs: Mapping[str, Vrf], node: str, jid: Jid) -> Vrf | None:
+    """The VRF this JID has in the VPN of that name: its own if an override names it; None if it may not use the VPN."""
+    vpn = vrfs.get(node)
+    if vpn is None or not is_member(vpn, jid):
+        return None
+    if vpn.overriding:
+        return next((vrf for patterns, vrf in vpn.overriding if _is_named(patterns, jid)), vpn)
+    return vpn
+
+
+def _is_named(patterns: Iterable[str], jid: Jid) -> bool:
+    return any(_matches(pattern, jid) for pattern in patterns)
 
 
 def check_item(vrf: Vrf, item: PublishedItem, own_addresses: Iterable[IPAddress] | None) -> None:

@@ -16,7 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,17 +37,18 @@ from routeserver.config_values import (
     tables,
 )
 from routeserver.config_xmpp import XmppConfig
-from routeserver.settings import ForwarderSettings, Settings, VpnSettings
+from routeserver.settings import ForwarderSettings, Settings, VpnOverride, VpnSettings
 from schema.values import IPAddress
 
 _TYPE_NAMES = {"str": "a string", "int": "an integer", "bool": "true or false", "array": "a list", "object": "a table"}
 _RELOADED = {
     "bgp": ("neighbors", "dynamic-neighbors", "policies"),
-    "vpns": ("import-route-target",),
     "xmpp": config_xmpp.RELOADED,
 }
 """The keys a reload gives effect to, by the table they are in."""
-_NAMED_BY = {"vpns": "name", "forwarders": "jid"}
+_FOLLOWED = ("vpns",)
+"""Tables whose every key a reload gives effect to."""
+_NAMED_BY = {"forwarders": "jid"}
 
 
 class ConfigError(Exception):
@@ -76,6 +79,12 @@ class _RouteServer(Table):
     selection_deferral: str | None = None
 
 
+class _Override(Table):
+    members: list[str]
+    import_route_target: list[str] | None = None
+    export_route_target: list[str] | None = None
+
+
 class _Vpn(Table):
     name: str
     import_route_target: list[str] = msgspec.field(default_factory=list)
@@ -85,6 +94,7 @@ class _Vpn(Table):
     max_items: int | None = None
     max_items_per_publisher: int | None = None
     max_paths: int | None = None
+    overrides: list[_Override] = msgspec.field(default_factory=list)
 
 
 class _Forwarder(Table):
@@ -173,6 +183,8 @@ def _refuse_unheard(settings: Settings, bgp_listen: Sequence[SocketAddress]) -> 
 def _fixed(file: _File) -> Iterator[tuple[str, object]]:
     """What is given of the keys that are not in `_RELOADED`. Tables of a list go by their name, not by their place."""
     for section, content in msgspec.to_builtins(file).items():
+        if section in _FOLLOWED:
+            continue
         if section in _NAMED_BY:
             for table in content:
                 place = f"{section}.{table.pop(_NAMED_BY[section])}"
@@ -218,15 +230,43 @@ _next_hops = values.within(1, 64)
 
 
 def _vpn(key: str, raw: _Vpn) -> VpnSettings:
+    import_rts, export_rts = _targets(key, raw)
+    own = _Targets(import_rts or frozenset(), export_rts or frozenset())
     return VpnSettings(
         at(f"{key}.name", values.vpn_name, raw.name),
-        frozenset(listed(f"{key}.import-route-target", parse_route_target, raw.import_route_target) or ()),
-        frozenset(listed(f"{key}.export-route-target", parse_route_target, raw.export_route_target) or ()),
+        *own,
         listed(f"{key}.members", values.member_pattern, raw.members),
         listed(f"{key}.prefixes", values.prefix, raw.prefixes),
         optional(f"{key}.max-items", _quota, raw.max_items),
         optional(f"{key}.max-items-per-publisher", _quota, raw.max_items_per_publisher),
         **given(max_paths=optional(f"{key}.max-paths", _next_hops, raw.max_paths)),
+        overrides=tables(f"{key}.overrides", partial(_override, own), raw.overrides, "members"),
+    )
+
+
+class _Targets(NamedTuple):
+    import_rts: frozenset[bytes]
+    export_rts: frozenset[bytes]
+
+
+def _targets(key: str, raw: _Vpn | _Override) -> tuple[frozenset[bytes] | None, frozenset[bytes] | None]:
+    """Import and export route targets, None where the file has nothing."""
+    imports = listed(f"{key}.import-route-target", parse_route_target, raw.import_route_target)
+    exports = listed(f"{key}.export-route-target", parse_route_target, raw.export_route_target)
+    return None if imports is None else frozenset(imports), None if exports is None else frozenset(exports)
+
+
+def _override(own: _Targets, key: str, raw: _Override) -> VpnOverride:
+    import_rts, export_rts = _targets(key, raw)
+    if import_rts is None and export_rts is None:
+        raise ConfigKeyError(key, "neither import-route-target nor export-route-target: nothing is overridden")
+    members = listed(f"{key}.members", values.member_pattern, raw.members)
+    if not members:
+        raise ConfigKeyError(f"{key}.members", "empty: it would be nobody's")
+    return VpnOverride(
+        members,
+        own.import_rts if import_rts is None else import_rts,
+        own.export_rts if export_rts is None else export_rts,
     )
 
 

@@ -15,6 +15,7 @@ neighbors for routes of a new target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from routeserver.bgp import events as bgp
@@ -22,13 +23,14 @@ from routeserver.bgp.session import BgpSession
 from routeserver.nodes import Nodes
 from routeserver.notices import Notice
 from routeserver.parties import Client, Neighbor
+from routeserver.provisioning import Provisioned, Provisioning
 from routeserver.queries import Queries
 from routeserver.refusals import Refusals
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
-from routeserver.settings import Settings
+from routeserver.settings import Settings, VpnSettings
 from routeserver.speaker import Speaker
 from routeserver.xmpp import events as xmpp
 from routeserver.xmpp.errors import StanzaError
@@ -55,6 +57,7 @@ class RouteServer:
         self.queries = Queries(self.rib, self.nodes.clients)
         self.refusals = Refusals(self.nodes.forwarders)
         self.speaker = Speaker(settings, self.rib, now)
+        self._provisioning = Provisioning(self.rib, self.nodes, self.speaker)
         self.wants_flush = False
         """Whether a session that can take more has more to get: flush again, in the next turn."""
         self._touched: dict[Session, None] = {}
@@ -139,13 +142,12 @@ class RouteServer:
         except StanzaError as error:
             client.session.send_error(request.iq, error, getattr(request, "node", None) or "")
 
-    def set_import_rts(self, vpn: str, rts: frozenset[bytes], now: float) -> None:
-        """Let a VPN, by name, import by other route targets; nobody's session ends (RFC 4364 section 4.3.2)."""
-        change = self.rib.set_import_rts(vpn, rts)
-        self.nodes.membership_since |= dict.fromkeys(change.originated, now)
-        for rt in change.withdrawn:
-            del self.nodes.membership_since[rt]
-        self.speaker.imports_changed(bool(change.imported), bool(change.given_up))
+    def provision(self, vpns: Sequence[VpnSettings], now: float) -> Provisioned:
+        """Let these be the VPNs, by name, in this order: one that is there is changed as far as it differs, one that
+        is not is added, any other is deleted. A flush follows."""
+        provisioned = self._provisioning.provision(vpns, now)
+        self._touched |= dict.fromkeys(provisioned.told)
+        return provisioned
 
     def restarting(self, now: float) -> bool:
         """Whether an OPEN sent now says that we restarted (RFC 4724 section 4.1)."""

@@ -82,9 +82,22 @@ class Publications:
         """What the forwarder's RD in this VPN is made of has changed."""
         for node, item_id in list(forwarder.items):
             if node == vrf.name:
-                path = vrf.published[item_id]
-                if path.published is not None:
-                    self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
+                self._export_again(forwarder, vrf, item_id)
+
+    def follow(self, forwarder: Forwarder, item_id: str, vrf: Vrf) -> None:
+        """The VRF of an item's VPN that is the forwarder's now exports it, by the targets it has now; or nobody does
+        any more, if the VPN has not the prefix any more."""
+        path = vrf.published[item_id]
+        published = path.published
+        if published is not None and not vrf.allows_prefix(published.route.prefix):
+            self.withdraw(forwarder, vrf, item_id)
+        elif published is not None and (published.vrf, path.attributes.route_targets) != _export(vrf):
+            self._export_again(forwarder, vrf, item_id)
+
+    def _export_again(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
+        path = vrf.published[item_id]
+        if path.published is not None:
+            self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
 
     # How
 
@@ -116,11 +129,11 @@ class Publications:
             self._remove(before)
 
     def _is_anothers(self, path: Path) -> bool:
-        """Whether another forwarder's route in another VPN has this NLRI: one of the two would be lost to its VPN.
+        """Whether another forwarder's route in another VRF has this NLRI: one of the two would be lost to its VPN.
         Two forwarders of one address that chose one instance-id make it so."""
-        node = path.item[1]
-        others = (p for p in self._rib.table.paths(path.family, path.key) if p.source is not path.source)
-        return any(other.published is not None and other.published.node != node for other in others)
+        ours = path.published
+        others = (p.published for p in self._rib.table.paths(path.family, path.key) if p.source is not path.source)
+        return ours is not None and any(other is not None and other.vrf != ours.vrf for other in others)
 
     def _restale(self, vrf: Vrf, item_id: str) -> None:
         path = replace(vrf.published[item_id], stale=True)
@@ -129,3 +142,7 @@ class Publications:
 
     def _remove(self, path: Path) -> None:
         self._rib.withdraw(path.source, path.family, path.key, path.item)
+
+
+def _export(vrf: Vrf) -> tuple[int, frozenset[bytes]]:
+    return vrf.number, vrf.settings.export_rts

@@ -5,15 +5,15 @@ on (policies, prefix limits) is changed under it; any other difference ends the 
 its connection protected, on the old terms.  Neighbors of a range that are here at the time follow what the new file
 says of their range, or of themselves if it names them now; who is no longer named has to come again, to a range.
 
-VPNs follow their import route targets.  What else the file says is compared as it stands there and only named: it
-takes effect at the next start.  Our own AS number is different again: which neighbors are internal depends on it, and
-the new file was read with the new one, so nothing of it can be used beside the old.
+VPNs are not compared here: `provisioning` finds the difference itself.  What else the file says is compared as it
+stands there and only named: it takes effect at the next start.  Our own AS number is different again: which neighbors
+are internal depends on it, and the new file was read with the new one, so nothing of it can be used beside the old.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from routeserver.settings import NeighborSettings, Settings
 from schema.values import IPAddress
@@ -37,8 +37,6 @@ class Reconfiguration:
     changed: tuple[NeighborSettings, ...] = ()
     """Neighbors, as they are to be from now on, whose sessions go on."""
     added: tuple[NeighborSettings, ...] = ()
-    imports: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
-    """The import route targets of VPNs that get others."""
 
 
 def compare(old: Settings, new: Settings, here: Iterable[NeighborSettings]) -> Reconfiguration:
@@ -64,7 +62,6 @@ def compare(old: Settings, new: Settings, here: Iterable[NeighborSettings]) -> R
         ),
         changed=tuple(after for before, after in stay if before != after and not _needs_new_session(before, after)),
         added=tuple(after for a, after in named.items() if a not in named_before and a not in ranged_before),
-        imports=_imports(old, new),
     )
 
 
@@ -76,16 +73,9 @@ def _needs_new_session(before: NeighborSettings, after: NeighborSettings) -> boo
     return replace(after, **{name: getattr(before, name) for name in _SOFT}) != before
 
 
-def _imports(old: Settings, new: Settings) -> dict[str, frozenset[bytes]]:
-    wanted = {vpn.name: vpn.import_rts for vpn in new.vpns}
-    return {vpn.name: wanted[vpn.name] for vpn in old.vpns if wanted.get(vpn.name, vpn.import_rts) != vpn.import_rts}
-
-
 def followed(old: Settings, new: Settings) -> Settings:
     """The settings in force once the old ones have followed the new ones as far as a running server can."""
-    imports = _imports(old, new)
-    vpns = tuple(replace(vpn, import_rts=imports.get(vpn.name, vpn.import_rts)) for vpn in old.vpns)
-    return replace(old, neighbors=new.neighbors, neighbor_ranges=new.neighbor_ranges, vpns=vpns)
+    return replace(old, neighbors=new.neighbors, neighbor_ranges=new.neighbor_ranges, vpns=new.vpns)
 
 
 def differing_keys(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -119,6 +119,15 @@ class NeighborRange:
 
 
 @dataclass(frozen=True, slots=True)
+class VpnOverride:
+    """The route targets some members of a VPN have instead of its own; `members` are patterns, one at least."""
+
+    members: tuple[str, ...]
+    import_rts: frozenset[bytes] = frozenset()
+    export_rts: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class VpnSettings:
     """One VPN: route targets as octets, `members` patterns as written, `prefixes` a publish may use.
 
@@ -135,6 +144,8 @@ class VpnSettings:
     max_items: int | None = None
     max_items_per_publisher: int | None = None
     max_paths: int = 1
+    overrides: tuple[VpnOverride, ...] = ()
+    """Whoever is named by several has the first."""
 
     @property
     def is_limited(self) -> bool:

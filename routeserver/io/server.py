@@ -6,7 +6,7 @@ Shutdown (RFC 4486 section 4), or as the beginning of a restart where the neighb
 that are not gone by themselves after that.
 
 SIGHUP has the configuration read again.  A file with a mistake changes nothing, nor does one that asks of the kernel
-what it cannot do.  Otherwise neighbors, ranges of them, policies, passwords and the import targets of VPNs become what
+what it cannot do.  Otherwise neighbors, ranges of them, policies, passwords and VPNs become what
 the file says, for nobody but those concerned, and XMPP sessions that begin from now on have the certificates and limits
 it names; the rest of what is new is named, and waits for the next start.
 """
@@ -30,6 +30,7 @@ from routeserver.io.hub import Hub
 from routeserver.io.listen import BgpService, XmppService
 from routeserver.io.trace import Traces
 from routeserver.log import record
+from routeserver.provisioning import Provisioned
 from routeserver.reconfiguration import Reconfiguration, ReconfigurationError, compare, differing_keys, followed
 from routeserver.settings import Settings
 
@@ -117,17 +118,16 @@ class Server:
         self._bgp.follow(change, config.settings)
         if self._xmpp is not None and config.xmpp is not None:
             self._xmpp.follow(config.xmpp)
-        for vpn, route_targets in change.imports.items():
-            self.hub.core.set_import_rts(vpn, route_targets, self.hub.now())
+        provisioned = self.hub.core.provision(config.settings.vpns, self.hub.now())
         self._settings = followed(old, config.settings)
         self.hub.schedule()
-        self._tell(change, differing_keys(self._config.fixed, config.fixed))
+        self._tell(change, provisioned, differing_keys(self._config.fixed, config.fixed))
 
     @staticmethod
-    def _tell(change: Reconfiguration, waiting: Sequence[str]) -> None:
-        names = ("added", "removed", "reset", "changed")
-        counts = {f"neighbors_{name}": len(getattr(change, name)) for name in names}
-        record(logging.INFO, "config.reloaded", **counts, vpns_changed=len(change.imports))
+    def _tell(change: Reconfiguration, provisioned: Provisioned, waiting: Sequence[str]) -> None:
+        counts = {f"neighbors_{name}": len(getattr(change, name)) for name in ("added", "removed", "reset", "changed")}
+        counts |= {f"vpns_{name}": len(getattr(provisioned, name)) for name in ("added", "removed", "changed")}
+        record(logging.INFO, "config.reloaded", **counts)
         if waiting:
             record(logging.WARNING, "config.restart-needed", keys=", ".join(waiting))
 

@@ -35,7 +35,7 @@ class Originator:
         """The path of one item of `vrf`."""
         first, *further = item.next_hops
         others = tuple([(self._attributes_of(vrf, item, hop), hop.label) for hop in further])
-        published = Published(vrf.name, item_id, item, others)
+        published = Published(vrf.name, item_id, item, others, vrf.number)
         attributes = self._attributes_of(vrf, item, first)
         return Path(source, vpn_family(item.prefix), vpn_key(rd, item.prefix), first.label, attributes, published)
 
@@ -62,7 +62,7 @@ class Originator:
         return Path(source, Family.RTC, key, 0, attributes)
 
     def _attributes_of(self, vrf: Vrf, item: RouteItem, hop: NextHop) -> PathAttributes:
-        facts = (vrf, hop.address, hop.encapsulations, item.sequence_number, item.local_preference)
+        facts = (vrf.settings.export_rts, hop.address, hop.encapsulations, item.sequence_number, item.local_preference)
         attributes = self._attributes.get(facts)
         if attributes is None:
             if len(self._attributes) >= _CACHE_MAX:

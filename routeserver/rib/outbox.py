@@ -82,6 +82,31 @@ class SubscriberOutbox(Generic[S]):
         self.markers_due.pop(vrf, None)
         vrf.watchers.pop(self, None)
 
+    def move(self, vrf: Vrf, to: Vrf) -> None:
+        """Go on with another VRF of the same node: what differs between the two is a change like any other."""
+        noted = self._pending.pop(vrf)
+        told: dict[bytes, Entry | None] = {**vrf.entries, **noted}
+        pending = self._pending[to] = {}
+        for key in (*told, *(key for key in to.entries if key not in told)):
+            was, entry = told.get(key), to.entries.get(key)
+            if (was or entry) and (key in noted or was is None or entry is None or was.xml != entry.xml):
+                pending[key] = was
+        self.subscribed[to] = self.subscribed.pop(vrf)
+        if vrf in self._shown_at:
+            self._shown_at[to] = self._shown_at.pop(vrf)
+        if vrf in self.markers_due:
+            self.markers_due[to] = self.markers_due.pop(vrf)
+        del vrf.watchers[self]
+        to.watchers[self] = None
+        self._dirty[self] = None
+
+    def write_to(self, sender: S, dirty: dict[SubscriberOutbox[S], None]) -> None:
+        """Go on with another session, or with one that nobody drains: what was to be said still is."""
+        self._dirty.pop(self, None)
+        self.sender, self._dirty = sender, dirty
+        if self.has_pending or self.markers_due:
+            dirty[self] = None
+
     def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None, *, is_gone: bool) -> None:
         pending = self._pending[vrf]
         if pending.setdefault(key, old) is None and is_gone:

@@ -60,13 +60,15 @@ class Source:
 class Published:
     """The XMPP side of a path: the node it was published to, under which id, saying what.
 
-    `others` has the attributes and the label of each next hop but the first, which the path itself speaks of.
+    `others` has the attributes and the label of each next hop but the first, which the path itself speaks of; `vrf` is
+    the number of the VRF that exports it.
     """
 
     node: str
     item_id: str
     route: RouteItem
     others: tuple[tuple[PathAttributes, int], ...] = ()
+    vrf: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -13,30 +13,20 @@ The first subscriber of a VRF originates a membership for each of its import tar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import count
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.nlri import DEFAULT_MEMBERSHIP, RtMembership
 from routeserver.rib.adj_out import AdjRibOut
+from routeserver.rib.layout import Layout, VrfName, vrfs_of
 from routeserver.rib.origination import Originator
 from routeserver.rib.path import NO_ITEM, ItemName, Path, Source, SourceKind
 from routeserver.rib.table import Change, VpnTable
 from routeserver.rib.targets import Importers, RtReferences
 from routeserver.rib.vrf import Vrf
-from routeserver.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class ImportChange:
-    """What other import targets of a VRF came to: memberships, by target, and the targets of which any VRF imports."""
-
-    originated: list[bytes]
-    withdrawn: list[bytes]
-    imported: list[bytes]
-    """Nobody imported these before."""
-    given_up: list[bytes]
-    """Nobody imports these now."""
+from routeserver.settings import Settings, VpnSettings
 
 
 class Rib:
@@ -44,7 +34,8 @@ class Rib:
 
     def __init__(self, settings: Settings) -> None:
         self.table = VpnTable()
-        self.vrfs = {vpn.name: Vrf(vpn, number) for number, vpn in enumerate(settings.vpns, 1)}
+        self.vrfs: dict[str, Vrf] = {}
+        """The VPNs by name, in the order of the configuration; VRFs of overrides hang on these."""
         self.originator = Originator(settings.router_id, settings.local_as)
         self.local = Source("route-server", SourceKind.LOCAL, settings.router_id)
         self.outs: dict[AdjRibOut, None] = {}
@@ -54,8 +45,8 @@ class Rib:
         """VRFs that left something to be selected."""
         self._references = RtReferences()
         self._importers: Importers[Vrf] = Importers()
-        for vrf in self.vrfs.values():
-            self._importers.add(vrf, vrf.settings.import_rts)
+        self._all_vrfs: dict[VrfName, Vrf] = {}
+        self.settle(self.lay_out(settings.vpns))
 
     def update(self, path: Path) -> None:
         """Add a path or replace the one with the same source, NLRI and item."""
@@ -165,20 +156,70 @@ class Rib:
         """Whether a VRF imports any of these targets."""
         return bool(self._importers.of(rts))
 
-    def set_import_rts(self, vpn: str, rts: frozenset[bytes]) -> ImportChange:
-        """Other import targets for a VPN, by name: its routes come and go, and if it has subscribers, memberships."""
-        vrf = self.vrfs[vpn]
-        added, removed = rts - vrf.settings.import_rts, vrf.settings.import_rts - rts
-        vrf.set_import_rts(rts)
-        imported, given_up = self._importers.add(vrf, added), self._importers.remove(vrf, removed)
+    def lay_out(self, vpns: Sequence[VpnSettings]) -> Layout:
+        """Let these be the VPNs: VRFs come, go, and import and export by other targets from now on.
+
+        What VRFs have imported by the old targets stays until `settle`; in between what is published follows.  So each
+        route goes from where it was to where it is to be in one step, whatever it is that changes.
+        """
+        layout, before, wanted = Layout(), self._all_vrfs, vrfs_of(vpns)
+        taken = {vrf.number for vrf in before.values()}
+        numbers = (number for number in count(1) if number not in taken)
+        layout.gone = [vrf for name, vrf in before.items() if name not in wanted]
+        self._all_vrfs = {}
+        for name, settings in wanted.items():
+            vrf = before.get(name)
+            if vrf is None:
+                vrf = Vrf(replace(settings, import_rts=frozenset()), next(numbers))
+                layout.added.append(vrf)
+            elif vrf.settings != settings:
+                layout.changed.append(vrf)
+            self._all_vrfs[name] = vrf
+        self._join_vrfs()
+        self._let_import(layout, {vrf: wanted[name] for name, vrf in self._all_vrfs.items()})
+        return layout
+
+    def _join_vrfs(self) -> None:
+        self.vrfs = {name: vrf for (name, members), vrf in self._all_vrfs.items() if not members}
+        for vpn in self.vrfs.values():
+            vpn.overriding = []
+        for (name, members), vrf in self._all_vrfs.items():
+            if members:
+                vrf.published = self.vrfs[name].published
+                self.vrfs[name].overriding.append((members, vrf))
+
+    def _let_import(self, layout: Layout, wanted: dict[Vrf, VpnSettings]) -> None:
+        """Targets that come are counted before those that go: one that changes hands is never nobody's."""
+        concerned = (*layout.added, *layout.changed)
+        gains = {vrf: wanted[vrf].import_rts - vrf.settings.import_rts for vrf in concerned}
+        losses = {vrf: vrf.settings.import_rts - wanted[vrf].import_rts for vrf in concerned}
+        losses |= {vrf: vrf.settings.import_rts for vrf in layout.gone}
+        layout.imported = [rt for vrf, rts in gains.items() for rt in self._importers.add(vrf, rts)]
+        layout.given_up = [rt for vrf, rts in losses.items() for rt in self._importers.remove(vrf, rts)]
+        for vrf in concerned:
+            if vrf.watchers:
+                layout.originated += self._originate(gains[vrf])
+                layout.unneeded.append(losses[vrf])
+            if moved := gains[vrf] | losses[vrf]:
+                layout.moving[vrf] = moved, self._carrying(moved)
+            if vrf.settings.max_paths != wanted[vrf].max_paths:
+                layout.reselected.append(vrf)
+            vrf.settings = wanted[vrf]
+        for vrf in layout.gone:
+            self._unselected.pop(vrf, None)
         self.revision += 1
-        for family in VPN_FAMILIES:
-            for key in sorted(set(self.table.carrying(family, added | removed))):
-                best = self.table.best(family, key)
-                self._import(vrf, family, key, best, best)
-        originated = self._originate(added) if vrf.watchers else []
-        withdrawn = self._withdraw_memberships(removed) if vrf.watchers else []
-        return ImportChange(originated, withdrawn, imported, given_up)
+
+    def _carrying(self, rts: frozenset[bytes]) -> set[tuple[Family, bytes]]:
+        return {(family, key) for family in VPN_FAMILIES for key in self.table.carrying(family, rts)}
+
+    def settle(self, layout: Layout) -> list[bytes]:
+        """Give every VRF what it imports by its targets now; the targets whose memberships went."""
+        for vrf, (rts, carried) in layout.moving.items():
+            routes = sorted(carried | self._carrying(rts), key=lambda route: route[1])
+            vrf.reconsider([(family, key, self.table.best(family, key)) for family, key in routes])
+        for vrf in layout.reselected:
+            vrf.reselect()
+        return [rt for rts in layout.unneeded for rt in self._withdraw_memberships(rts)]
 
     def subscribed(self, vrf: Vrf) -> list[bytes]:
         """A VRF got its first subscriber; the targets whose memberships that originated."""

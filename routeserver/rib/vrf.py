@@ -16,8 +16,7 @@ many UPDATEs it took.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 from xml.sax.saxutils import quoteattr
 
@@ -93,15 +92,14 @@ class Vrf:
         self._entries: dict[bytes, Entry] = {}
         self._unselected: dict[bytes, None] = {}
         self.published: dict[str, Path] = {}
+        """By item id, of all VRFs of this VPN together."""
+        self.overriding: list[tuple[tuple[str, ...], Vrf]] = []
+        """The VRFs of some members instead of this one, with the patterns that name them; the first counts."""
         self.watchers: dict[Watcher, None] = {}
 
     def importable(self, path: Path) -> bool:
         """Whether the path may be selected here: one of its route targets is ours, and it can be used."""
         return not path.attributes.route_targets.isdisjoint(self.settings.import_rts) and is_usable(path)
-
-    def set_import_rts(self, rts: frozenset[bytes]) -> None:
-        """Import by other targets; each NLRI this concerns is then to be given to `change`, its best path as both."""
-        self.settings = replace(self.settings, import_rts=rts)
 
     @property
     def entries(self) -> dict[bytes, Entry]:
@@ -145,6 +143,26 @@ class Vrf:
         self._unselected.pop(prefix, None)
         self._select(prefix, few)
         return False
+
+    def reconsider(self, routes: Iterable[tuple[Family, bytes, Path | None]]) -> None:
+        """Take the best path of each of these NLRIs, or none, whatever was taken before: other targets count now."""
+        concerned: dict[bytes, dict[bytes, Path | None]] = {}
+        for family, key, best in routes:
+            concerned.setdefault(prefix_key(family, key), {})[key] = best
+        for prefix, bests in concerned.items():
+            paths = [path for path in self.candidates.get(prefix, ()) if path.key not in bests]
+            paths += [path for path in bests.values() if path is not None and self.importable(path)]
+            self.candidates[prefix] = dict.fromkeys(paths) if len(paths) > MANY else tuple(paths)
+            if not paths:
+                del self.candidates[prefix]
+            self._unselected.pop(prefix, None)
+            self._select(prefix, tuple(paths))
+
+    def reselect(self) -> None:
+        """Select every entry anew: it is done in another way now."""
+        self._unselected.clear()
+        for prefix, paths in list(self.candidates.items()):
+            self._select(prefix, tuple(paths))
 
     def select(self) -> None:
         """Select the entries that were left for later."""

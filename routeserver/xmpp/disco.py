@@ -39,6 +39,7 @@ FEATURES = (
             "retrieve-subscriptions",
             "rsm",
             "subscribe",
+            "subscription-notifications",
             "subscription-options",
         )
     ),

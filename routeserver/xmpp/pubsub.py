@@ -297,3 +297,14 @@ def items_event(node: str, items: Iterable[str]) -> str:
 def retracts_event(node: str, item_ids: Iterable[str]) -> str:
     """The `<event/>` of items that are gone (section 7.2.2.1)."""
     return items_event(node, [f"<retract id='{escape_attribute(item_id)}'/>" for item_id in item_ids])
+
+
+def deleted_event(node: str) -> str:
+    """The `<event/>` of a node that is gone (section 8.4.2)."""
+    return f"<event xmlns='{NS_EVENT}'><delete node='{escape(node)}'/></event>"
+
+
+def unsubscribed_event(node: str, jid: str) -> str:
+    """The `<event/>` of a subscription the service ends (section 12.14)."""
+    subscription = f"<subscription node='{escape(node)}' jid='{escape(jid)}' subscription='none'/>"
+    return f"<event xmlns='{NS_EVENT}'>{subscription}</event>"

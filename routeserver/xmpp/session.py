@@ -193,6 +193,14 @@ class XmppSession:
         """Notify of items that are gone, in one message."""
         self._notify(to, pubsub.retracts_event(node, item_ids))
 
+    def send_deleted(self, node: str, to: str) -> None:
+        """Notify that the node is gone, and the subscription with it."""
+        self._notify(to, pubsub.deleted_event(node))
+
+    def send_unsubscribed(self, node: str, to: str) -> None:
+        """Notify that the subscription of `to` is over, because it may not have it any more."""
+        self._notify(to, pubsub.unsubscribed_event(node, to))
+
     def send_in_sync(self, node: str, to: str) -> None:
         """Mark the end of a dump: an event without items, so that stock clients see nothing in it."""
         self._notify(to, pubsub.items_event(node, ()), pubsub.IN_SYNC)

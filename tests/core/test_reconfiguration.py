@@ -116,25 +116,19 @@ def test_a_range_nobody_is_here_from_changes_nothing() -> None:
     assert compare(settings(A), settings(A, ranges=(RANGE,)), ()) == NOTHING
 
 
-def test_import_targets_of_vpns_follow() -> None:
-    old, new = settings(vpns=(VPN,)), settings(vpns=(replace(VPN, import_rts=BLUE),))
-    assert compare(old, new, ()) == Reconfiguration(imports={"vpn": BLUE})
-    assert followed(old, new) == new
-
-
 @pytest.mark.parametrize(
     "vpns",
     [
         (),
         (VPN, VpnSettings("new", import_rts=RED)),
-        (replace(VPN, export_rts=BLUE, members=("*",), prefixes=()),),
+        (replace(VPN, import_rts=BLUE, export_rts=BLUE, members=("*",), prefixes=()),),
         (VPN,),
     ],
 )
-def test_what_else_there_is_of_vpns_stays(vpns: tuple[VpnSettings, ...]) -> None:
+def test_vpns_are_followed_and_concern_no_neighbor(vpns: tuple[VpnSettings, ...]) -> None:
     old, new = settings(vpns=(VPN,)), settings(vpns=vpns)
     assert compare(old, new, ()) == NOTHING
-    assert followed(old, new) == old
+    assert followed(old, new) == new
 
 
 def test_another_as_number_cannot_be_followed() -> None:
@@ -151,7 +145,7 @@ def test_what_is_followed_and_what_is_not() -> None:
     )  # fmt: skip
     differing = {field.name for field in fields(Settings) if getattr(old, field.name) != getattr(new, field.name)}
     assert differing == {field.name for field in fields(Settings)} - {"local_as"}
-    expected = replace(old, neighbors=(B,), neighbor_ranges=(RANGE,), vpns=(replace(VPN, import_rts=BLUE),))
+    expected = replace(old, neighbors=(B,), neighbor_ranges=(RANGE,), vpns=new.vpns)
     assert followed(old, new) == expected
 
 

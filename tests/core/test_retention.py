@@ -91,7 +91,7 @@ def test_a_published_route_is_nobodys_import_and_stays() -> None:
     talk = Conversation(vpn("mute", ["64512:1"], ["64512:300"]), neighbors=(_ONE,))
     peer = talk.neighbor("127.0.2.1", VPN_FAMILIES)
     talk.forwarder("h1.example.net").publish("mute", ("a", item("10.0.0.9/32")))
-    talk.core.set_import_rts("mute", rts("64512:2"), talk.now)
+    talk.change("mute", import_rts=rts("64512:2"))
     talk.turn()
     assert peer.keys() == {key("127.0.1.1:1", "10.0.0.9/32")}
 
@@ -103,18 +103,18 @@ def test_new_import_targets_move_routes_and_ask_for_those_that_were_not_kept() -
     _send(talk, peer, 1, 2, 3)
     assert reader.prefixes() == {"10.0.0.1/32"}
     reader.take_messages()
-    talk.core.set_import_rts("blue", rts("64512:200"), talk.now)
+    talk.change("blue", import_rts=rts("64512:200"))
     talk.turn()
     assert reader.prefixes() == {"10.0.0.2/32"}, "red imports that target, so its routes are here"
     assert sorted(kind for kind, _ in reader.take_messages()) == ["items", "retracts"]
     assert _kept(talk) == {key("1:2", "10.0.0.2/32")}
     assert peer.asked == []
-    talk.core.set_import_rts("blue", rts("64512:200", "64512:300"), talk.now)
+    talk.change("blue", import_rts=rts("64512:200", "64512:300"))
     talk.turn()
     assert set(peer.asked) == set(VPN_FAMILIES)
     _send(talk, peer, 1, 2, 3)
     assert reader.prefixes() == {"10.0.0.2/32", "10.0.0.3/32"}
-    talk.core.set_import_rts("blue", rts("64512:200", "64512:300"), talk.now)
+    talk.change("blue", import_rts=rts("64512:200", "64512:300"))
     talk.turn()
     assert len(peer.asked) == 2, "nothing changed, nothing is asked"
 
@@ -127,7 +127,7 @@ def test_only_what_is_concerned_is_told_again() -> None:
     peer.announce("1:4", "10.0.0.4/32", attributes(("64512:100", "64512:200"), local_pref=100))
     talk.turn()
     reader.take_messages()
-    talk.core.set_import_rts("blue", rts("64512:200"), talk.now)
+    talk.change("blue", import_rts=rts("64512:200"))
     talk.turn()
     told = {item_id for _, ids in reader.take_messages() for item_id in ids}
     assert told == {"1:1:10.0.0.1/32", "1:2:10.0.0.2/32"}
@@ -138,7 +138,7 @@ def test_only_what_is_concerned_is_told_again() -> None:
 def test_memberships_follow_the_import_targets_of_subscribed_vpns() -> None:
     talk = Conversation(_BLUE, _RED, neighbors=(_ONE,))
     peer, reader = talk.neighbor("127.0.2.1", _ALL), talk.forwarder("h1.example.net")
-    talk.core.set_import_rts("blue", rts("64512:100", "64512:300"), talk.now)
+    talk.change("blue", import_rts=rts("64512:100", "64512:300"))
     talk.turn()
     assert peer.keys(Family.RTC) == set()
     reader.subscribe("blue")
@@ -146,7 +146,7 @@ def test_memberships_follow_the_import_targets_of_subscribed_vpns() -> None:
     talk.turn()
     wanted = {number: membership_key(target) for number, target in _TARGETS.items()}
     assert peer.keys(Family.RTC) == set(wanted.values())
-    talk.core.set_import_rts("blue", rts("64512:300", "64512:200"), talk.now)
+    talk.change("blue", import_rts=rts("64512:300", "64512:200"))
     talk.turn()
     assert peer.keys(Family.RTC) == {wanted[2], wanted[3]}
     assert peer.asked == [], "the membership asks"
@@ -166,7 +166,7 @@ def test_the_marker_of_a_later_subscription_waits_for_routes_of_the_new_target()
     talk.turn()
     talk.advance(10.0)
     assert reader.in_sync == ["blue"]
-    talk.core.set_import_rts("blue", rts("64512:300"), talk.now)
+    talk.change("blue", import_rts=rts("64512:300"))
     other = talk.forwarder("h2.example.net")
     other.subscribe("blue")
     talk.turn()
@@ -222,7 +222,7 @@ def test_stale_routes_that_nobody_imports_any_more_go_too() -> None:
     peer.end_of_rib()
     talk.turn()
     peer.lose()
-    talk.core.set_import_rts("blue", rts("64512:300"), talk.now)
+    talk.change("blue", import_rts=rts("64512:300"))
     assert _kept(talk) == set()
     assert peer.asked == []
     talk.advance(100.0)

@@ -327,13 +327,13 @@ async def test_what_the_kernel_cannot_do_changes_nothing(
 
 
 async def test_what_waits_for_a_restart_is_named(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
-    vpn = '[[vpns]]\nname = "blue"\nimport-route-target = ["1:1"]\n'
+    forwarder = '[[forwarders]]\njid = "h.example.net"\naddresses = ["192.0.2.1"]\n'
     head = HEAD.replace('router-id = "127.0.1.1"', 'router-id = "127.0.1.9"')
     async with in_peace(server), in_peace(server, ONE):
         for _ in range(2):  # and is named again as long as it differs from what runs
-            server.reload(TEXT + vpn, head)
+            server.reload(TEXT + forwarder, head)
         server.reload(TEXT)
-    keys = "route-server.router-id, vpns.blue, vpns.blue.export-route-target"
+    keys = "forwarders.h.example.net, forwarders.h.example.net.addresses, route-server.router-id"
     assert waiting(caplog) == [keys, keys]
 
 

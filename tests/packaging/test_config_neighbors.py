@@ -393,9 +393,6 @@ def test_what_takes_effect_at_a_start_only(directory: Path) -> None:
         "route-server.router-id": "192.0.2.101",
         "route-server.as": 64512,
         "bgp.listen": ["127.0.1.1:0"],
-        "vpns.blue": True,
-        "vpns.blue.export-route-target": [],
-        "vpns.blue.prefixes": ["10.0.0.0/8"],
         "forwarders.h.example.net": True,
         "forwarders.h.example.net.addresses": ["192.0.2.1"],
     }

@@ -19,6 +19,7 @@ from lxml import etree
 from routeserver.bgp.capabilities import Capabilities
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.core import RouteServer
+from routeserver.provisioning import Provisioned
 from routeserver.settings import NeighborSettings, Settings, VpnSettings
 from routeserver.xmpp.stream import StreamLimits
 from schema.items import RouteItem, entry_xml, read_offered_entry
@@ -82,6 +83,16 @@ class Conversation:
             neighbor.say(lambda capabilities: replace(capabilities, restart=None))
         self.neighbors.append(neighbor)
         return neighbor
+
+    def change(self, name: str, **settings: Any) -> None:
+        """A VPN has other settings from now on; those not named stay what they are."""
+        vpns = (replace(vpn, **settings) if vpn.name == name else vpn for vpn in self.settings.vpns)
+        self.provision(*vpns)
+
+    def provision(self, *vpns: VpnSettings) -> Provisioned:
+        """These are the VPNs from now on."""
+        self.settings = replace(self.settings, vpns=vpns)
+        return self.core.provision(vpns, self.now)
 
     def turn(self) -> None:
         """Flush and carry until nothing moves any more."""

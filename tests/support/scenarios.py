@@ -295,7 +295,7 @@ class Scenario:
         neighbor.settings, neighbor.policy = settings, decides
 
     def _on_imports(self, node: str, targets: frozenset[bytes]) -> None:
-        self.talk.core.set_import_rts(node, targets, self.talk.now)
+        self.talk.change(node, import_rts=targets)
         self.oracle.around.imports(node, targets)
         self._ever_imported[node] |= targets
 

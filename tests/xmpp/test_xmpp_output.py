@@ -129,12 +129,14 @@ OWNERS = {
 }
 SHOWN = {"access-whitelist", "meta-data", "persistent-items", "publish-node-full", "publisher-affiliation"}
 """Features that are no operation of their own; tests/core/test_pubsub_queries.py looks at each."""
+TOLD = {"subscription-notifications"}
+"""What the service does unasked; tests/core/test_provisioning.py looks at it."""
 
 
 def test_every_feature_announced_is_looked_at() -> None:
     prefix = f"{PUBSUB}#"
     announced = {feature.removeprefix(prefix) for feature in disco.FEATURES if feature.startswith(prefix)}
-    assert announced == SHOWN | (announced & OPERATIONS.keys())
+    assert announced == SHOWN | TOLD | (announced & OPERATIONS.keys())
 
 
 @pytest.mark.parametrize("feature", OWNERS)
