@@ -236,6 +236,9 @@ class Forwarder:
         assert event is not None
         assert len(event) == 1
         items = event[0]
+        if items.tag != f"{{{NS_EVENT}}}items":
+            self._read_end(items)
+            return
         held = self.held.setdefault(items.get("node", ""), {})
         kinds = {etree.QName(child).localname for child in items}
         ids = tuple(child.get("id", "") for child in items)
@@ -251,6 +254,16 @@ class Forwarder:
             for item_id in ids:
                 held.pop(item_id, None)
             self.messages.append(("retracts", ids))
+
+
+    def _read_end(self, element: etree._Element) -> None:
+        """A node is gone, or the subscription of this client."""
+        node, kind = element.get("node", ""), etree.QName(element).localname
+        assert kind == "delete" or (kind, element.get("subscription")) == ("subscription", "none")
+        assert kind == "delete" or (self.session.jid is not None and element.get("jid") == str(self.session.jid.bare))
+        self.held.pop(node, None)
+        self.in_sync = [name for name in self.in_sync if name != node]
+        self.messages.append((kind, (node,)))
 
 
 def _answer(iq: etree._Element) -> Answer:

@@ -8,7 +8,7 @@ the communities of RFC 1997 are not modelled; scenarios do not use them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
@@ -16,10 +16,11 @@ from routeserver.bgp.attributes import AS_SEQUENCE, PathAttributes
 from routeserver.bgp.communities import encapsulation_community, mobility_community
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, key_prefix, key_rd, vpn_family, vpn_key
-from routeserver.settings import Settings
+from routeserver.settings import Settings, VpnSettings
 from schema.items import RouteItem
 from schema.values import IPAddress, NextHop
 from tests.support.oracle_neighbors import LLGR_STALE, Neighborhood, NeighborWords
+from tests.support.oracle_vpns import Part, Vpns
 
 _LOCAL, _EXTERNAL, _INTERNAL = 0, 1, 2
 _DEFAULT = b"\0"
@@ -92,8 +93,7 @@ class Oracle:
     def __init__(self, settings: Settings, here: IPAddress) -> None:
         self.settings = settings
         self.here = here
-        self.vpns = {vpn.name: vpn for vpn in settings.vpns}
-        self.numbers = {vpn.name: number for number, vpn in enumerate(settings.vpns, 1)}
+        self.vpns = Vpns(settings.vpns)
         self.sessions: dict[str, str] = {}
         self.items: dict[tuple[str, str], _Item] = {}
         self.subscriptions: set[tuple[str, str]] = set()
@@ -123,9 +123,24 @@ class Oracle:
             if item.session == session:
                 item.session, item.until = None, self.now + self.settings.stale_time
 
+    def provision(self, vpns: Iterable[VpnSettings]) -> None:
+        """What the VPNs would refuse now is ended."""
+        self.vpns.provision(vpns)
+        self.subscriptions = {(s, node) for s, node in self.subscriptions if self.vpns.of(node, self.sessions[s])}
+        self.instances = {(jid, node): n for (jid, node), n in self.instances.items() if self.vpns.of(node, jid)}
+        self.items = {
+            (node, item_id): item
+            for (node, item_id), item in self.items.items()
+            if self.vpns.of(node, item.jid) and self.vpns.allows(node, item.route.prefix)
+        }
+        self._forget()
+        self.around.provisioned()
+
     def may_subscribe(self, session: str, node: str, instance: int | None) -> bool:
-        """One instance-id stands for one of a forwarder's subscriptions."""
+        """Members may; and one instance-id stands for one of a forwarder's subscriptions."""
         jid = self.sessions[session]
+        if self.vpns.of(node, jid) is None:
+            return False
         others = {n for s, n in self.subscriptions if self.sessions[s] == jid and n != node}
         return instance is None or all(self.instances.get((jid, other)) != instance for other in others)
 
@@ -142,6 +157,8 @@ class Oracle:
 
     def publish(self, session: str, node: str, item_id: str, route: RouteItem) -> bool:
         known, jid = self.items.get((node, item_id)), self.sessions[session]
+        if self.vpns.of(node, jid) is None or not self.vpns.allows(node, route.prefix):
+            return False
         if known is not None and known.jid != jid:
             return False
         self.items[node, item_id] = _Item(jid, route, session)
@@ -149,7 +166,7 @@ class Oracle:
 
     def retract(self, session: str, node: str, item_id: str) -> str | None:
         known = self.items.get((node, item_id))
-        if known is None:
+        if known is None or self.vpns.of(node, self.sessions[session]) is None:
             return "item-not-found"
         if known.jid != self.sessions[session]:
             return "forbidden"
@@ -174,17 +191,23 @@ class Oracle:
 
     # What follows from them
 
-    def items_of(self, node: str) -> dict[str, RouteItem]:
+    def items_for(self, session: str, node: str) -> dict[str, RouteItem]:
         """Item id -> item: what a subscriber of the node holds."""
+        part = self.vpns.of(node, self.sessions[session])
+        return {} if part is None else self.items_of(node, part)
+
+    def items_of(self, node: str, part: Part) -> dict[str, RouteItem]:
+        """The same for those who have this part of a VPN."""
         by_prefix: dict[str, list[_Path]] = {}
         for path in self._best_paths():
-            if path.usable and path.attributes.route_targets & self.vpns[node].import_rts:
+            if path.usable and path.attributes.route_targets & part.imports:
                 by_prefix.setdefault(str(path.item.prefix), []).append(path)
-        return dict(self._chosen(node, sorted(paths, key=_Path.rank)) for paths in by_prefix.values())
+        ranked = (sorted(paths, key=_Path.rank) for paths in by_prefix.values())
+        return dict(self._chosen(node, paths, part.max_paths) for paths in ranked)
 
-    def _chosen(self, node: str, ranked: list[_Path]) -> tuple[str, RouteItem]:
+    def _chosen(self, node: str, ranked: list[_Path], limit: int) -> tuple[str, RouteItem]:
         """The item of the best path; where there may be several, with the next hops of those that are its equals."""
-        best, limit = ranked[0], self.vpns[node].max_paths
+        best = ranked[0]
         hops = list(best.item.next_hops)
         for path in ranked:
             if path.rank()[:_WORTH] == best.rank()[:_WORTH]:
@@ -227,9 +250,10 @@ class Oracle:
 
     def _published(self) -> Iterator[_Path]:
         for (node, item_id), item in self.items.items():
-            vpn, hop = self.vpns[node], item.route.next_hops[0]
-            rd, family = self._rd(item.jid, node, hop.address), vpn_family(item.route.prefix)
-            communities = [*sorted(vpn.export_rts), *map(encapsulation_community, hop.encapsulations)]
+            part, hop = self.vpns.of(node, item.jid), item.route.next_hops[0]
+            assert part is not None
+            rd, family = self._rd(item.jid, node, hop.address, part), vpn_family(item.route.prefix)
+            communities = [*sorted(part.exports), *map(encapsulation_community, hop.encapsulations)]
             if item.route.sequence_number:
                 communities.append(mobility_community(item.route.sequence_number))
             attributes = PathAttributes(
@@ -240,10 +264,10 @@ class Oracle:
                 attributes, node, item_id, item.route, item.session is None,
             )  # fmt: skip
 
-    def _rd(self, jid: str, node: str, address: IPAddress) -> RouteDistinguisher:
+    def _rd(self, jid: str, node: str, address: IPAddress, part: Part) -> RouteDistinguisher:
         instance = self.instances.get((jid, node))
         if instance is None or not isinstance(address, IPv4Address):
-            return RouteDistinguisher.of_address(self.settings.router_id, self.numbers[node])
+            return RouteDistinguisher.of_address(self.settings.router_id, part.number)
         return RouteDistinguisher.of_address(address, instance)
 
     def _received(self) -> Iterator[_Path]:
@@ -269,8 +293,9 @@ class Oracle:
     def _memberships(self) -> dict[bytes, list[_Path]]:
         by_key: dict[bytes, list[_Path]] = {}
         wanted: set[bytes] = set()
-        for _, node in self.subscriptions:
-            wanted |= self.vpns[node].import_rts
+        for session, node in self.subscriptions:
+            part = self.vpns.of(node, self.sessions[session])
+            wanted |= frozenset() if part is None else part.imports
         for rt in wanted:
             key, own = RtMembership(self.settings.local_as, rt, 64).key, self.settings.router_id
             attributes = PathAttributes(self.here, local_pref=100)

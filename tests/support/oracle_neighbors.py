@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import Family
-from routeserver.settings import NeighborSettings, OnExcess, Settings, VpnSettings
+from routeserver.settings import NeighborSettings, OnExcess, Settings
+from tests.support.oracle_vpns import Vpns
 
 LLGR_STALE, NO_LLGR = 0xFFFF0006, 0xFFFF0007
 REFRESH_TIME, REFRESH_INTERVAL = 360.0, 1.0
@@ -214,7 +215,7 @@ class NeighborWords:
 class Neighborhood:
     """All neighbors, and what of their routes depends on more than one of them. `vpns` is the caller's to change."""
 
-    def __init__(self, settings: Settings, vpns: dict[str, VpnSettings]) -> None:
+    def __init__(self, settings: Settings, vpns: Vpns) -> None:
         self.settings = settings
         self.vpns = vpns
         self.now = 0.0
@@ -256,8 +257,7 @@ class Neighborhood:
         self.neighbors[name].end_of_rib(family)
         self._settle()
 
-    def imports(self, node: str, rts: frozenset[bytes]) -> None:
-        self.vpns[node] = replace(self.vpns[node], import_rts=rts)
+    def provisioned(self) -> None:
         self._let_go()
 
     def _let_go(self) -> None:
@@ -313,7 +313,7 @@ class Neighborhood:
         all_settings = [n.settings for n in self.neighbors.values()]
         pairs = [(a, b) for a in all_settings for b in all_settings if a is not b]
         passes_on = any(self._is_of_interest(a) or self._is_of_interest(b) for a, b in pairs)
-        return passes_on or any(vpn.import_rts & attributes.route_targets for vpn in self.vpns.values())
+        return passes_on or bool(self.vpns.imported() & attributes.route_targets)
 
     def _is_of_interest(self, settings: NeighborSettings) -> bool:
         return settings.route_reflector_client or settings.peer_as != self.settings.local_as

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from tests.support.routes import GRE, UDP
+from tests.support.scenario_vpns import random_change
 from tests.support.scenario_world import (
     ADDRESSES,
     LONG_LIVED,
@@ -38,7 +39,7 @@ def events(seed: int, length: int) -> list[Event]:
     begin += [("subscribe", slot, random.choice(NODES), random.choice((None, 1, 2))) for slot in ("h1", "h2", "h3")]
     makers = random.choices(list(_MAKERS), list(_MAKERS.values()), k=length)
     everything = [maker(random) for maker in makers]
-    for story in (_restarts, _other_targets, _refreshes, _shares):
+    for story in (_restarts, _other_targets, _refreshes, _shares, _provisions):
         where = random.randrange(length)
         everything[where:where] = story(random)
     return begin + everything
@@ -72,11 +73,20 @@ def _other_targets(random: Random) -> list[Event]:
     """A target that nobody imports for a while, and the routes that come with it meanwhile."""
     target, which = random.choice(((1, "blue"), (3, "spoke")))
     others = TARGETS[4]
-    story: list[Event] = [("imports", node, others) for node in NODES]
+    story: list[Event] = [("provision", *(("import_rts", node, others) for node in NODES))]
     story += [
         ("announce", *_announce(random)[1:5], target, 1000 * target + 16, "", 100, 0, "198.51.100.1") for _ in "123"
     ]
-    return [*story, ("turn",), ("imports", which, TARGETS[target])]
+    return [*story, ("turn",), ("provision", ("import_rts", which, TARGETS[target]))]
+
+
+def _provisions(random: Random) -> list[Event]:
+    """An operator who changes several VPNs at once, more than once, some of it back again."""
+    story: list[Event] = []
+    for _ in range(random.randrange(1, 4)):
+        story.append(("provision", *(random_change(random) for _ in range(random.randrange(1, 5)))))
+        story += [("subscribe", _slot(random), random.choice(NODES), None), _publish(random), ("flush", 1)]
+    return story
 
 
 def _shares(random: Random) -> list[Event]:
@@ -154,7 +164,7 @@ _MAKERS: dict[Callable[[Random], Event], int] = {
     lambda r: ("notify", _neighbor(r), r.choice(((6, 4), (6, 9), (4, 0))), r.random() < 0.5): 2,
     lambda r: ("policy", _neighbor(r), r.choice(list(POLICIES))): 3,
     lambda r: ("configure", _neighbor(r)): 1,
-    lambda r: ("imports", r.choice(NODES), r.choice(TARGETS[1:])): 3,
+    lambda r: ("provision", *(random_change(r) for _ in range(r.choice((1, 1, 2))))): 5,
     lambda r: ("bind", _slot(r)): 4,
     lambda r: ("lose", _slot(r)): 4,
     lambda r: ("subscribe", _slot(r), r.choice(NODES), r.choice((None, 1, 1, 2))): 7,

@@ -19,15 +19,14 @@ from tests.support.oracle import Oracle
 from tests.support.oracle_neighbors import NO_LLGR, Terms
 from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, hop, item, key, membership_key
 from tests.support.scenario_events import Event
+from tests.support.scenario_vpns import Change, Watch, changed
 from tests.support.scenario_world import (
     MUTE,
     NEIGHBORS,
-    NODES,
     PLAIN,
     POLICIES,
     SLOTS,
     TARGET_TEXTS,
-    TARGETS,
     UNKNOWN_TUNNEL,
     VPNS,
 )
@@ -40,7 +39,7 @@ class Scenario:
         self._begin(NEIGHBORS.values())
         self.clients: dict[str, Forwarder] = {}
         self.peers: dict[str, Neighbor] = {}
-        self._ever_imported = {v.name: v.import_rts for v in VPNS}
+        self._watch = Watch()
 
     def _begin(self, neighbors: Iterable[NeighborSettings]) -> None:
         waits: dict[str, Any] = {"startup_hold": 10.0, "rtc_settle": 5.0, "rtc_wait": 30.0, "selection_deferral": 50.0}
@@ -53,7 +52,7 @@ class Scenario:
         for step in steps:
             self._apply(*step)
             self._serve()
-            self._check_leaks()
+            self._watch.look(self.oracle, self.clients, self.peers)
         for name in (*SLOTS, *NEIGHBORS):
             self._apply("writable", name, True)
         self._apply("turn")
@@ -294,10 +293,10 @@ class Scenario:
             self.oracle.around.closed(name, (6, 6))
         neighbor.settings, neighbor.policy = settings, decides
 
-    def _on_imports(self, node: str, targets: frozenset[bytes]) -> None:
-        self.talk.change(node, import_rts=targets)
-        self.oracle.around.imports(node, targets)
-        self._ever_imported[node] |= targets
+    def _on_provision(self, *changes: Change) -> None:
+        vpns = changed(self.talk.settings.vpns, changes)
+        self.talk.provision(*vpns)
+        self.oracle.provision(vpns)
 
     # Time and output
 
@@ -323,20 +322,21 @@ class Scenario:
 
     def check(self) -> None:
         """Everybody who reads holds what the model says."""
-        wanted = {node: self.oracle.items_of(node) for node in NODES}
         for slot, client in self.clients.items():
-            for subscribed, node in self.oracle.subscriptions:
-                if subscribed == slot and client.session.writable:
-                    assert client.held.get(node, {}) == wanted[node], f"{slot} in {node}"
+            subscribed = {node for session, node in self.oracle.subscriptions if session == slot}
+            assert {node for node, held in client.held.items() if held} <= subscribed, slot
+            for node in subscribed if client.session.writable else ():
+                assert client.held.get(node, {}) == self.oracle.items_for(slot, node), f"{slot} in {node}"
         for name, peer in self.peers.items():
             if peer.session.writable:
                 routes = {(f, k): (h.label, h.attributes) for f in VPN_FAMILIES for k, h in peer.held[f].items()}
                 assert routes == self.oracle.routes_of(name), name
                 self._check_memberships(name, {k: h.attributes for k, h in peer.held[Family.RTC].items()})
         self._check_table()
+        assert list(self.talk.core.rib.vrfs) == list(self.oracle.vpns.by_name)
         for node, vrf in self.talk.core.rib.vrfs.items():
             shown = {entry.item_id: entry.item for entry in vrf.entries.values()}
-            assert shown == wanted[node], f"entries of {node}"
+            assert shown == self.oracle.items_of(node, self.oracle.vpns.own(node)), f"entries of {node}"
 
     def _check_memberships(self, name: str, held: dict[bytes, PathAttributes]) -> None:
         """After a restart of the server none is taken back before it knows."""
@@ -355,14 +355,6 @@ class Scenario:
                 held = [(family, path.key, path.path_id) for path in table.given_by(neighbor.source, family)]
                 assert set(held) == {name for name in wanted if name[0] is family}, f"held of {address}"
                 assert len(held) == table.count_of(neighbor.source, family)
-
-    def _check_leaks(self) -> None:
-        for slot, client in self.clients.items():
-            for node, held in client.held.items():
-                imports = self._ever_imported[node]
-                for item_id, route in held.items():
-                    targets = TARGETS[route.next_hops[0].label // 1000]
-                    assert targets & imports, f"{slot} holds {item_id} in {node}"
 
     def _check_end(self) -> None:
         """After everything has settled every subscription has had its marker, and every session its End-of-RIBs."""
