@@ -1,8 +1,9 @@
 """The `[xmpp]` table: where clients connect, by which certificates both sides are known, and what one client may cost.
 
 Files are read here once, at the start and at every reload: certificate and key, the authority of clients' certificates,
-and who of them is not let in any more.  `XmppConfig` is what the I/O rim works with; `StreamLimits` in it is for the
-pure sessions.  A key that is missing has the default of `StreamLimits` or `AdmissionLimits`.
+who of them is not let in any more, and passwords.  With accounts a client need not have a certificate; one that it
+shows is checked as ever.  `XmppConfig` is what the I/O rim works with; `StreamLimits` in it is for the pure sessions.
+A key that is missing has the default of `StreamLimits` or `AdmissionLimits`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from routeserver import config_values as values
-from routeserver.config_values import ConfigKeyError, SocketAddress, Table, at, given, listed, optional
+from routeserver.config_values import (
+    ConfigKeyError,
+    SocketAddress,
+    Table,
+    at,
+    given,
+    listed,
+    optional,
+    refuse_repetition,
+)
 from routeserver.io.tls import TlsFileError, TlsFiles, read_files
+from routeserver.xmpp.accounts import AccountSettings, account_name
+from routeserver.xmpp.jid import Jid
+from routeserver.xmpp.scram import ScramKeys, prepared_password
 from routeserver.xmpp.stream import UNAUTHENTICATED_BYTES, StreamLimits
 
 RELOADED = (
-    *("certificate", "private-key", "client-ca", "client-crl", "denied-certificates"),
+    *("certificate", "private-key", "client-ca", "client-crl", "denied-certificates", "accounts"),
     *("max-stanza-bytes", "max-depth", "max-attributes", "max-tag-bytes", "max-unfinished-bytes", "max-stanza-rate"),
     *("login-timeout", "stanza-timeout", "ping-interval", "ping-misses", "slow-reader-timeout"),
     *("max-sessions-per-jid", "max-sessions-per-address"),
@@ -43,6 +56,15 @@ class XmppConfig:
     tls: TlsFiles
     limits: StreamLimits
     admission: AdmissionLimits
+    accounts: tuple[AccountSettings, ...]
+
+
+class Account(Table):
+    """One of `accounts`, as the file has it: exactly one of the two secrets is given."""
+
+    jid: str
+    password_file: str | None = None
+    scram_sha_256: str | None = None
 
 
 class Xmpp(Table):
@@ -70,6 +92,7 @@ class Xmpp(Table):
     slow_reader_timeout: str | None = None
     max_sessions_per_jid: int | None = None
     max_sessions_per_address: int | None = None
+    accounts: list[Account] | None = None
 
 
 def read(raw: Xmpp, base: Path) -> XmppConfig:
@@ -81,13 +104,42 @@ def read(raw: Xmpp, base: Path) -> XmppConfig:
         raise ConfigKeyError("xmpp.listen", "empty: nobody could connect")
     denied = listed("xmpp.denied-certificates", values.fingerprint, raw.denied_certificates) or ()
     crl = None if raw.client_crl is None else base / raw.client_crl
+    accounts = _accounts(raw.accounts or (), domain, base)
+    files = (base / raw.certificate, base / raw.private_key, base / raw.client_ca)
     try:
-        tls = read_files(
-            base / raw.certificate, base / raw.private_key, base / raw.client_ca, domain, crl, frozenset(denied)
-        )
+        tls = read_files(*files, domain, crl, frozenset(denied), needs_certificate=not accounts)
     except TlsFileError as error:
         raise ConfigKeyError(f"xmpp.{error.key}", error.reason) from None
-    return XmppConfig(domain, listen, direct, tls, _limits(raw), _admission(raw))
+    return XmppConfig(domain, listen, direct, tls, _limits(raw), _admission(raw), accounts)
+
+
+def _accounts(raw: Sequence[Account], domain: str, base: Path) -> tuple[AccountSettings, ...]:
+    accounts = tuple(_account(f"xmpp.accounts[{index}]", one, base) for index, one in enumerate(raw))
+    names = [account_name(str(one.jid), domain) for one in accounts]
+    refuse_repetition(names, lambda index: f"xmpp.accounts[{index}].jid")
+    return accounts
+
+
+def _account(key: str, raw: Account, base: Path) -> AccountSettings:
+    jid = Jid.parse(at(f"{key}.jid", values.bare_jid, raw.jid))
+    if (raw.password_file is None) == (raw.scram_sha_256 is None):
+        raise ConfigKeyError(key, "needs one of password-file and scram-sha-256")
+    if raw.scram_sha_256 is not None:
+        return AccountSettings(jid, at(f"{key}.scram-sha-256", ScramKeys.parse, raw.scram_sha_256))
+    return AccountSettings(jid, _password(f"{key}.password-file", base / str(raw.password_file)))
+
+
+def _password(key: str, file: Path) -> str:
+    """The first line of the file."""
+    try:
+        line = file.read_text(encoding="utf-8").partition("\n")[0].removesuffix("\r")
+        return prepared_password(line)
+    except OSError as error:
+        raise ConfigKeyError(key, f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigKeyError(key, f"{file} is not UTF-8") from None
+    except ValueError as error:
+        raise ConfigKeyError(key, f"{file}: {error}") from None
 
 
 def _places(key: str, raw: Sequence[str] | None) -> tuple[SocketAddress, ...]:

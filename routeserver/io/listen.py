@@ -40,6 +40,7 @@ from routeserver.log import record
 from routeserver.parties import Neighbor
 from routeserver.reconfiguration import Reconfiguration
 from routeserver.settings import NeighborSettings, Settings
+from routeserver.xmpp.accounts import Accounts
 from routeserver.xmpp.errors import Attempt, Refusal
 from routeserver.xmpp.events import Bound, StartTls, StreamClosed
 from routeserver.xmpp.jid import Jid
@@ -68,6 +69,7 @@ class XmppService:
         self._config = config
         self._service_jid = service_jid
         self._unfinished = Unfinished()
+        self._accounts = Accounts(config.domain, secrets.token_bytes(), config.accounts)
         self._connections: dict[XmppSession, Connection[XmppSession]] = {}
         self._per_address: Counter[IPAddress] = Counter()
         self._bound: defaultdict[Jid, set[XmppSession]] = defaultdict(set)
@@ -75,7 +77,7 @@ class XmppService:
         self._refusals = RefusalLog(hub)
         self._ended = 0
         """Streams, since the last collection."""
-        self._warn_of_ends()
+        self._warn()
 
     # --- Who comes in -----------------------------------------------------------------------------------------------
 
@@ -100,7 +102,8 @@ class XmppService:
             return None
         self._per_address[connection.peer_address] = count
         config, now = self._config, self._hub.now()
-        session = XmppSession(config.domain, self._service_jid, _stream_id, config.limits, now, self._unfinished)
+        shared = (self._unfinished, self._accounts)
+        session = XmppSession(config.domain, self._service_jid, _stream_id, config.limits, now, *shared)
         session.peer_address = connection.peer_address
         session.has_room = self._has_room
         session.refused = self._refusals.refused
@@ -174,15 +177,25 @@ class XmppService:
     # --- What changes -----------------------------------------------------------------------------------------------
 
     def follow(self, config: XmppConfig) -> None:
-        """Use these certificates and limits from now on, and end the sessions of certificates that are revoked."""
+        """Use these certificates, accounts and limits from now on, and end the sessions of certificates that are
+        revoked and of accounts that are gone or have another password."""
         self._config = replace(config, domain=self._config.domain)
-        self._warn_of_ends()
+        self._accounts.replace(config.accounts)
+        self._warn()
         for session, connection in list(self._connections.items()):
-            if (reason := config.tls.revoked.reason(session.certificate)) is not None:
+            if (reason := self._why_to_end(session)) is not None:
                 self.deliver(connection, session.close("not-authorized", reason))
                 self._hub.touch(connection)
 
-    def _warn_of_ends(self) -> None:
+    def _why_to_end(self, session: XmppSession) -> str | None:
+        if session.account is not None and not self._accounts.holds(session.account):
+            return "the account is gone, or has another password now"
+        return self._config.tls.revoked.reason(session.certificate)
+
+    def _warn(self) -> None:
+        if self._accounts:
+            reason = "xmpp.accounts: clients may log in with passwords, which are for labs"
+            record(logging.WARNING, "config.insecure", reason=reason)
         now = datetime.now(UTC)
         for file, end in self._config.tls.ends:
             if end - now < _WARN_BEFORE:

@@ -53,7 +53,8 @@ class RefusalLog:
                 reason=_cut(refusal.reason),
             )  # fmt: skip
         elif not is_bound:
-            self._note_login(session, f"{refusal.condition}: {refusal.reason}".removesuffix(": "))
+            reason = f"{refusal.condition}: {refusal.reason}".removesuffix(": ")
+            self._note_login(session, reason, refusal.user_name)
 
     def lost(self, session: XmppSession, reason: str) -> None:
         """A connection is gone. If it never came to a session, and nothing has been said of that, it is now."""
@@ -72,11 +73,12 @@ class RefusalLog:
         if session is not None:
             self._told.add(session)
 
-    def _note_login(self, session: XmppSession, reason: str) -> None:
-        """Before a login there is nobody yet, but there may be a certificate that TLS has verified."""
+    def _note_login(self, session: XmppSession, reason: str, user_name: str = "") -> None:
+        """Before a login there is nobody yet, but maybe who it was to be, or a certificate that TLS has verified."""
         certificate = session.certificate
         names = ", ".join(certificate.names) if certificate is not None else None
-        self._logins.note(jid=session.jid or names, peer=session.peer_address, reason=_cut(reason))
+        jid = session.jid or _cut(user_name) or names
+        self._logins.note(jid=jid, peer=session.peer_address, reason=_cut(reason))
 
     def _log_of(self, jid: Jid) -> BoundedLog:
         log = self._requests.get(jid)

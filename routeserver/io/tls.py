@@ -5,7 +5,8 @@ The driver puts what the socket gave into `receive` and gets plaintext back; wha
 behind a session, which is what makes thousands of idle ones affordable.
 
 `read_files` makes of the files of the configuration what all sessions share: a context (TLS 1.2 or later, a client
-certificate required and checked against the configured authority, no session tickets, ALPN for who begins with TLS),
+certificate required, unless clients may have passwords, and checked against the configured authority wherever there is
+one, no session tickets, ALPN for who begins with TLS),
 the certificates that are revoked, and what ends soon.  `client_certificate` reads the names a certificate gives its
 holder, from the DER itself (XEP-0178 section 2): xmppAddr, dNSName without wildcards, iPAddress.  A certificate whose
 names cannot be read has none.
@@ -76,10 +77,19 @@ class TlsFiles:
 
 
 def read_files(
-    certificate: Path, private_key: Path, client_ca: Path, domain: str, crl: Path | None, denied: frozenset[bytes]
+    certificate: Path,
+    private_key: Path,
+    client_ca: Path,
+    domain: str,
+    crl: Path | None,
+    denied: frozenset[bytes],
+    *,
+    needs_certificate: bool = True,
 ) -> TlsFiles:
     """Read them all. Raises TlsFileError."""
     context = server_context(certificate, private_key, client_ca)
+    if not needs_certificate:
+        context.verify_mode = ssl.CERT_OPTIONAL  # one that is shown has to be good all the same
     check_domain(certificate, domain)
     authorities = _certificates("client-ca", client_ca)
     lists = [] if crl is None else _revocation_lists(crl, authorities)

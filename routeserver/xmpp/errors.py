@@ -86,6 +86,8 @@ class Refusal:
     """Of a request its `Cause`, else the condition: one of few words, whatever a client sends."""
     node: str = ""
     """What the request named, in the client's words."""
+    user_name: str = ""
+    """Who logs in with a password, in the client's words."""
 
 
 def node_unknown(node: str, withheld: str = "") -> StanzaError:

@@ -56,6 +56,22 @@ class SaslError(Exception):
     condition: str
     text: str
     is_final: bool = False
+    withheld: str = ""
+    """What the client is not to know: the log has it in place of `text`."""
+
+    @property
+    def reason(self) -> str:
+        """For the log."""
+        return self.withheld or self.text
+
+
+def read_data(text: str | None) -> bytes:
+    """The octets of `<auth>` or `<response>`; `=` stands for none (RFC 6120 section 6.4.2). Raises SaslError."""
+    encoded = (text or "").strip()
+    try:
+        return b"" if encoded == "=" else base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise SaslError("incorrect-encoding", "the data are not base64") from None
 
 
 def read_authzid(text: str | None) -> Jid | None:
@@ -63,15 +79,17 @@ def read_authzid(text: str | None) -> Jid | None:
 
     Raises SaslError.
     """
-    encoded = (text or "").strip()
-    if encoded in ("", "="):
-        return None
     try:
-        decoded = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, ValueError):
-        raise SaslError("incorrect-encoding", "the authorization identity is not base64 of UTF-8") from None
+        decoded = read_data(text).decode()
+    except UnicodeDecodeError:
+        raise SaslError("incorrect-encoding", "the authorization identity is not UTF-8") from None
+    return parse_authzid(decoded) if decoded else None
+
+
+def parse_authzid(text: str) -> Jid:
+    """As whom a client wants to act. Raises SaslError, which is final."""
     try:
-        jid = Jid.parse(decoded)
+        jid = Jid.parse(text)
     except ValueError:
         raise SaslError("invalid-authzid", "the authorization identity is not a JID", is_final=True) from None
     if jid.resource:

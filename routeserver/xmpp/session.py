@@ -2,9 +2,9 @@
 
 Bytes go in by `receive_data`, events for the driver and the core come out, bytes to send are collected and drained
 by `data_to_send`.  A client passes through the stages of `Stage` in order: a stream in the clear that offers
-nothing but STARTTLS, the handshake (the driver's), a stream that offers SASL EXTERNAL if there was a client
-certificate, a stream that offers resource binding, and then requests.  `_ELEMENTS` says which elements each stage
-understands; everything of the stage before is dropped with its reader.
+nothing but STARTTLS, the handshake (the driver's), a stream that offers to log in (`login.py`), a stream that offers
+resource binding, and then requests.  `_ELEMENTS` says which elements each stage understands; everything of the stage
+before is dropped with its reader.
 
 Until a resource is bound bytes are read up to one `>` at a time, so that what follows a `<starttls/>` or `<auth/>`
 in the same read is known: behind the first it is an attack and ends the stream, behind the second it belongs to
@@ -22,14 +22,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from routeserver.xmpp import disco, pubsub, stanza
+from routeserver.xmpp.accounts import Accounts
 from routeserver.xmpp.errors import Attempt, Refusal, StanzaError, StreamError, resource_constraint
 from routeserver.xmpp.events import Bound, Iq, StartTls, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
 from routeserver.xmpp.liveness import GiveUp, Liveness
+from routeserver.xmpp.login import Challenge, Failure, Login
 from routeserver.xmpp.pace import Pace
 from routeserver.xmpp.pubsub import Requester
 from routeserver.xmpp.requests import named_node, read_bind, read_iq
-from routeserver.xmpp.sasl import ClientCertificate, SaslError, identify, read_authzid
+from routeserver.xmpp.sasl import ClientCertificate, SaslError
+from routeserver.xmpp.scram import Account
 from routeserver.xmpp.stream import (
     Element,
     StreamEnd,
@@ -42,7 +45,6 @@ from routeserver.xmpp.stream import (
 from schema.names import NS_CLIENT, NS_SASL, NS_STREAM, NS_TLS
 from schema.values import IPAddress
 
-_SASL_ATTEMPTS = 3
 _IQ = f"{{{NS_CLIENT}}}iq"
 _MESSAGE = f"{{{NS_CLIENT}}}message"
 _PRESENCE = f"{{{NS_CLIENT}}}presence"
@@ -69,10 +71,13 @@ class XmppSession:
         limits: StreamLimits,
         now: float,
         unfinished: Unfinished | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self.jid: Jid | None = None
         """Bare from authentication on, full from binding on."""
         self.certificate: ClientCertificate | None = None
+        self.account: Account | None = None
+        """The one whose password the client proved; None as long as it has not, or when it came by certificate."""
         self.peer_address: IPAddress | None = None
         """Where the client connects from, told by the driver; the core lets it be a next hop."""
         self.has_room: Callable[[Jid], bool] = lambda jid: True
@@ -92,10 +97,10 @@ class XmppSession:
         self._limits = limits
         self._now = now
         self._liveness = Liveness(limits, now)
-        self._sasl_attempts = 0
         self._messages = 0
         self._is_pipelined = False
         self._unfinished = unfinished or Unfinished()
+        self._login = Login(Accounts(domain) if accounts is None else accounts, stream_id)
         self._pace = Pace(limits, now)
         self._bare: Jid
         """From authentication on."""
@@ -291,7 +296,7 @@ class XmppSession:
         if self._stage is Stage.CLEAR:
             return stanza.STARTTLS_FEATURE
         if self._stage is Stage.SECURED:
-            return stanza.EXTERNAL_FEATURE if self.certificate is not None else ""
+            return stanza.sasl_mechanisms(self._login.mechanisms(self.certificate))
         return stanza.BIND_FEATURE
 
     def _fail(self, error: StreamError) -> None:
@@ -328,40 +333,32 @@ class XmppSession:
         self._stage = Stage.HANDSHAKE
 
     def _on_auth_in_clear(self, element: Element) -> None:
-        self._refuse_login(SaslError("encryption-required", "STARTTLS comes first", is_final=True))
+        self._refuse_login(self._login.refuse(SaslError("encryption-required", "STARTTLS comes first", is_final=True)))
 
-    def _on_auth(self, element: Element) -> None:
-        """RFC 6120 section 6.4; the next bytes are a new stream."""
-        try:
-            jid = self._authenticate(element)
-        except SaslError as error:
-            self._refuse_login(error)
-            return
-        self.jid = self._bare = jid
-        self._check_stream_from()
-        self._write(stanza.SASL_SUCCESS)
-        self._begin_stream(Stage.AUTHENTICATED)
+    def _on_sasl(self, element: Element) -> None:
+        """RFC 6120 section 6.4; behind a success the next bytes are a new stream."""
+        answer = self._login.answer(element, self.certificate, self._stream_from)
+        if isinstance(answer, Failure):
+            self._refuse_login(answer)
+        elif isinstance(answer, Challenge):
+            self._write(stanza.sasl_challenge(answer.data))
+        else:
+            self.jid = self._bare = answer.jid
+            self.account = answer.account
+            self._check_stream_from()
+            self._write(stanza.sasl_success(answer.data))
+            self._begin_stream(Stage.AUTHENTICATED)
 
-    def _authenticate(self, element: Element) -> Jid:
-        if self.certificate is None:
-            raise SaslError("not-authorized", "no client certificate was given", is_final=True)
-        if element.get("mechanism") != "EXTERNAL":
-            raise SaslError("invalid-mechanism", "EXTERNAL is the only mechanism here")
-        return identify(self.certificate, read_authzid(element.text), self._stream_from)
-
-    def _on_sasl_out_of_order(self, element: Element) -> None:
-        is_abort = element.tag == f"{{{NS_SASL}}}abort"
-        self._refuse_login(SaslError("aborted" if is_abort else "malformed-request", "no exchange is going on"))
-
-    def _refuse_login(self, error: SaslError) -> None:
-        self._sasl_attempts += 1
+    def _refuse_login(self, failure: Failure) -> None:
+        error = failure.error
         self._write(stanza.sasl_failure(error.condition, error.text))
-        self.refused(self, Refusal(Attempt.LOGIN, error.condition, error.text, error.condition))
+        refusal = Refusal(Attempt.LOGIN, error.condition, error.reason, error.condition, user_name=failure.user_name)
+        self.refused(self, refusal)
         if error.is_final:
             self._write(stanza.STREAM_END)
-            self._finish(f"login refused: {error.condition}: {error.text}")
-        elif self._sasl_attempts >= _SASL_ATTEMPTS:
-            raise StreamError("policy-violation", f"{self._sasl_attempts} failed attempts to log in")
+            self._finish(f"login refused: {error.condition}: {error.reason}")
+        elif failure.is_last:
+            raise StreamError("policy-violation", f"{failure.attempts} failed attempts to log in")
 
     def _check_stream_from(self) -> None:
         if self._stream_from is not None and self._stream_from.bare != self._bare:
@@ -437,9 +434,9 @@ _ELEMENTS: dict[Stage, dict[str, Callable[[XmppSession, Element], None]]] = {
         f"{{{NS_SASL}}}auth": XmppSession._on_auth_in_clear,
     },
     Stage.SECURED: {
-        f"{{{NS_SASL}}}auth": XmppSession._on_auth,
-        f"{{{NS_SASL}}}response": XmppSession._on_sasl_out_of_order,
-        f"{{{NS_SASL}}}abort": XmppSession._on_sasl_out_of_order,
+        f"{{{NS_SASL}}}auth": XmppSession._on_sasl,
+        f"{{{NS_SASL}}}response": XmppSession._on_sasl,
+        f"{{{NS_SASL}}}abort": XmppSession._on_sasl,
     },
     Stage.AUTHENTICATED: {_IQ: XmppSession._on_bind},
     Stage.BOUND: {_IQ: XmppSession._on_iq, _MESSAGE: XmppSession._on_ignored, _PRESENCE: XmppSession._on_ignored},

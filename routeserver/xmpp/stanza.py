@@ -9,6 +9,7 @@ An answer comes from the address the request was sent to, because clients match 
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable
 from html import escape
@@ -29,9 +30,7 @@ from schema.names import (
 
 STREAM_END = "</stream:stream>"
 PROCEED = f"<proceed xmlns='{NS_TLS}'/>"
-SASL_SUCCESS = f"<success xmlns='{NS_SASL}'/>"
 STARTTLS_FEATURE = f"<starttls xmlns='{NS_TLS}'><required/></starttls>"
-EXTERNAL_FEATURE = f"<mechanisms xmlns='{NS_SASL}'><mechanism>EXTERNAL</mechanism></mechanisms>"
 BIND_FEATURE = f"<bind xmlns='{NS_BIND}'/>"
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -68,6 +67,27 @@ def stream_error(error: StreamError) -> str:
     end = f">{escape(error.content)}</{error.condition}>" if error.content else "/>"
     condition = f"<{error.condition} xmlns='{NS_STREAMS}'{end}"
     return f"<stream:error>{condition}{text}{error.detail}</stream:error>{STREAM_END}"
+
+
+def sasl_mechanisms(names: Iterable[str]) -> str:
+    """RFC 6120 section 6.4.1; without any there is no such feature."""
+    offers = "".join(f"<mechanism>{name}</mechanism>" for name in names)
+    return offers and f"<mechanisms xmlns='{NS_SASL}'>{offers}</mechanisms>"
+
+
+def sasl_challenge(data: bytes) -> str:
+    """RFC 6120 section 6.4.3."""
+    return _sasl_element("challenge", data)
+
+
+def sasl_success(data: bytes) -> str:
+    """RFC 6120 section 6.4.6."""
+    return _sasl_element("success", data)
+
+
+def _sasl_element(name: str, data: bytes) -> str:
+    encoded = base64.b64encode(data).decode()
+    return f"<{name} xmlns='{NS_SASL}'>{encoded}</{name}>" if encoded else f"<{name} xmlns='{NS_SASL}'/>"
 
 
 def sasl_failure(condition: str, text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.pki import DOMAIN, Pki
-from tests.support.server import running
+from tests.support.server import HEAD, RunningServer, running
 
 _PYTHON = Path("/usr/bin/python3")
 _PROGRAM = Path(__file__).resolve().parents[1] / "support" / "aioxmpp_client.py"
@@ -45,26 +45,25 @@ def _aioxmpp_installed() -> None:
     pytest.skip(reason)
 
 
-async def _life(pki: Pki) -> dict[str, Any]:
+async def _saw(server: RunningServer, jid: str, *words: str) -> dict[str, Any]:
     """What the client saw, from its login to its last request."""
-    async with running(pki, _VPNS) as server:
-        host, port = server.address("xmpp")
-        words = (_JID, host, str(port), *map(str, pki.client(_JID)), str(pki.ca), "staff")
-        pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-        program = await asyncio.create_subprocess_exec(_PYTHON, _PROGRAM, *words, **pipes)
-        try:
-            said, complaints = await asyncio.wait_for(program.communicate(), 60.0)
-        finally:
-            if program.returncode is None:
-                program.kill()
-                await program.wait()
+    host, port = server.address("xmpp")
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    program = await asyncio.create_subprocess_exec(_PYTHON, _PROGRAM, jid, host, str(port), *words, **pipes)
+    try:
+        said, complaints = await asyncio.wait_for(program.communicate(), 60.0)
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
     assert program.returncode == 0, complaints.decode()
     saw: dict[str, Any] = json.loads(said)
     return saw
 
 
 async def test_the_life_of_a_subscription(pki: Pki) -> None:
-    saw = await _life(pki)
+    async with running(pki, _VPNS) as server:
+        saw = await _saw(server, _JID, *map(str, pki.client(_JID)), str(pki.ca), "staff")
     made = saw.pop("made")
     assert made.endswith(":10.1.0.2/32")
     features = saw.pop("features")
@@ -91,3 +90,18 @@ async def test_the_life_of_a_subscription(pki: Pki) -> None:
         "unsubscribed": ["cancel", "unexpected-request"],
         "after that": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("jid", "password", "outcome"),
+    [
+        (_JID, "open sesame", {"jid": _JID}),
+        (_JID, "\u2168", {"refused": "not-authorized"}),
+        (f"nobody@{DOMAIN}", "open sesame", {"refused": "not-authorized"}),
+    ],
+)
+async def test_a_password(pki: Pki, jid: str, password: str, outcome: dict[str, str]) -> None:
+    (pki.directory / "aioxmpp.password").write_text("open\u00a0sesame\n")  # a space that is prepared to another
+    account = f'[[xmpp.accounts]]\njid = "{_JID}"\npassword-file = "aioxmpp.password"\n'
+    async with running(pki, _VPNS, HEAD + account) as server:
+        assert await _saw(server, jid, str(pki.ca), password) == outcome

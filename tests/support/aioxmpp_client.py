@@ -1,11 +1,13 @@
 """A forwarder on aioxmpp, the second of the client stacks the server is tried with; run by /usr/bin/python3.
 
     aioxmpp_client.py JID HOST PORT CERTIFICATE KEY AUTHORITY OTHERS_NODE
+    aioxmpp_client.py JID HOST PORT AUTHORITY PASSWORD
 
 Debian's package is for Debian's Python and knows nothing of our environment, so this is a program of its own: it goes
 through the life of a subscription by the library's own pub-sub service and prints what it saw, as one JSON object.
 Stream, TLS (pyOpenSSL), resource binding and stanzas are the library's.  What it leaves to applications is here: the
-payload of an item, and EXTERNAL, for which it has the interface and no class.
+payload of an item, and EXTERNAL, for which it has the interface and no class.  With a password it logs in by what it
+has for that, says who it is and leaves.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class ExternalProvider(aioxmpp.security_layer.SASLProvider):
         return bool(await self._execute(interface, mechanism(str(client_jid.bare())), token))
 
 
-def security_layer(certificate: str, key: str, authority: str) -> Any:
+def security_layer(provider: Any, authority: str, *files: str) -> Any:
     class Verifier(aioxmpp.security_layer.PKIXCertificateVerifier):
         def setup_context(self, context: Any, transport: Any) -> None:
             super().setup_context(context, transport)
@@ -106,11 +108,12 @@ def security_layer(certificate: str, key: str, authority: str) -> Any:
 
     def context() -> Any:
         made = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        made.use_certificate_file(certificate)
-        made.use_privatekey_file(key)
+        if files:
+            made.use_certificate_file(files[0])
+            made.use_privatekey_file(files[1])
         return made
 
-    return aioxmpp.security_layer.SecurityLayer(context, Verifier, True, [ExternalProvider()])
+    return aioxmpp.security_layer.SecurityLayer(context, Verifier, True, [provider])
 
 
 class Notified:
@@ -188,15 +191,36 @@ async def life(client: Any, others_node: str) -> dict[str, Any]:
     return saw
 
 
-async def main(jid: str, host: str, port: str, certificate: str, key: str, authority: str, others_node: str) -> None:
-    client = aioxmpp.Client(
+def client_of(jid: str, host: str, port: str, layer: Any) -> Any:
+    return aioxmpp.Client(
         aioxmpp.JID.fromstr(jid),
-        security_layer(certificate, key, authority),
+        layer,
         override_peer=[(host, int(port), aioxmpp.connector.STARTTLSConnector())],
         max_initial_attempts=1,
     )
-    print(json.dumps(await life(client, others_node)))
+
+
+async def main(jid: str, host: str, port: str, certificate: str, key: str, authority: str, others_node: str) -> None:
+    layer = security_layer(ExternalProvider(), authority, certificate, key)
+    print(json.dumps(await life(client_of(jid, host, port, layer), others_node)))
+
+
+async def log_in(jid: str, host: str, port: str, authority: str, password: str) -> None:
+    """Once; the library would try three times."""
+
+    async def said(client_jid: Any, attempt: int) -> str:
+        return password
+
+    provider = aioxmpp.security_layer.PasswordSASLProvider(said, max_auth_attempts=1)
+    client = client_of(jid, host, port, security_layer(provider, authority))
+    try:
+        async with client.connected():
+            saw = {"jid": str(client.local_jid.bare())}
+    except aiosasl.AuthenticationFailure as failure:
+        saw = {"refused": failure.opaque_error}
+    print(json.dumps(saw))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    words = sys.argv[1:]
+    asyncio.run(log_in(*words) if len(words) == 5 else main(*words))

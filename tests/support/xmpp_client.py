@@ -65,13 +65,26 @@ class XmppClient(ClientXMPP):
     """One session; `events` is everything heard in order, `node_items` what a key-value reader would hold now."""
 
     def __init__(
-        self, jid: str, domain: str, address: tuple[str, int], certificate: Path, private_key: Path, ca: Path
+        self,
+        jid: str,
+        domain: str,
+        address: tuple[str, int],
+        certificate: Path | None,
+        private_key: Path | None,
+        ca: Path,
+        password: str = "",
     ) -> None:
-        super().__init__(jid, "", sasl_mech="EXTERNAL")
+        """With a password the library chooses its mechanism itself, unless the JID has no local part: it would then be
+        anonymous, and has to be told that this is a user name as well."""
+        mechanism = None if "@" in jid else "SCRAM-SHA-256"
+        super().__init__(jid, password, sasl_mech=mechanism if password else "EXTERNAL")
+        if "@" not in jid:
+            self.credentials["username"] = self.boundjid.bare
         self.stream_header = self.stream_header.replace(f"to='{self.boundjid.host}'", f"to='{domain}'")
         self.default_domain = domain
         self.enable_direct_tls = False
-        self.ssl_context.load_cert_chain(certificate, private_key)
+        if certificate is not None:
+            self.ssl_context.load_cert_chain(certificate, private_key)
         self.ssl_context.load_verify_locations(ca)
         self.events: list[Event] = []
         self.node_items: dict[str, dict[str, ElementTree.Element]] = defaultdict(dict)

@@ -25,6 +25,7 @@ from pathlib import Path
 from lxml import etree
 
 from routeserver.xmpp import disco, events, forms, results
+from routeserver.xmpp.accounts import Accounts
 from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits, Unfinished
@@ -55,10 +56,12 @@ def new_session(
     limits: StreamLimits | None = None,
     now: float = 0.0,
     unfinished: Unfinished | None = None,
+    accounts: Accounts | None = None,
 ) -> XmppSession:
     """A session just connected; its stream ids are s1, s2, …"""
     counter = itertools.count(1)
-    return XmppSession(DOMAIN, service, lambda: f"s{next(counter)}", limits or StreamLimits(), now, unfinished)
+    shared = (unfinished, accounts)
+    return XmppSession(DOMAIN, service, lambda: f"s{next(counter)}", limits or StreamLimits(), now, *shared)
 
 
 def secured(certificate: ClientCertificate | None, now: float = 0.0, **settings: object) -> XmppSession:
