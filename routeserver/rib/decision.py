@@ -32,6 +32,28 @@ def _lowest(key: Callable[[Path], Any]) -> Callable[[Sequence[Path]], list[Path]
     return keep
 
 
+def _fresh(paths: Sequence[Path]) -> list[Path]:
+    """All that are not stale, and a stale one that a neighbor tells of as well, in the same words.
+
+    Such a neighbor may have lost the forwarder too, and nobody is told what is stale here: two route servers of which
+    each took the other's word for fresh would withdraw their own, miss the other's, and begin again.
+    """
+    fresh = [path for path in paths if not path.stale]
+    if not fresh or len(fresh) == len(paths):
+        return list(paths)
+    return [path for path in paths if not path.stale or any(_tells_of(other, path) for other in fresh)]
+
+
+def _tells_of(told: Path, path: Path) -> bool:
+    """Whether `told` came by BGP and is `path` as another route server would pass it on."""
+    theirs, ours = told.attributes, path.attributes
+    return (
+        (told.published is None and told.key == path.key and told.label == path.label)
+        and (theirs.next_hop, theirs.sequence) == (ours.next_hop, ours.sequence)
+        and (theirs.route_targets, theirs.encapsulations) == (ours.route_targets, ours.encapsulations)
+    )
+
+
 def neighbor_as(path: Path) -> int:
     """The AS a path came from, 0 for our own (RFC 4271 section 9.1.2.2 c)."""
     segments = path.attributes.as_path
@@ -66,7 +88,7 @@ NOT_USABLE = "no label or tunnel a forwarder could use"
 COMPARED: tuple[Step, ...] = (
     (NOT_USABLE, _lowest(lambda p: not is_usable(p))),
     ("long-lived stale", _lowest(is_long_lived_stale)),
-    ("stale", _lowest(lambda p: p.stale)),
+    ("stale", _fresh),
     ("lower local-preference", _lowest(lambda p: -local_preference(p))),
     ("not sticky, or lower sequence-number", _lowest(_sequence)),
     ("longer AS_PATH", _lowest(lambda p: p.attributes.as_path_length)),

@@ -160,5 +160,7 @@ def test_a_path_behind_one_of_other_targets_is_shown_by_who_asks_for_it() -> Non
 
 def test_of_a_prefix_nobody_has_and_a_vpn_nobody_knows() -> None:
     scene = _Scene()
+    scene.internal.announce("64512:9", "10.0.0.2/32", _from_pe(), label=3)
+    scene.talk.turn()
     assert scene.paths() == []
     assert views_routes.routes(scene.talk.core, "green", None, b"", 10) is None

@@ -124,6 +124,28 @@ def test_long_lived_stale_paths_are_the_last_choice_and_rank_as_ever_among_thems
     assert best_of([_path(), _path(communities=(LLGR_STALE,), local_pref=101)]).attributes.local_pref == 101
 
 
+@pytest.mark.parametrize(
+    ("words", "stays"),
+    [
+        pytest.param({}, True, id="in the same words"),
+        pytest.param({"originator_id": IPv4Address("10.0.0.1")}, True, id="by way of a reflector"),
+        pytest.param({"label": 21}, False, id="another label"),
+        pytest.param({"next_hop": "198.51.100.9"}, False, id="another next hop"),
+        pytest.param({"seq": 6}, False, id="another number"),
+        pytest.param({"rd": "64512:6"}, False, id="another RD"),
+    ],
+)
+def test_a_stale_path_stays_when_a_neighbor_tells_of_it_in_the_same_words(
+    words: dict[str, object], stays: bool
+) -> None:
+    """Another route server may have lost the same forwarder: neither may take the other's word for fresh."""
+    ours = _path(source=local(), item_id="a", stale=True)
+    theirs = _path(source=ibgp("127.0.2.9"), **words)
+    assert best_of([ours, theirs]) is (ours if stays else theirs)
+    assert best_of([theirs, ours]) is (ours if stays else theirs)
+    assert best_of([ours, _path(source=local("b"), item_id="b")]) is not ours, "fresh, and published here"
+
+
 def test_originator_id_stands_in_for_the_bgp_identifier() -> None:
     """RFC 4456 section 9: a reflected path competes with the identifier of its originator, not of its reflector."""
     reflected = _path(source=ibgp("127.0.2.9"), originator_id=IPv4Address("10.0.0.1"), cluster_list=())
