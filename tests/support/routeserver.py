@@ -74,7 +74,7 @@ class RouteServerProcess(Daemon):
         self.neighbors = neighbors
         self.vpns = vpns
         self.forwarders = forwarders
-        self._timers = {
+        self.timers = {
             "stale-time": stale_time,
             "startup-hold": startup_hold,
             "rtc-settle": "100ms",
@@ -134,7 +134,7 @@ class RouteServerProcess(Daemon):
 
     def _config(self) -> str:
         lines = ["[route-server]", f'router-id = "{self.address}"', f"as = {self.local_as}"]
-        lines += [f'{key} = "{value}"' for key, value in self._timers.items()]
+        lines += [f'{key} = "{value}"' for key, value in self.timers.items()]
         lines += ["[xmpp]", f'domain = "{DOMAIN}"', f'listen = ["{self.address}:{XMPP_PORT}"]']
         lines += ['certificate = "pki/rs.pem"', 'private-key = "pki/rs.key"', 'client-ca = "pki/ca.pem"']
         lines += ["[api]", f'listen = ["{self.address}:{API_PORT}"]']
@@ -166,6 +166,8 @@ class RouteServerProcess(Daemon):
             lines.append(f'auth-password-file = "{password.name}"')
         if neighbor.idle_hold:
             lines.append(f'idle-hold = "{neighbor.idle_hold}"')
+        if neighbor.hold_time:
+            lines.append(f'hold-time = "{neighbor.hold_time}"')
         if neighbor.rejects:
             lines.append(f'import-policy = "{neighbor.address}"')
         if self._restart_time is not None:

@@ -27,8 +27,9 @@ ENCAPSULATIONS = {"gre": 2, "mpls-in-udp": 13}
 class NeighborConfig:
     """A neighbor of a speaker: `passive` means the speaker waits to be dialled, `client` that it reflects to it.
 
-    With a `password` the connection is signed (RFC 2385).  The last two are for the route server alone: how long it
-    waits after a first failure, instead of its default, and the prefixes it takes no routes of from the neighbor.
+    With a `password` the connection is signed (RFC 2385).  The last three are for the route server alone: how long it
+    waits after a first failure and how long for a sign of life, instead of its defaults, and the prefixes it takes no
+    routes of from the neighbor.
     """
 
     address: str
@@ -38,6 +39,7 @@ class NeighborConfig:
     families: tuple[str, ...] = (VPNV4, VPNV6)
     password: str | None = None
     idle_hold: str | None = None
+    hold_time: str | None = None
     rejects: tuple[str, ...] = ()
 
 
