@@ -5,6 +5,10 @@ certificate checked against the route server's domain, SASL EXTERNAL with ours (
 whatever reason, the next follows after an exponential, jittered delay.  Nothing of the old stream is carried over: what
 has to be said again is `conversation`'s business.
 
+A route server that is taken out of service sends us to another host (RFC 6120 section 4.9.3.19).  That is the end of a
+stream like any other: we talk to the route servers of the configuration, all of them all the time, so the other host
+either has a stream of ours already or is none we know.
+
 Requests are written as text and answered by id through one handler of our own; a bounded number is in flight, the
 rest waits in line.  Events come through a second handler, whole messages at a time: slixmpp's own pub-sub plugin
 raises one event per item and hands over the full message each time.
@@ -29,6 +33,7 @@ from xml.sax.saxutils import quoteattr
 
 from slixmpp import ClientXMPP
 from slixmpp.xmlstream.handler import Callback
+from slixmpp.xmlstream.matcher import MatchXPath
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from forwarder.config import Identity, RouteServerConfig
@@ -47,6 +52,7 @@ _CLOSE_SECONDS = 1.0
 _RESOURCE = "vpn"
 _MESSAGE_TAG = f"{{{NS_CLIENT}}}message"
 _IQ_TAG = f"{{{NS_CLIENT}}}iq"
+_STREAM_ERROR = f"{{{NS_STREAM}}}error"
 
 
 class Listener(Protocol):
@@ -217,6 +223,8 @@ class _Stream(ClientXMPP):
             self.credentials["authzid"] = identity.jid
         self.register_plugin("xep_0030")
         self.register_plugin("xep_0199")
+        self.remove_handler("Stream Error")  # slixmpp's own follows a see-other-host, at once and by its own clock
+        self.register_handler(Callback("stream errors", MatchXPath(_STREAM_ERROR), self._on_stream_error))
         self.register_handler(Callback("events", _EventMessage(None), lambda stanza: event_received(stanza.xml)))
         self.register_handler(Callback("answers", _Answer(None), lambda stanza: answer_received(stanza.xml)))
         for name, handler in {
@@ -226,7 +234,6 @@ class _Stream(ClientXMPP):
             "ssl_invalid_chain": lambda error: self.fail(_in_words(error)),
             "failed_auth": lambda stanza: self.fail(f"SASL EXTERNAL refused: {stanza['condition']}"),
             "no_auth": lambda _: self.fail("SASL EXTERNAL is not offered: is our certificate accepted there?"),
-            "stream_error": lambda stanza: self._note(f"stream error {stanza['condition']} {stanza['text']}".strip()),
         }.items():
             self.add_event_handler(name, handler)
 
@@ -282,6 +289,10 @@ class _Stream(ClientXMPP):
             self.fail("the route server did not offer TLS")
         elif not self._started.done():
             self._started.set_result(None)
+
+    def _on_stream_error(self, stanza: Any) -> None:
+        words = ("stream error", stanza["condition"], stanza["see_other_host"], stanza["text"])
+        self._note(" ".join(filter(None, words)))
 
     def _on_disconnected(self, reason: object) -> None:
         self._note(_in_words(reason) if reason else "closed by the route server")

@@ -1,4 +1,4 @@
-"""The HTTP API: views of the core as JSON, and nothing else but a switch for traces.
+"""The HTTP API: views of the core as JSON, and nothing else but a switch for traces and one for drains.
 
 Every answer is made in one call on the event loop, so it is a consistent picture of one moment; `revision` says which.
 Lists are `{"items": […], "next-cursor": null, "revision": N}`.  Long ones come in pages: where there is more,
@@ -24,6 +24,7 @@ from aiohttp.log import server_logger
 
 from routeserver import api_query, views, views_bgp, views_rib, views_routes
 from routeserver.core import RouteServer
+from routeserver.io.listen import XmppService
 from routeserver.io.trace import Traces, TracesOffError
 from routeserver.log import record
 from schema.values import IPAddress
@@ -32,10 +33,12 @@ PREFIX = "/api/v1"
 _REASON_MAX = 200
 
 
-def application(core: RouteServer, clock: Callable[[], float], traces: Traces) -> web.Application:
-    """The API of one core; `clock` is the clock the core runs on."""
+def application(
+    core: RouteServer, clock: Callable[[], float], traces: Traces, xmpp: XmppService | None
+) -> web.Application:
+    """The API of one core; `clock` is the clock the core runs on, `xmpp` what forwarders come to, if they may."""
     server_logger.addFilter(_in_words)
-    api = _Api(core, clock, traces)
+    api = _Api(core, clock, traces, xmpp)
     app = web.Application(middlewares=[_problems])
     app.router.add_get("/healthz", api.healthz)
     app.router.add_get("/readyz", api.readyz)
@@ -44,6 +47,9 @@ def application(core: RouteServer, clock: Callable[[], float], traces: Traces) -
     app.router.add_get(f"{PREFIX}/vpns/{{vpn}}/routes", api.routes)
     app.router.add_get(f"{PREFIX}/forwarders", api.forwarders)
     app.router.add_get(f"{PREFIX}/xmpp", api.xmpp)
+    app.router.add_get(f"{PREFIX}/drain", api.drain_state)
+    app.router.add_put(f"{PREFIX}/drain", api.drain)
+    app.router.add_delete(f"{PREFIX}/drain", api.cancel_drain)
     app.router.add_get(f"{PREFIX}/rt-constraints", api.rt_constraints)
     app.router.add_get(f"{PREFIX}/bgp/rib", api.rib)
     app.router.add_get(f"{PREFIX}/bgp/neighbors", api.neighbors)
@@ -53,16 +59,17 @@ def application(core: RouteServer, clock: Callable[[], float], traces: Traces) -
 
 
 class _Api:
-    def __init__(self, core: RouteServer, clock: Callable[[], float], traces: Traces) -> None:
+    def __init__(self, core: RouteServer, clock: Callable[[], float], traces: Traces, xmpp: XmppService | None) -> None:
         self._core = core
         self._clock = clock
         self._traces = traces
+        self._xmpp = xmpp
 
     async def healthz(self, _request: web.Request) -> web.Response:
         return _json({"status": "ok"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        ready, checks = views.readiness(self._core, self._clock())
+        ready, checks = views.readiness(self._core, self._clock(), self._drain_view())
         body: dict[str, Any] = {"ready": ready}
         if "verbose" in request.query:
             body["checks"] = checks
@@ -88,6 +95,27 @@ class _Api:
 
     async def xmpp(self, _request: web.Request) -> web.Response:
         return _json(views.xmpp(self._core))
+
+    async def drain_state(self, _request: web.Request) -> web.Response:
+        return _json(self._drain_view())
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """Send clients to another host from now on, those that are here over some time."""
+        api_query.only(request.query, ())
+        host, over = api_query.drain(await request.read())
+        if self._xmpp is None:
+            return problem(HTTPStatus.CONFLICT, "there are no clients to send away: [xmpp] is not in the configuration")
+        self._xmpp.drain(host, over)
+        return _json(self._drain_view())
+
+    async def cancel_drain(self, _request: web.Request) -> web.Response:
+        """Let clients in again. Without a drain nothing changes."""
+        if self._xmpp is not None:
+            self._xmpp.drainer.cancel()
+        return _json(self._drain_view())
+
+    def _drain_view(self) -> dict[str, Any]:
+        return {"draining": False} if self._xmpp is None else self._xmpp.drainer.view()
 
     async def rt_constraints(self, _request: web.Request) -> web.Response:
         return self._list(views_rib.rt_constraints(self._core))

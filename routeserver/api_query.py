@@ -16,6 +16,8 @@ import msgspec
 
 from routeserver.bgp.iana import FAMILY_NAMES, VPN_FAMILIES, Family
 from routeserver.bgp.nlri import RouteDistinguisher
+from routeserver.config_values import seconds
+from routeserver.draining import OVER, OVER_MAX, other_host
 
 T = TypeVar("T")
 LIMIT = 1000
@@ -36,12 +38,7 @@ def only(query: Mapping[str, str], allowed: Iterable[str]) -> None:
 
 def given(query: Mapping[str, str], name: str, convert: Callable[[str], T]) -> T | None:
     """The value of a parameter, None if it is not there. Raises QueryError."""
-    if name not in query:
-        return None
-    try:
-        return convert(query[name])
-    except ValueError as error:
-        raise QueryError(f"{name}: {error}") from None
+    return _value(name, convert, query[name]) if name in query else None
 
 
 def page(query: Mapping[str, str]) -> tuple[bytes, int]:
@@ -92,3 +89,32 @@ def switch(body: bytes) -> bool:
         return msgspec.json.decode(body, type=_Switch).enabled
     except msgspec.DecodeError as error:
         raise QueryError(f'the body is not {{"enabled": true}} or {{"enabled": false}}: {error}') from None
+
+
+class _Drain(msgspec.Struct, forbid_unknown_fields=True):
+    to: str
+    over: str | None = None
+
+
+def drain(body: bytes) -> tuple[str, float]:
+    """The host of `{"to": …, "over": …}`, and the seconds. Raises QueryError."""
+    try:
+        wanted = msgspec.json.decode(body, type=_Drain)
+    except msgspec.DecodeError as error:
+        raise QueryError(f'the body is not {{"to": "HOST:PORT", "over": "30s"}}: {error}') from None
+    over = OVER if wanted.over is None else _value("over", _over, wanted.over)
+    return _value("to", other_host, wanted.to), over
+
+
+def _over(text: str) -> float:
+    time = seconds(text)
+    if time > OVER_MAX:
+        raise ValueError(f"{text!r} is longer than a day")
+    return time
+
+
+def _value(name: str, convert: Callable[[str], T], text: str) -> T:
+    try:
+        return convert(text)
+    except ValueError as error:
+        raise QueryError(f"{name}: {error}") from None

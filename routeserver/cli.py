@@ -1,9 +1,10 @@
 """The command line of `routeserver`.
 
 `run` and `config check` work on the configuration file, `status`, `get` and `describe` ask the HTTP API of a running
-server, `trace` has it record a neighbor and shows such a record, `pki` makes certificates, and `account` lets a client
-without one log in.  Results go to stdout, what is wrong goes to stderr in one line, and the exit code tells the kinds
-apart: 0 fine, 1 error, 2 usage or configuration, 3 not found, 4 server unreachable, 5 degraded.
+server, `trace` has it record a neighbor and shows such a record, `drain` sends its clients elsewhere, `pki` makes
+certificates, and `account` lets a client without one log in.  Results go to stdout, what is wrong goes to stderr in one
+line, and the exit code tells the kinds apart: 0 fine, 1 error, 2 usage or configuration, 3 not found, 4 server
+unreachable, 5 degraded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from routeserver import cli_account, cli_describe, cli_get, cli_trace, log, pki
+from routeserver import cli_account, cli_describe, cli_drain, cli_get, cli_trace, log, pki
 from routeserver.cli_client import EXIT_ERROR, EXIT_OK, EXIT_USAGE, CommandError, Output
 from routeserver.config import Config, ConfigError, load
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="routeserver", description="End-system route server: XMPP and BGP in one.")
-    verbs = parser.add_subparsers(required=True, metavar="run|config|status|get|describe|trace|pki|account")
+    verbs = parser.add_subparsers(required=True, metavar="run|config|status|get|describe|trace|drain|pki|account")
     run = verbs.add_parser("run", help="run the server until SIGTERM; SIGHUP has it read FILE again")
     _add_config(run, _run)
     config_file = verbs.add_parser("config", help="work on the configuration file")
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     described.add_argument("address", metavar="ADDRESS", help="as in `get neighbors`")
     _add_output(described, cli_describe.neighbor)
     _add_trace(verbs.add_parser("trace", help="record what is said with a BGP neighbor, and read it"))
+    _add_drain(verbs.add_parser("drain", help="send XMPP clients to another route server, before maintenance"))
     authority = verbs.add_parser("pki", help="a certificate authority of your own")
     _add_pki(authority.add_subparsers(required=True, metavar="init|issue"))
     cli_account.add_account(verbs.add_parser("account", help="make a table for a client that has a password"))
@@ -100,6 +102,14 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     show = verbs.add_parser("show", help="print a record, decoded")
     show.add_argument("file", metavar="FILE", type=Path)
     show.set_defaults(command=cli_trace.show)
+
+
+def _add_drain(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--to", metavar="HOST[:PORT]", help="where clients are to go")
+    what.add_argument("--cancel", action="store_true", help="let clients in again")
+    parser.add_argument("--over", metavar="TIME", help="how long it may take, such as 60s or 5m (default 30s)")
+    _add_output(parser, cli_drain.drain)
 
 
 def _add_output(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:

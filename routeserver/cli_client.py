@@ -41,11 +41,11 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
-def ask(arguments: argparse.Namespace, path: str, body: object = None) -> Any:
-    """The JSON at `path`, or what a PUT of `body` to it gives. Raises CommandError."""
+def ask(arguments: argparse.Namespace, path: str, body: object = None, method: str | None = None) -> Any:
+    """The JSON at `path`, or what another method than GET gives: PUT if there is a body. Raises CommandError."""
     url = f"{arguments.api.rstrip('/')}/{path}"
     try:
-        request = urllib.request.Request(url, method="GET" if body is None else "PUT")
+        request = urllib.request.Request(url, method=method or ("GET" if body is None else "PUT"))
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")

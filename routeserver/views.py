@@ -94,8 +94,9 @@ def _counts(counts: Mapping[str, int]) -> View:
     return dict(sorted(counts.items()))
 
 
-def readiness(core: RouteServer, now: float) -> tuple[bool, list[View]]:
-    """Whether forwarders can be served, which they always can once the core runs, and what is degraded."""
+def readiness(core: RouteServer, now: float, drain: View) -> tuple[bool, list[View]]:
+    """Whether forwarders can be served, which they always can once the core runs and while they are not sent
+    elsewhere, and what is degraded."""
     wait = core.synced_at() - now
     detail = "in sync" if wait <= 0 else f"still learning for up to {wait:.0f} s"
     checks: list[View] = [{"check": "in-sync", "ok": wait <= 0, "detail": detail}]
@@ -107,7 +108,10 @@ def readiness(core: RouteServer, now: float) -> tuple[bool, list[View]]:
         }
         for neighbor in core.speaker.neighbors.values()
     ]
-    return True, checks
+    if drain["draining"]:
+        detail = f"clients are sent to {drain['to']}; {drain['sessions-left']} sessions to go"
+        checks.append({"check": "draining", "ok": False, "detail": detail})
+    return not drain["draining"], checks
 
 
 def _why_down(neighbor: Neighbor) -> str:

@@ -32,6 +32,7 @@ from routeserver.config_xmpp import XmppConfig
 from routeserver.io import tcp
 from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.dial import NeighborLink
+from routeserver.io.drain import Drainer
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.io.refusal_log import RefusalLog
@@ -75,6 +76,7 @@ class XmppService:
         self._bound: defaultdict[Jid, set[XmppSession]] = defaultdict(set)
         """By bare JID."""
         self._refusals = RefusalLog(hub)
+        self.drainer = Drainer(hub, self._send_away)
         self._ended = 0
         """Streams, since the last collection."""
         self._warn()
@@ -107,6 +109,7 @@ class XmppService:
         session.peer_address = connection.peer_address
         session.has_room = self._has_room
         session.refused = self._refusals.refused
+        session.other_host = self.drainer.other_host
         connection.give_up_after(config.limits.dead_after)
         self._connections[session] = connection
         if count > limit:
@@ -164,6 +167,20 @@ class XmppService:
             record(logging.INFO, "xmpp.session.down", jid=jid, peer=peer, reason=reason)
         self._refusals.lost(session, reason)
 
+    # --- Who has to go ----------------------------------------------------------------------------------------------
+
+    def drain(self, host: str, over: float) -> None:
+        """Send everybody to another host: those that are logged in within so many seconds, others as they come."""
+        self.drainer.begin(host, over, [session for session in self._connections if session.jid is not None])
+
+    def _send_away(self, session: XmppSession, host: str) -> bool:
+        connection = self._connections.get(session)
+        if connection is None or session.closing:
+            return False
+        self.deliver(connection, session.send_elsewhere(host))
+        self._hub.touch(connection)
+        return True
+
     def _forget(self, address: IPAddress, session: XmppSession) -> None:
         del self._connections[session]
         self._per_address[address] -= 1
@@ -203,7 +220,8 @@ class XmppService:
                 record(logging.WARNING, "certificate.ends", **keys)
 
     def stop(self) -> None:
-        """Say what there is still to say of those who did not get in."""
+        """Say what there is still to say of those who did not get in, and send nobody away any more."""
+        self.drainer.stop()
         self._refusals.stop()
 
 

@@ -84,7 +84,7 @@ class Server:
             self._serve("bgp", await hub.loop.create_server(self._bgp.accept, sock=made, start_serving=False))
         if config.api_listen:
             self._api = web.AppRunner(
-                application(hub.core, hub.now, self._traces), access_log=None, shutdown_timeout=STOP_TIMEOUT
+                application(hub.core, hub.now, self._traces, self._xmpp), access_log=None, shutdown_timeout=STOP_TIMEOUT
             )
             await self._api.setup()
             for host, port in config.api_listen:

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually_async
 from tests.support.xmpp_client import StanzaRefusedError, XmppClient
 from tests.support.xmpp_script import AUTH, HEADER, bind
 
-A, B = "host1.example.net", "host2.example.net"
+A, B = "host-a.example.net", "host-b.example.net"
 VPNS = f"""
 [[vpns]]
 name = "blue"

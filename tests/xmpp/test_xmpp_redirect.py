@@ -52,8 +52,8 @@ def test_the_parts_of_a_stream_error(error: StreamError, inside: str) -> None:
 
 def test_a_session_is_sent_to_another_host() -> None:
     session = bound()
-    (closed,) = session.close("see-other-host", "maintenance", HOST)
-    assert closed == StreamClosed("see-other-host: maintenance", clean=False)
+    (closed,) = session.send_elsewhere(HOST)
+    assert closed == StreamClosed("see-other-host: this route server is being taken out of service", clean=False)
     sent = session.data_to_send()
     assert sent.startswith(REDIRECT.encode())
     assert sent.endswith(STREAM_END)
