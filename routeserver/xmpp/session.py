@@ -171,16 +171,10 @@ class XmppSession:
         here."""
         return sum(map(len, self._out))
 
-    def send_elsewhere(self, host: str) -> list[XmppEvent]:
-        """End the stream, and have the client go to HOST or HOST:PORT (RFC 6120 section 4.9.3.19)."""
-        if not self.closing:
-            self._fail(_elsewhere(host))
-        return self._take_events()
-
-    def close(self, condition: str, text: str = "") -> list[XmppEvent]:
+    def close(self, condition: str, text: str = "", content: str = "") -> list[XmppEvent]:
         """End the stream with a stream error of ours (RFC 6120 section 4.9.3)."""
         if not self.closing:
-            self._fail(StreamError(condition, text))
+            self._fail(StreamError(condition, text, content))
         return self._take_events()
 
     def send_result(self, iq: Iq, payload: str = "") -> None:
@@ -243,7 +237,7 @@ class XmppSession:
         if stage is Stage.AUTHENTICATED:
             self._reader = StreamReader(self._limits, self._unfinished)
         else:
-            self._reader = StreamReader(self._limits.unauthenticated())
+            self._reader = StreamReader(self._limits.unauthenticated(), Unfinished(names=self._unfinished.names))
 
     def _read(self, data: bytes) -> None:
         start = 0
@@ -289,7 +283,7 @@ class XmppSession:
             raise StreamError("host-unknown", f"this is {self._domain}")
         if self._stage is Stage.AUTHENTICATED:
             self._check_stream_from()
-            self._check_in_service()
+            self._send_elsewhere()
         self._write_header()
         self._write(stanza.stream_features(self._features()))
 
@@ -370,11 +364,11 @@ class XmppSession:
         if self._stream_from is not None and self._stream_from.bare != self._bare:
             raise StreamError("invalid-from", f"the stream's from is {self._stream_from}, its client {self._bare}")
 
-    def _check_in_service(self) -> None:
-        """Behind TLS, where it can be believed, and behind the login: a stranger is not told
+    def _send_elsewhere(self) -> None:
+        """RFC 6120 section 4.9.3.19. Behind TLS, where it can be believed, and behind the login: a stranger is not told
         of other hosts. Before a resource is bound: a client that had a session would begin to count anew."""
         if host := self.other_host():
-            raise _elsewhere(host)
+            raise StreamError("see-other-host", "this route server is being taken out of service", host)
 
     def _on_bind(self, element: Element) -> None:
         """RFC 6120 section 7; every other request has to wait."""
@@ -432,10 +426,6 @@ class XmppSession:
             is_own = False
         if not is_own:
             raise StreamError("invalid-from", f"{sender} is not {self.jid}")
-
-
-def _elsewhere(host: str) -> StreamError:
-    return StreamError("see-other-host", "this route server is being taken out of service", host)
 
 
 _ELEMENTS: dict[Stage, dict[str, Callable[[XmppSession, Element], None]]] = {

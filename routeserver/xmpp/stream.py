@@ -19,18 +19,20 @@ holds for the octets from one tag to the next, a tag with its attributes being k
 
 What is read of an element that has not ended is memory a client can make us hold.  Beyond a small part that everybody
 may have, all streams together hold no more than `Unfinished` admits, whoever wants more meets `resource-constraint`.
+The same answers a name nobody said before once there were too many of them (`vocabulary`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from lxml import etree
 
 from routeserver.xmpp.errors import StreamError
+from routeserver.xmpp.vocabulary import Names, names_known
 from schema.names import NS_CLIENT, NS_STREAM
 
 Element: TypeAlias = etree._Element
@@ -74,6 +76,8 @@ class StreamLimits:
     """From one tag's end to the next one's: a tag and its attributes, or a text."""
     max_unfinished_bytes: int = 6 << 20
     """What all streams together may make the parser hold of unfinished stanzas, beyond 16 KiB each."""
+    max_names_bytes: int = 8 << 20
+    """What all streams together may teach the parser of names, which it never forgets; strangers a quarter of it."""
     max_stanza_rate: int = 5000
     """Stanzas a second, over ten seconds."""
     stanza_timeout: float = 30.0
@@ -100,14 +104,16 @@ class StreamLimits:
             max_stanza_bytes=UNAUTHENTICATED_BYTES,
             max_elements=_UNAUTHENTICATED_ELEMENTS,
             max_attributes=_UNAUTHENTICATED_ATTRIBUTES,
+            max_names_bytes=self.max_names_bytes // 4,
         )
 
 
 @dataclass(slots=True)
 class Unfinished:
-    """What the streams of one server hold of elements that have not ended."""
+    """What the streams of one server hold of elements that have not ended, and of names for good."""
 
     octets: int = 0
+    names: Names = field(default_factory=Names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ class StreamReader:
             encoding="utf-8",
             resolve_entities=False,
             no_network=True,
+            collect_ids=False,
         )
 
     @property
@@ -178,8 +185,10 @@ class StreamReader:
         if self._prolog is not None:
             data = self._enter(self._prolog + data)
         for piece in self._pieces(data):
-            signs = piece.count(b"=")
+            signs, known, since_tag = piece.count(b"="), names_known(), self._since_tag
             fault = self._push(piece)
+            if (new := names_known() - known) > 0:
+                self._learn(new, piece, since_tag)
             self._signs += signs
             self._attributes += signs
             yield from self._walk(signs)
@@ -240,6 +249,13 @@ class StreamReader:
             if entry.level == etree.ErrorLevels.ERROR:  # the parser went on
                 raise StreamError(_condition(entry), entry.message)
         return fault
+
+    def _learn(self, new: int, piece: bytes, since_tag: int) -> None:
+        """Who brings new names once there are enough has to do without them."""
+        names = self._unfinished.names
+        names.learn(new, piece, since_tag)
+        if names.octets > self._limits.max_names_bytes:
+            raise StreamError("resource-constraint", "no names but those that were heard here before")
 
     def _walk(self, signs: int) -> Iterator[StreamUnit]:
         """Read the events of a piece with so many equals signs: who has few of them has no need to be counted."""

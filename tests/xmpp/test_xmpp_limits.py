@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from routeserver.xmpp.errors import StreamError
-from routeserver.xmpp.events import Bound, StreamClosed
+from routeserver.xmpp.events import Bound, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits, StreamReader, Unfinished
-from tests.support.xmpp_script import HEADER, authenticated, bind, bound, feed, new_session, stanzas
+from tests.support.xmpp_script import (
+    CONVERSATIONS,
+    HEADER,
+    authenticated,
+    bind,
+    bound,
+    feed,
+    new_session,
+    read_script,
+    stanzas,
+)
 
 PING = b"<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>"
 
@@ -158,6 +175,83 @@ def test_a_session_that_ends_holds_nothing() -> None:
     assert shared.octets > 0
     session.receive_data(b"", 0.0)
     assert shared.octets == 0
+
+
+# --- Names ----------------------------------------------------------------------------------------------------------
+
+
+def teach(session: XmppSession, prefix: str, count: int) -> list[XmppEvent]:
+    """Say words nobody has said before, a hundred octets each."""
+    return feed(session, b"".join(f"<message {prefix}{n:090}='' />".encode() for n in range(count)))
+
+
+NUMBERS = itertools.count(1)
+
+
+def word() -> str:
+    return f"w{next(NUMBERS)}-{'x' * 40}"
+
+
+def blanks() -> str:
+    """White space nobody has said before; in pieces it is not kept as one."""
+    return f"{next(NUMBERS):059b}".translate({ord("0"): " ", ord("1"): "\t"})
+
+
+UNHEARD = [
+    *(
+        (form, word, size)
+        for form in ("<{}/>", "<x {}=''/>", "<x xmlns='{}'/>", "<x xmlns:{}='u'/>")
+        for size in (0, 1, 7)
+    ),
+    ("<x>{}</x>", blanks, 0),
+]
+
+
+@pytest.mark.parametrize(("form", "make", "size"), UNHEARD)
+def test_names_that_are_new_are_counted_over_all_streams(form: str, make: Callable[[], str], size: int) -> None:
+    """The parser keeps them for ever; what was said before, or belongs to the protocol, may be said again."""
+    shared, limits = Unfinished(), StreamLimits(max_names_bytes=20_000)
+    teacher, other, last = (bound(limits=limits, unfinished=shared) for _ in range(3))
+    assert shared.names.octets == 0
+    first, second = (f"<message>{form.format(make())}</message>".encode() for _ in range(2))
+    assert feed(other, first, size) == []
+    assert 40 < shared.names.octets < 2 * len(first) + 300
+    assert [type(event) for event in teach(teacher, word(), 200)] == [StreamClosed]
+    assert ended(teacher, "resource-constraint")
+    assert feed(other, first + PING, size) == []
+    assert len(stanzas(other.data_to_send())) == 1
+    assert [type(event) for event in feed(last, second, size)] == [StreamClosed]
+    assert ended(last, "resource-constraint")
+
+
+def test_strangers_may_bring_fewer_names() -> None:
+    shared, limits = Unfinished(), StreamLimits(max_names_bytes=20_000)
+    member = bound(limits=limits, unfinished=shared)
+    assert teach(member, word(), 40) == []
+    stranger = new_session(limits=limits, unfinished=shared)
+    assert [type(event) for event in feed(stranger, HEADER[:-1] + b" never-heard-of=''>")] == [StreamClosed]
+    assert ended(stranger, "resource-constraint")
+    assert feed(bound(limits=limits, unfinished=shared), PING) == []
+    assert teach(member, word(), 40) == []
+
+
+SAY = """
+import sys
+from routeserver.xmpp.stream import StreamLimits, StreamReader
+from routeserver.xmpp.vocabulary import names_known
+known = names_known()
+for text in sys.argv[1:]:
+    list(StreamReader(StreamLimits()).feed(text.encode()))
+    assert names_known() == known, text
+"""
+
+
+def test_the_protocol_has_no_new_names() -> None:
+    """Whoever comes first after a start must not need what others have used up. A process where nobody spoke yet."""
+    said = [line.text for path in CONVERSATIONS for line in read_script(path) if line.verb == "C"]
+    stanzas_said = [re.sub(r">\s+<", "><", text) for text in said if "<stream:stream" not in text]
+    texts = [HEADER.decode() + text for text in stanzas_said]
+    subprocess.run([sys.executable, "-c", SAY, *texts], check=True, cwd=Path(__file__).parents[2])
 
 
 # --- How many -------------------------------------------------------------------------------------------------------
