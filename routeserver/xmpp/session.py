@@ -171,10 +171,16 @@ class XmppSession:
         here."""
         return sum(map(len, self._out))
 
-    def close(self, condition: str, text: str = "", content: str = "") -> list[XmppEvent]:
+    def send_elsewhere(self, host: str) -> list[XmppEvent]:
+        """End the stream, and have the client go to HOST or HOST:PORT (RFC 6120 section 4.9.3.19)."""
+        if not self.closing:
+            self._fail(_elsewhere(host))
+        return self._take_events()
+
+    def close(self, condition: str, text: str = "") -> list[XmppEvent]:
         """End the stream with a stream error of ours (RFC 6120 section 4.9.3)."""
         if not self.closing:
-            self._fail(StreamError(condition, text, content))
+            self._fail(StreamError(condition, text))
         return self._take_events()
 
     def send_result(self, iq: Iq, payload: str = "") -> None:
@@ -283,7 +289,7 @@ class XmppSession:
             raise StreamError("host-unknown", f"this is {self._domain}")
         if self._stage is Stage.AUTHENTICATED:
             self._check_stream_from()
-            self._send_elsewhere()
+            self._check_in_service()
         self._write_header()
         self._write(stanza.stream_features(self._features()))
 
@@ -364,11 +370,11 @@ class XmppSession:
         if self._stream_from is not None and self._stream_from.bare != self._bare:
             raise StreamError("invalid-from", f"the stream's from is {self._stream_from}, its client {self._bare}")
 
-    def _send_elsewhere(self) -> None:
-        """RFC 6120 section 4.9.3.19. Behind TLS, where it can be believed, and behind the login: a stranger is not told
+    def _check_in_service(self) -> None:
+        """Behind TLS, where it can be believed, and behind the login: a stranger is not told
         of other hosts. Before a resource is bound: a client that had a session would begin to count anew."""
         if host := self.other_host():
-            raise StreamError("see-other-host", "this route server is being taken out of service", host)
+            raise _elsewhere(host)
 
     def _on_bind(self, element: Element) -> None:
         """RFC 6120 section 7; every other request has to wait."""
@@ -426,6 +432,10 @@ class XmppSession:
             is_own = False
         if not is_own:
             raise StreamError("invalid-from", f"{sender} is not {self.jid}")
+
+
+def _elsewhere(host: str) -> StreamError:
+    return StreamError("see-other-host", "this route server is being taken out of service", host)
 
 
 _ELEMENTS: dict[Stage, dict[str, Callable[[XmppSession, Element], None]]] = {
