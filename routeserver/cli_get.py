@@ -122,8 +122,8 @@ def _forwarder_rows(items: Iterable[Row], _wide: bool) -> Iterable[Row]:
         sessions = forwarder["sessions"]
         yield {
             **forwarder,
-            "address": [session["address"] for session in sessions],
-            "sessions": [session["jid"] for session in sessions],
+            "address": [session["address"] for session in sessions if not session["detached"]],
+            "sessions": [session["jid"] + " (detached)" * session["detached"] for session in sessions],
         }
 
 

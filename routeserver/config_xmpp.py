@@ -32,6 +32,7 @@ from routeserver.xmpp.stream import UNAUTHENTICATED_BYTES, StreamLimits
 RELOADED = (
     *("certificate", "private-key", "client-ca", "client-crl", "denied-certificates", "accounts"),
     *("max-stanza-bytes", "max-depth", "max-attributes", "max-tag-bytes", "max-unfinished-bytes", "max-stanza-rate"),
+    *("max-unacknowledged-bytes", "max-unacknowledged-bytes-total"),
     *("login-timeout", "stanza-timeout", "ping-interval", "ping-misses", "slow-reader-timeout"),
     *("max-sessions-per-jid", "max-sessions-per-address"),
 )
@@ -84,6 +85,8 @@ class Xmpp(Table):
     max_attributes: int | None = None
     max_tag_bytes: int | None = None
     max_unfinished_bytes: int | None = None
+    max_unacknowledged_bytes: int | None = None
+    max_unacknowledged_bytes_total: int | None = None
     max_stanza_rate: int | None = None
     login_timeout: str | None = None
     stanza_timeout: str | None = None
@@ -155,6 +158,10 @@ def _limits(raw: Xmpp) -> StreamLimits:
             max_attributes=_number("max-attributes", 8, 10_000, raw.max_attributes),
             max_tag_bytes=_number("max-tag-bytes", 4096, most, raw.max_tag_bytes),
             max_unfinished_bytes=_number("max-unfinished-bytes", 1 << 20, most, raw.max_unfinished_bytes),
+            max_unacknowledged_bytes=_number("max-unacknowledged-bytes", 1 << 14, most, raw.max_unacknowledged_bytes),
+            max_unacknowledged_bytes_total=_number(
+                "max-unacknowledged-bytes-total", 1 << 20, most, raw.max_unacknowledged_bytes_total
+            ),
             max_stanza_rate=_number("max-stanza-rate", 1, 1_000_000, raw.max_stanza_rate),
             auth_timeout=optional("xmpp.login-timeout", values.some_seconds, raw.login_timeout),
             stanza_timeout=optional("xmpp.stanza-timeout", values.some_seconds, raw.stanza_timeout),

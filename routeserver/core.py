@@ -108,6 +108,11 @@ class RouteServer:
         match event:
             case xmpp.Bound():
                 self._bound(session, event, now)
+            case xmpp.Resumed():
+                self._resumed(session)
+            case xmpp.Detached() if client is not None:
+                self._waiting.pop(client.outbox, None)
+                self.nodes.detached(client, event.seconds, now)
             case xmpp.StreamClosed() if client is not None:
                 self._waiting.pop(client.outbox, None)
                 self.nodes.closed(client, now)
@@ -119,6 +124,13 @@ class RouteServer:
         if older is not None:
             for closing in older.close("conflict", "a newer session took this address"):
                 self.handle(older, closing, now)
+            self._touched[older] = None
+
+    def _resumed(self, session: XmppSession) -> None:
+        older, session.predecessor = session.predecessor, None
+        if older is not None:
+            self.nodes.resumed(session, older)
+            older.close("conflict", "the session goes on over another connection")  # whose end is nobody's here
             self._touched[older] = None
 
     def _request(self, client: Client, request: xmpp.Request, now: float) -> None:
@@ -134,9 +146,9 @@ class RouteServer:
                 case xmpp.Unsubscribe():
                     nodes.unsubscribe(client, request)
                 case xmpp.SetOptions():
-                    nodes.set_options(client, request)
+                    nodes.set_options(client, request, now)
                 case xmpp.EndOfPublish():
-                    nodes.end_of_publish(client, request)
+                    nodes.end_of_publish(client, request, now)
                 case _:
                     self.queries.answer(client, request)
         except StanzaError as error:

@@ -5,6 +5,8 @@ everything as it was, the other items of the same publish included.  A result me
 
 When a session ends, what it published becomes stale; a re-publish in another session of the same JID refreshes it, that
 session's end-of-publish marker or `stale_time` sweeps what nobody refreshed.  An unsubscribe withdraws nothing.
+A session that is detached (XEP-0198) has lost its connection only: it keeps its subscriptions, its items are stale, and
+when it is resumed it vouches for them again.  So it is over when one of them is swept, or its time.
 `Publications` has the items themselves.
 """
 
@@ -34,6 +36,7 @@ class Nodes:
         self._registered = {Jid.parse(f.jid).bare: f for f in settings.forwarders}
         self.forwarders: dict[Jid, Forwarder] = {}
         self.clients: dict[XmppSession, Client] = {}
+        self.detached_clients: dict[Client, None] = {}
         self.dirty: dict[SubscriberOutbox[XmppSession], None] = {}
         self.membership_since: dict[bytes, float] = {}
         """When a subscription originated a membership that stands, by RT: its routes may still be on their way."""
@@ -60,11 +63,37 @@ class Nodes:
             self.end_subscription(client, vrf)
         self.dirty.pop(client.outbox, None)
         del forwarder.sessions[session]
-        self.publications.lose(forwarder, session, now + self._settings.stale_time)
+        self.detached_clients.pop(client, None)
+        self.publications.lose(forwarder, session, now + self._settings.stale_time, may_resume=False)
         self.forget_if_empty(forwarder)
 
+    def detached(self, client: Client, seconds: float, now: float) -> None:
+        """A session has lost its connection: nobody reads, and nobody vouches for its items, until it is resumed."""
+        client.resumable_until = now + min(seconds, self._settings.stale_time)
+        self.detached_clients[client] = None
+        client.outbox.write_to(client.session, {})
+        until = now + self._settings.stale_time
+        self.publications.lose(client.forwarder, client.session, until, may_resume=True)
+
+    def resumed(self, session: XmppSession, older: XmppSession) -> None:
+        """All that was one session's is another's, which goes on where that one was, detached or not."""
+        client = self.clients[session] = self.clients.pop(older)
+        client.session, client.resumable_until = session, None
+        self.detached_clients.pop(client, None)
+        del client.forwarder.sessions[older]
+        client.forwarder.sessions[session] = None
+        client.outbox.write_to(session, self.dirty)
+        self.publications.pass_on(client.forwarder, older, session)
+
+    def give_up(self, client: Client, reason: str, now: float) -> None:
+        """A detached session is not waited for any longer."""
+        client.session.close("connection-timeout", reason)
+        self.closed(client, now)
+
     def sweep(self, now: float) -> None:
-        """Withdraw every stale item whose time has come."""
+        """Withdraw every stale item whose time has come, after the sessions that might have refreshed it."""
+        for client in [c for c in self.detached_clients if c.resumable_until is not None and c.resumable_until <= now]:
+            self.give_up(client, "nobody resumed the session", now)
         for forwarder in list(self.forwarders.values()):
             if forwarder.stale_until is not None and forwarder.stale_until <= now:
                 self.publications.sweep(forwarder, lambda v: v.session is None and v.until <= now)
@@ -72,7 +101,8 @@ class Nodes:
 
     def next_sweep(self) -> float | None:
         """When to look for stale items to go; there may be none left by then."""
-        times = (f.stale_until for f in self.forwarders.values())
+        times = [f.stale_until for f in self.forwarders.values()]
+        times += [client.resumable_until for client in self.detached_clients]
         return min((t for t in times if t is not None), default=None)
 
     def forget_if_empty(self, forwarder: Forwarder) -> None:
@@ -86,19 +116,19 @@ class Nodes:
         """XEP-0060 section 6.1: the answer, then every item of the node, then the in-sync marker."""
         vrf = self._vrf(client, request.node)
         self._check_options(client, vrf, request.options)
-        self._set_options(client, vrf, request.options)
+        self._set_options(client, vrf, request.options, now)
         if not vrf.watchers:
             self.membership_since |= dict.fromkeys(self._rib.subscribed(vrf), now)
         client.outbox.subscribe(vrf, request.jid)
         client.session.send_result(request.iq, results.subscribed(request, client.options_form("result", vrf)))
 
-    def set_options(self, client: Client, request: events.SetOptions) -> None:
+    def set_options(self, client: Client, request: events.SetOptions, now: float) -> None:
         """XEP-0060 section 6.3.5: those of a subscription of this session."""
         vrf = self._vrf(client, request.node)
         if vrf not in client.outbox.subscribed:
             raise errors.no_options(f"not subscribed to VPN {vrf.name}")
         self._check_options(client, vrf, request.options)
-        self._set_options(client, vrf, request.options)
+        self._set_options(client, vrf, request.options, now)
         client.session.send_result(request.iq)
 
     def unsubscribe(self, client: Client, request: events.Unsubscribe) -> None:
@@ -136,14 +166,22 @@ class Nodes:
         for other, number in client.vlan_ids.items():
             if other is not vrf and number == vlan:
                 raise errors.invalid_options(f"VLAN {vlan} is that of your subscription to {other.name}")
-        if instance is None:
-            return
-        for session in forwarder.sessions:
-            for other in self.clients[session].outbox.subscribed:
-                if other is not vrf and forwarder.instance_ids.get(other.name) == instance:
-                    raise errors.invalid_options(f"instance-id {instance} is that of your subscription to {other.name}")
+        for rival, other in self._with_instance(forwarder, vrf, instance):
+            if rival.resumable_until is None:
+                raise errors.invalid_options(f"instance-id {instance} is that of your subscription to {other.name}")
 
-    def _set_options(self, client: Client, vrf: Vrf, options: SubscriptionOptions) -> None:
+    def _with_instance(self, forwarder: Forwarder, vrf: Vrf, instance: int | None) -> list[tuple[Client, Vrf]]:
+        """Subscriptions of the forwarder to other VPNs with this instance-id, by whose they are."""
+        if instance is None:
+            return []
+        return [
+            (rival, other)
+            for rival in map(self.clients.__getitem__, forwarder.sessions)
+            for other in rival.outbox.subscribed
+            if other is not vrf and forwarder.instance_ids.get(other.name) == instance
+        ]
+
+    def _set_options(self, client: Client, vrf: Vrf, options: SubscriptionOptions, now: float) -> None:
         """What was not given stays as it is.
 
         A new instance-id is a new RD for everything the forwarder published here: make first, break then.
@@ -153,6 +191,8 @@ class Nodes:
             client.vlan_ids.pop(vrf, None)
         elif options.vlan_id is not None:
             client.vlan_ids[vrf] = options.vlan_id
+        for rival in {rival for rival, _ in self._with_instance(forwarder, vrf, instance)}:
+            self.give_up(rival, "its instance-id is another VPN's now", now)
         if instance is None or forwarder.instance_ids.get(vrf.name) == instance:
             return
         forwarder.instance_ids[vrf.name] = instance
@@ -187,9 +227,10 @@ class Nodes:
             self.publications.withdraw(client.forwarder, vrf, item_id)
         client.session.send_result(request.iq)
 
-    def end_of_publish(self, client: Client, request: events.EndOfPublish) -> None:
+    def end_of_publish(self, client: Client, request: events.EndOfPublish, now: float) -> None:
         """The forwarder has published all it has: what nobody vouches for goes."""
-        self.publications.sweep(client.forwarder, lambda v: v.session is None)
+        for session in self.publications.sweep(client.forwarder, lambda v: v.session is None):
+            self.give_up(self.clients[session], "items of it were swept", now)
         client.session.send_result(request.iq)
 
     def _vrf(self, client: Client, node: str) -> Vrf:

@@ -105,10 +105,14 @@ def _source(settings: NeighborSettings, local_as: int) -> Source:
 
 @dataclass(slots=True)
 class Vouched:
-    """Who stands for a published item: a live session, or nobody until `until`, when the item goes."""
+    """Who stands for a published item: a live session, or nobody until `until`, when the item goes.
+
+    The detached session that did, and will when it is resumed, is nobody until then.
+    """
 
     session: XmppSession | None
     until: float = 0.0
+    detached: XmppSession | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -157,6 +161,8 @@ class Client:
     outbox: SubscriberOutbox[XmppSession]
     vlan_ids: dict[Vrf, int] = field(default_factory=dict)
     """What its subscriptions said of VLANs; a route server only gives it back."""
+    resumable_until: float | None = None
+    """While it is detached (XEP-0198): how long it is waited for."""
 
     def options_form(self, kind: str, vrf: Vrf) -> str:
         """The options in effect in a VPN."""

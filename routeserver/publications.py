@@ -64,19 +64,35 @@ class Publications:
         forwarder.item_counts[vrf.name] -= 1
         self._remove(vrf.published.pop(item_id))
 
-    def lose(self, forwarder: Forwarder, session: XmppSession, until: float) -> None:
-        """The session vouches for nothing any more; its items are stale, and go at `until`."""
+    def lose(self, forwarder: Forwarder, session: XmppSession, until: float, *, may_resume: bool) -> None:
+        """The session vouches for nothing any more, or not until it is resumed; its items are stale, and go at `until`,
+        those that are stale already at their own time."""
         for (node, item_id), vouched in forwarder.items.items():
             if vouched.session is session:
                 vouched.session, vouched.until = None, until
-                self._restale(self._rib.vrfs[node], item_id)
+                vouched.detached = session if may_resume else None
+                self._restale(self._rib.vrfs[node], item_id, stale=True)
+            elif vouched.detached is session:
+                vouched.detached = None
         forwarder.find_stale_until()
 
-    def sweep(self, forwarder: Forwarder, is_due: Callable[[Vouched], bool]) -> None:
-        """Withdraw the items that are due."""
-        for node, item_id in [key for key, vouched in forwarder.items.items() if is_due(vouched)]:
+    def pass_on(self, forwarder: Forwarder, older: XmppSession, newer: XmppSession) -> None:
+        """One session vouches for what another one did, or did before it was detached."""
+        for (node, item_id), vouched in forwarder.items.items():
+            if vouched.detached is older:
+                vouched.session, vouched.detached = newer, None
+                self._restale(self._rib.vrfs[node], item_id, stale=False)
+            elif vouched.session is older:
+                vouched.session = newer
+        forwarder.find_stale_until()
+
+    def sweep(self, forwarder: Forwarder, is_due: Callable[[Vouched], bool]) -> set[XmppSession]:
+        """Withdraw the items that are due; the detached sessions that believe one of them is still there."""
+        due = {key: vouched for key, vouched in forwarder.items.items() if is_due(vouched)}
+        for node, item_id in due:
             self.withdraw(forwarder, self._rib.vrfs[node], item_id)
         forwarder.find_stale_until()
+        return {vouched.detached for vouched in due.values() if vouched.detached is not None}
 
     def renumber(self, forwarder: Forwarder, vrf: Vrf) -> None:
         """What the forwarder's RD in this VPN is made of has changed."""
@@ -135,8 +151,8 @@ class Publications:
         others = (p.published for p in self._rib.table.paths(path.family, path.key) if p.source is not path.source)
         return ours is not None and any(other is not None and other.vrf != ours.vrf for other in others)
 
-    def _restale(self, vrf: Vrf, item_id: str) -> None:
-        path = replace(vrf.published[item_id], stale=True)
+    def _restale(self, vrf: Vrf, item_id: str, *, stale: bool) -> None:
+        path = replace(vrf.published[item_id], stale=stale)
         vrf.published[item_id] = path
         self._rib.update(path)
 

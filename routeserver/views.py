@@ -69,8 +69,11 @@ def forwarders(core: RouteServer) -> list[View]:
 def _forwarder(forwarder: Forwarder) -> View:
     return {
         "jid": str(forwarder.jid),
-        "connected": bool(forwarder.sessions),
-        "sessions": [{"jid": str(session.jid), "address": str(session.peer_address)} for session in forwarder.sessions],
+        "connected": any(not session.is_detached for session in forwarder.sessions),
+        "sessions": [
+            {"jid": str(session.jid), "address": str(session.peer_address), "detached": session.is_detached}
+            for session in forwarder.sessions
+        ],
         "instance-ids": dict(sorted(forwarder.instance_ids.items())),
         "published-items": len(forwarder.items),
         "stale-items": sum(1 for vouched in forwarder.items.values() if vouched.session is None),

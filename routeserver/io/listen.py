@@ -3,8 +3,9 @@
 XMPP clients may come from anywhere; who they are is for TLS and SASL to find out, and where they come from is told to
 the session, because it is one of the next hops they may publish.  TLS begins when the client asks for it (STARTTLS)
 or, where `direct-tls-listen` has it so, with the first octet (XEP-0368).  There are so many sessions of one address
-and of one JID and no more: a connection too many is told so, one of very many too many is cut.  A certificate that is
-revoked is refused before its holder can log in, and a reload that brings the news ends the session it has.
+and of one JID and no more: a connection too many is told so, one of very many too many is cut.  Detached sessions count
+among those of their JID, but make room for who comes: the oldest is over.  A certificate that is revoked is refused
+before its holder can log in, and a reload that brings the news ends the session it has.
 
 A BGP connection is accepted from the address of a configured neighbor, or from a range of addresses while there is
 room in it, to the neighbor's `local-address` when one is configured, and from as near as TTL security wants it (RFC
@@ -43,8 +44,9 @@ from routeserver.reconfiguration import Reconfiguration
 from routeserver.settings import NeighborSettings, Settings
 from routeserver.xmpp.accounts import Accounts
 from routeserver.xmpp.errors import Attempt, Refusal
-from routeserver.xmpp.events import Bound, StartTls, StreamClosed
+from routeserver.xmpp.events import Bound, Detached, Resumed, StartTls, StreamClosed
 from routeserver.xmpp.jid import Jid
+from routeserver.xmpp.management import Resumptions
 from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import Unfinished
@@ -70,6 +72,7 @@ class XmppService:
         self._config = config
         self._service_jid = service_jid
         self._unfinished = Unfinished()
+        self._resumptions: Resumptions[XmppSession] = Resumptions(hub.core.settings.stale_time)
         self._accounts = Accounts(config.domain, secrets.token_bytes(), config.accounts)
         self._connections: dict[XmppSession, Connection[XmppSession]] = {}
         self._per_address: Counter[IPAddress] = Counter()
@@ -104,10 +107,11 @@ class XmppService:
             return None
         self._per_address[connection.peer_address] = count
         config, now = self._config, self._hub.now()
-        shared = (self._unfinished, self._accounts)
+        shared = (self._unfinished, self._accounts, self._resumptions)
         session = XmppSession(config.domain, self._service_jid, _stream_id, config.limits, now, *shared)
         session.peer_address = connection.peer_address
         session.has_room = self._has_room
+        session.given_up = self._given_up
         session.refused = self._refusals.refused
         session.other_host = self.drainer.other_host
         connection.give_up_after(config.limits.dead_after)
@@ -126,6 +130,14 @@ class XmppService:
         """Whether there may be a session with this full JID; it would take the place of one that has it already."""
         others = [one for one in self._bound.get(jid.bare, ()) if one.jid != jid and not one.closing]
         return len(others) < self._config.admission.per_jid
+
+    def _make_room(self, bare: Jid) -> None:
+        """End the oldest detached sessions of a JID that has too many with the one that has just come."""
+        detached = self._resumptions.detached(bare)
+        live = sum(not one.closing for one in self._bound[bare])
+        for session in detached[: max(0, live + len(detached) - self._config.admission.per_jid)]:
+            for event in session.close("resource-constraint", "as many sessions of this JID as may be are here"):
+                self._hub.tell(session, event, self._hub.now())
 
     def _certified(self, connection: Connection[XmppSession], certificate: ClientCertificate | None) -> Sequence[Event]:
         session = connection.session
@@ -147,10 +159,20 @@ class XmppService:
             if isinstance(event, Bound):
                 self._bound[event.jid.bare].add(session)
                 record(logging.INFO, "xmpp.session.up", jid=event.jid, peer=connection.peer_address)
+            elif isinstance(event, Resumed):
+                self._bound[event.jid.bare].add(session)
+                record(logging.INFO, "xmpp.session.resumed", jid=event.jid, peer=connection.peer_address)
+            elif isinstance(event, Detached):
+                connection.reason = connection.reason or event.reason
+                self._ended += 1
+                keys = {"reason": connection.reason, "seconds": event.seconds}
+                record(logging.INFO, "xmpp.session.detached", jid=session.jid, peer=connection.peer_address, **keys)
             elif isinstance(event, StreamClosed):
                 connection.reason = connection.reason or event.reason
                 self._ended += 1
             self._hub.tell(session, event, now)
+            if isinstance(event, Bound):
+                self._make_room(event.jid.bare)
         if self._ended >= _COLLECT_AFTER:
             self._ended = 0
             gc.collect(1)
@@ -163,7 +185,7 @@ class XmppService:
         self._forget(connection.peer_address, session)
         jid, peer = session.jid, connection.peer_address
         reason = connection.reason or "a newer session took the address"
-        if jid is not None and jid.resource:
+        if jid is not None and jid.resource and not session.is_outlived:
             record(logging.INFO, "xmpp.session.down", jid=jid, peer=peer, reason=reason)
         self._refusals.lost(session, reason)
 
@@ -180,6 +202,9 @@ class XmppService:
         self.deliver(connection, session.send_elsewhere(host))
         self._hub.touch(connection)
         return True
+
+    def _given_up(self, session: XmppSession, reason: str) -> None:
+        record(logging.INFO, "xmpp.session.down", jid=session.jid, peer=session.peer_address, reason=reason)
 
     def _forget(self, address: IPAddress, session: XmppSession) -> None:
         del self._connections[session]

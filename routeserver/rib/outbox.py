@@ -100,6 +100,13 @@ class SubscriberOutbox(Generic[S]):
         to.watchers[self] = None
         self._dirty[self] = None
 
+    def write_to(self, sender: S, dirty: dict[SubscriberOutbox[S], None]) -> None:
+        """Go on with another session, or with one that nobody drains: what was to be said still is."""
+        self._dirty.pop(self, None)
+        self.sender, self._dirty = sender, dirty
+        if self.has_pending or self.markers_due:
+            dirty[self] = None
+
     def entry_changed(self, vrf: Vrf, key: bytes, old: Entry | None, *, is_gone: bool) -> None:
         pending = self._pending[vrf]
         if pending.setdefault(key, old) is None and is_gone:

@@ -177,6 +177,21 @@ class StreamClosed:
     clean: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """The connection is lost; the session may be resumed within so many seconds, and is over when it is closed."""
+
+    reason: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """This session takes the place of its `predecessor`, and all that belongs to it. `jid` is the full JID."""
+
+    jid: Jid
+
+
 Query: TypeAlias = (
     GetItems | GetOptions | GetSubscriptions | GetAffiliations | GetConfiguration | DiscoverNodes | DiscoverNode
 )
@@ -184,4 +199,4 @@ Query: TypeAlias = (
 
 Request: TypeAlias = Subscribe | Unsubscribe | SetOptions | Publish | Retract | EndOfPublish | Query
 
-XmppEvent: TypeAlias = StartTls | Bound | Request | StreamClosed
+XmppEvent: TypeAlias = StartTls | Bound | Resumed | Request | Detached | StreamClosed

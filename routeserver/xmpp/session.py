@@ -13,6 +13,11 @@ the next stream.
 The client's faults never raise here.  A StanzaError answers its iq, a StreamError answers with a stream error,
 the end of the stream and `StreamClosed`.  Whether it is still there `liveness` says.  Messages and presence are
 accepted and ignored: nothing is said by them to a route server.
+
+A session whose client has enabled stream management (XEP-0198) can outlive its connection.  When that is lost the
+session is detached: it tells so with `Detached`, writes nothing, and keeps what it is given to send.  A connection that
+resumes it has a session of its own, which takes over the name and all that is counted and kept, and tells so with
+`Resumed`.  Any other end is for good.
 """
 
 from __future__ import annotations
@@ -21,13 +26,14 @@ import enum
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from routeserver.xmpp import disco, pubsub, stanza
+from routeserver.xmpp import disco, management, pubsub, stanza
 from routeserver.xmpp.accounts import Accounts
 from routeserver.xmpp.errors import Attempt, Refusal, StanzaError, StreamError, resource_constraint
-from routeserver.xmpp.events import Bound, Iq, StartTls, StreamClosed, XmppEvent
+from routeserver.xmpp.events import Bound, Detached, Iq, Resumed, StartTls, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
 from routeserver.xmpp.liveness import GiveUp, Liveness
 from routeserver.xmpp.login import Challenge, Failure, Login
+from routeserver.xmpp.management import Management, Resumptions
 from routeserver.xmpp.pace import Pace
 from routeserver.xmpp.pubsub import Requester
 from routeserver.xmpp.requests import named_node, read_bind, read_iq
@@ -48,6 +54,7 @@ from schema.values import IPAddress
 _IQ = f"{{{NS_CLIENT}}}iq"
 _MESSAGE = f"{{{NS_CLIENT}}}message"
 _PRESENCE = f"{{{NS_CLIENT}}}presence"
+_STANZAS = frozenset((_IQ, _MESSAGE, _PRESENCE))
 
 
 class Stage(enum.Enum):
@@ -61,7 +68,8 @@ class Stage(enum.Enum):
 
 
 class XmppSession:
-    """The server's side of one connection. `stream_id` gives fresh unguessable words; `unfinished` is shared by all."""
+    """The server's side of one connection. `stream_id` gives fresh unguessable words; what may be left out is shared by
+    all sessions of a server."""
 
     def __init__(
         self,
@@ -72,6 +80,7 @@ class XmppSession:
         now: float,
         unfinished: Unfinished | None = None,
         accounts: Accounts | None = None,
+        resumptions: Resumptions[XmppSession] | None = None,
     ) -> None:
         self.jid: Jid | None = None
         """Bare from authentication on, full from binding on."""
@@ -86,8 +95,16 @@ class XmppSession:
         """The driver's: where clients are to go that are not in yet, as HOST:PORT; empty while they may come in."""
         self.refused: Callable[[XmppSession, Refusal], None] = lambda session, refusal: None
         """The driver's: hears of each attempt that fails, once."""
+        self.given_up: Callable[[XmppSession, str], None] = lambda session, reason: None
+        """The driver's: a detached session is over, and why."""
         self.closing = False
         """Nothing more is read: write what is left and close the transport."""
+        self.is_detached = False
+        """The connection is lost and the session is not over: it may be resumed, or closed."""
+        self.is_outlived = False
+        """The session went on without this connection: detached, or resumed by another."""
+        self.predecessor: XmppSession | None = None
+        """The one this has resumed, until the core has heard of it."""
         self.writable = True
         """The driver's: False while the transport has more than enough to write."""
         self._domain = Jid.parse(domain)
@@ -100,6 +117,9 @@ class XmppSession:
         self._messages = 0
         self._is_pipelined = False
         self._unfinished = unfinished or Unfinished()
+        self._resumptions = Resumptions() if resumptions is None else resumptions
+        self._management: Management | None = None
+        """Once it is enabled."""
         self._login = Login(Accounts(domain) if accounts is None else accounts, stream_id)
         self._pace = Pace(limits, now)
         self._bare: Jid
@@ -124,7 +144,7 @@ class XmppSession:
         self._now = now
         self._liveness.heard(now)
         if not data:
-            self._finish("the connection ended without the end of its stream")
+            self._finish("the connection ended without the end of its stream", is_lost=True)
         try:
             self._pace.reading(now)
             self._read(data)
@@ -150,9 +170,10 @@ class XmppSession:
         """Send the ping that is due, or give the client up."""
         todo = None if self.closing else self._liveness.look(now)
         if isinstance(todo, GiveUp):
-            return self.close("connection-timeout", todo.why)
+            self._fail(StreamError("connection-timeout", todo.why), is_lost=todo.is_lost)
+            return self._take_events()
         if todo is not None:
-            self._write(stanza.ping(self._next_id(), self._service_jid, self._to))
+            self._send(stanza.ping(self._next_id(), self._service_jid, self._to))
         return []
 
     def taken(self, octets: int, now: float) -> None:
@@ -162,6 +183,8 @@ class XmppSession:
 
     def data_to_send(self) -> bytes:
         """Drain what is to be written."""
+        if self._management is not None and not self.closing and self._management.asks():
+            self._out.append(management.REQUEST)
         out, self._out = self._out, []
         return "".join(out).encode()
 
@@ -178,18 +201,24 @@ class XmppSession:
         return self._take_events()
 
     def close(self, condition: str, text: str = "") -> list[XmppEvent]:
-        """End the stream with a stream error of ours (RFC 6120 section 4.9.3)."""
-        if not self.closing:
+        """End the stream with a stream error of ours (RFC 6120 section 4.9.3), or the session that is detached."""
+        if self.is_detached:
+            reason = f"{condition}: {text}" if text else condition
+            self._leave()
+            self._events.append(StreamClosed(reason, clean=False))
+            self.given_up(self, reason)
+        elif not self.closing:
+            self._acknowledge()
             self._fail(StreamError(condition, text))
         return self._take_events()
 
     def send_result(self, iq: Iq, payload: str = "") -> None:
         """Answer a request; `results` writes the payloads."""
-        self._write(stanza.iq_result(iq, self._to, payload))
+        self._send(stanza.iq_result(iq, self._to, payload))
 
     def send_error(self, iq: Iq, error: StanzaError, node: str = "") -> None:
         """Refuse a request, which named this node."""
-        self._write(stanza.iq_error(iq, self._to, error))
+        self._send(stanza.iq_error(iq, self._to, error))
         self.refused(self, Refusal(Attempt.REQUEST, error.condition, error.reason, error.cause, node))
 
     def send_node_list(self, iq: Iq, names: Iterable[str]) -> None:
@@ -222,8 +251,14 @@ class XmppSession:
         if not self.closing:
             self._out.append(text)
 
+    def _send(self, text: str) -> None:
+        """A stanza; what is sent to a client that is not there is heard by it when it resumes."""
+        if self._management is not None:
+            self._management.sends(text)
+        self._write(text)
+
     def _notify(self, to: str, *contents: str) -> None:
-        self._write(stanza.headline(self._next_id(), self._service_jid, to, contents))
+        self._send(stanza.headline(self._next_id(), self._service_jid, to, contents))
 
     def _next_id(self) -> str:
         self._messages += 1
@@ -267,10 +302,13 @@ class XmppSession:
         if isinstance(unit, StreamHeader):
             self._open(unit)
         elif isinstance(unit, StreamEnd):
+            self._acknowledge()
             self._write(stanza.STREAM_END)
             self._finish("the client ended its stream", clean=True)
         else:
             self._pace.spend()
+            if self._management is not None and unit.tag in _STANZAS:
+                self._management.handled += 1
             handler = _ELEMENTS[self._stage].get(str(unit.tag), XmppSession._on_unexpected)
             handler(self, unit)
 
@@ -303,20 +341,41 @@ class XmppSession:
             return stanza.STARTTLS_FEATURE
         if self._stage is Stage.SECURED:
             return stanza.sasl_mechanisms(self._login.mechanisms(self.certificate))
-        return stanza.BIND_FEATURE
+        return stanza.BIND_FEATURE + management.FEATURE
 
-    def _fail(self, error: StreamError) -> None:
+    def _fail(self, error: StreamError, *, is_lost: bool = False) -> None:
         """A stream error, behind our own header if that is still due; in the midst of a handshake silence."""
         if self._stage is not Stage.HANDSHAKE:
             if not self._is_open:
                 self._write_header()
             self._write(stanza.stream_error(error))
-        self._finish(f"{error.condition}: {error.text}" if error.text else error.condition)
+        self._finish(f"{error.condition}: {error.text}" if error.text else error.condition, is_lost=is_lost)
 
-    def _finish(self, reason: str, *, clean: bool = False) -> None:
+    def _finish(self, reason: str, *, clean: bool = False, is_lost: bool = False) -> None:
+        """The end of the stream, and if the connection was not just lost under it of the session."""
         self.closing = True
         self._reader.close()
-        self._events.append(StreamClosed(reason, clean))
+        if is_lost and self._management is not None and self._management.is_resumable:
+            self.is_detached = self.is_outlived = True
+            self._resumptions.detach(self._bare, self)
+            self._events.append(Detached(reason, self._management.seconds))
+        else:
+            self._leave()
+            self._events.append(StreamClosed(reason, clean))
+
+    def _leave(self) -> None:
+        """Nobody can resume this session any more, at least not from here."""
+        if self._management is not None:
+            self._hand_over().close()
+
+    def _hand_over(self) -> Management:
+        """Give away what the session consists of besides its name."""
+        assert self._management is not None
+        kept, self._management = self._management, None
+        if self.is_detached:
+            self.is_detached = False
+            self._resumptions.attach(self._bare, self)
+        return kept
 
     # What the stages understand.
 
@@ -325,7 +384,7 @@ class XmppSession:
             condition = str(element[0].tag).rpartition("}")[2] if len(element) else "without a condition"
             self._write(stanza.STREAM_END)
             self._finish(f"the client sent a stream error: {condition}")
-        elif element.tag in (_IQ, _MESSAGE, _PRESENCE):
+        elif element.tag in _STANZAS:
             raise StreamError("not-authorized", "log in and bind a resource first")
         else:
             raise StreamError("unsupported-stanza-type", f"{element.tag!s} means nothing here")
@@ -394,14 +453,78 @@ class XmppSession:
 
     def _bind(self, iq: Iq, resource: str) -> None:
         jid = replace(self._bare, resource=resource)
+        self._enter(jid)
+        self.send_result(iq, stanza.bound(self._to))
+        self._events.append(Bound(jid))
+
+    def _enter(self, jid: Jid) -> None:
+        """Be this client's session."""
         self.jid = jid
         self._to = str(jid)
         self._own_names = frozenset((str(jid), str(self._bare)))
         self._requester = Requester(jid, self._service, self._limits.max_batch)
         self._stage = Stage.BOUND
         self._liveness.bound(self._now)
-        self.send_result(iq, stanza.bound(self._to))
-        self._events.append(Bound(jid))
+
+    # Stream management (XEP-0198).
+
+    def _on_management_out_of_order(self, element: Element) -> None:
+        """Sections 3 and 5: not before the client is who it says, nor for what has been done."""
+        self._write(management.failed("unexpected-request"))
+
+    def _on_enable(self, element: Element) -> None:
+        if self._management is not None:
+            raise StreamError("policy-violation", "stream management is enabled already")
+        try:
+            wanted = management.read_enable(element)
+        except ValueError:
+            self._write(management.failed("bad-request"))
+            return
+        longest = self._resumptions.seconds
+        seconds = min(wanted.max or longest, longest) if wanted.resume else 0
+        resumption_id = self._new_stream_id() if seconds else ""
+        self._management = Management(self._limits, self._resumptions, resumption_id, seconds)
+        if resumption_id:
+            self._resumptions.register(resumption_id, self)
+        self._write(self._management.enabled)
+
+    def _on_resume(self, element: Element) -> None:
+        """Section 5: in place of a bind, for the client whose session it is."""
+        try:
+            previous, h = management.read_resume(element)
+        except ValueError:
+            self._write(management.failed("bad-request"))
+            return
+        older = self._resumptions.find(previous)
+        kept = None if older is None or older._bare != self._bare else older._management
+        if older is None or kept is None or older.jid is None:
+            self._write(management.failed("item-not-found"))
+            return
+        kept.acknowledge(h)
+        if not kept.is_resumable:
+            self._write(management.failed("item-not-found", kept.handled))
+            return
+        self._management, older.is_outlived, self.predecessor = older._hand_over(), True, older
+        self._resumptions.register(previous, self)
+        self._enter(older.jid)
+        self._write(kept.pass_on(self._limits))
+        self._events.append(Resumed(older.jid))
+
+    def _on_ack(self, element: Element) -> None:
+        if self._management is None:
+            raise StreamError("policy-violation", "stream management is not enabled")
+        self._management.acknowledge(management.read_ack(element))
+
+    def _on_ack_request(self, element: Element) -> None:
+        if self._management is None:
+            raise StreamError("policy-violation", "stream management is not enabled")
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        if self._management is not None:
+            self._write(self._management.acknowledgement)
+
+    # Requests.
 
     def _on_iq(self, element: Element) -> None:
         self._check_sender(element)
@@ -438,16 +561,31 @@ def _elsewhere(host: str) -> StreamError:
     return StreamError("see-other-host", "this route server is being taken out of service", host)
 
 
+_TOO_EARLY = dict.fromkeys((management.ENABLE_TAG, management.RESUME_TAG), XmppSession._on_management_out_of_order)
 _ELEMENTS: dict[Stage, dict[str, Callable[[XmppSession, Element], None]]] = {
     Stage.CLEAR: {
         f"{{{NS_TLS}}}starttls": XmppSession._on_starttls,
         f"{{{NS_SASL}}}auth": XmppSession._on_auth_in_clear,
+        **_TOO_EARLY,
     },
     Stage.SECURED: {
         f"{{{NS_SASL}}}auth": XmppSession._on_sasl,
         f"{{{NS_SASL}}}response": XmppSession._on_sasl,
         f"{{{NS_SASL}}}abort": XmppSession._on_sasl,
+        **_TOO_EARLY,
     },
-    Stage.AUTHENTICATED: {_IQ: XmppSession._on_bind},
-    Stage.BOUND: {_IQ: XmppSession._on_iq, _MESSAGE: XmppSession._on_ignored, _PRESENCE: XmppSession._on_ignored},
+    Stage.AUTHENTICATED: {
+        _IQ: XmppSession._on_bind,
+        **_TOO_EARLY,
+        management.RESUME_TAG: XmppSession._on_resume,
+    },
+    Stage.BOUND: {
+        _IQ: XmppSession._on_iq,
+        _MESSAGE: XmppSession._on_ignored,
+        _PRESENCE: XmppSession._on_ignored,
+        **_TOO_EARLY,
+        management.ENABLE_TAG: XmppSession._on_enable,
+        management.ACK_TAG: XmppSession._on_ack,
+        management.REQUEST_TAG: XmppSession._on_ack_request,
+    },
 }

@@ -107,7 +107,7 @@ async def test_forwarders(server: RunningServer) -> None:
         {
             "jid": "host1.example.net",
             "connected": True,
-            "sessions": [{"jid": "host1.example.net/vpn", "address": "127.0.0.1"}],
+            "sessions": [{"jid": "host1.example.net/vpn", "address": "127.0.0.1", "detached": False}],
             "instance-ids": {"blue": 4},
             "published-items": 1,
             "stale-items": 0,

@@ -21,14 +21,26 @@ from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.core import RouteServer
 from routeserver.provisioning import Provisioned
 from routeserver.settings import NeighborSettings, Settings, VpnSettings
+from routeserver.xmpp.management import Resumptions
+from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits
 from schema.items import RouteItem, entry_xml, read_offered_entry
-from schema.names import NS_CLIENT, NS_EVENT, NS_IN_SYNC, NS_PING, NS_PUBSUB, NS_PUBSUB_ERRORS, NS_STANZAS
+from schema.names import (
+    NS_CLIENT,
+    NS_EVENT,
+    NS_IN_SYNC,
+    NS_MANAGEMENT,
+    NS_PING,
+    NS_PUBSUB,
+    NS_PUBSUB_ERRORS,
+    NS_STANZAS,
+)
 from tests.support.far_neighbor import Neighbor
 from tests.support.routes import LOCAL_AS, ROUTER_ID
-from tests.support.xmpp_script import authenticated, bind, stanzas
+from tests.support.xmpp_script import STREAM_END, authenticated, bind, stanzas
 
 _ALL = (*VPN_FAMILIES, Family.RTC)
+_numbers = itertools.count(1)
 _HERE = ip_address("127.0.1.1")
 
 
@@ -40,15 +52,21 @@ class Conversation:
         self.settings = Settings(ROUTER_ID, LOCAL_AS, vpns=vpns, neighbors=neighbors, **(quick | settings))
         self.now = 0.0
         self.limits = StreamLimits()
+        self.resumptions: Resumptions[XmppSession] = Resumptions(self.settings.stale_time)
         self.core = RouteServer(self.settings, self.now)
         self.forwarders: list[Forwarder] = []
         self.neighbors: list[Neighbor] = []
 
-    def forwarder(self, jid: str, resource: str = "vpn", address: str | None = None) -> Forwarder:
-        """A client with a bound session, connected from `address`."""
+    def forwarder(
+        self, jid: str, resource: str = "vpn", address: str | None = None, *, resumable: bool = False
+    ) -> Forwarder:
+        """A client with a bound session, connected from `address`, and with stream management if it is `resumable`."""
         forwarder = Forwarder(self, jid, resource, address)
         self.forwarders.append(forwarder)
         forwarder.bind()
+        if resumable:
+            forwarder.send(f"<enable xmlns='{NS_MANAGEMENT}' resume='true'/>".encode())
+            forwarder.carry()
         return forwarder
 
     def neighbor(self, address: str, *words: Any, **settings: Any) -> Neighbor:
@@ -137,9 +155,12 @@ class Forwarder:
 
     def __init__(self, conversation: Conversation, jid: str, resource: str, address: str | None) -> None:
         self._conversation = conversation
+        self._jid = jid
         self._resource = resource
         self._ids = itertools.count(1)
-        self.session = authenticated(jid, limits=conversation.limits, now=conversation.now)
+        self._resumption_id = ""
+        self._handled = 0
+        self.session = self._connect()
         self.session.peer_address = None if address is None else ip_address(address)
         self.held: dict[str, dict[str, RouteItem]] = {}
         self.in_sync: list[str] = []
@@ -147,6 +168,11 @@ class Forwarder:
         """What came, in order: ("items" or "retracts" or "in-sync", ids)."""
         self.sent = b""
         self._answers: dict[str, etree._Element] = {}
+
+    def _connect(self) -> XmppSession:
+        talk = self._conversation
+        ids = f"c{next(_numbers)}-"
+        return authenticated(self._jid, talk.now, limits=talk.limits, resumptions=talk.resumptions, ids=ids)
 
     def bind(self) -> None:
         self.send(bind(self._resource))
@@ -161,6 +187,27 @@ class Forwarder:
     def lose(self) -> None:
         """The connection breaks."""
         self.send(b"")
+
+    def end(self) -> None:
+        """The client ends its stream in order."""
+        self.send(STREAM_END)
+
+    @property
+    def is_resumable(self) -> bool:
+        return bool(self._resumption_id)
+
+    def drop(self) -> None:
+        """The connection breaks, and what the server has written since the last time does not arrive."""
+        self.session.data_to_send()
+        self.lose()
+
+    def resume(self) -> bool:
+        """Go on with the session over a new connection, if it is one still (XEP-0198)."""
+        self.session = self._connect()
+        resumption = f"h='{self._handled}' previd='{self._resumption_id}'"
+        self.send(f"<resume xmlns='{NS_MANAGEMENT}' {resumption}/>".encode())
+        self.carry()
+        return self.session.jid is not None and bool(self.session.jid.resource)
 
     def ask(self, payload: str, kind: str = "set") -> Answer:
         """Send an iq and read its answer."""
@@ -224,12 +271,23 @@ class Forwarder:
             core.handle(self.session, event, now)
 
     def _read(self, stanza: etree._Element) -> None:
+        if etree.QName(stanza).namespace == NS_MANAGEMENT:
+            self._read_management(stanza)
+            return
+        self._handled += bool(self._resumption_id)
         if stanza.tag == f"{{{NS_CLIENT}}}message":
             self._read_event(stanza)
         elif stanza.find(f"{{{NS_PING}}}ping") is not None:
             self.send(f"<iq type='result' id='{stanza.get('id')}'/>".encode())
         else:
             self._answers[stanza.get("id", "")] = stanza
+
+    def _read_management(self, element: etree._Element) -> None:
+        match etree.QName(element).localname:
+            case "enabled":
+                self._resumption_id, self._handled = element.get("id", ""), 0
+            case "r":
+                self.send(f"<a xmlns='{NS_MANAGEMENT}' h='{self._handled}'/>".encode())
 
     def _read_event(self, message: etree._Element) -> None:
         event = message.find(f"{{{NS_EVENT}}}event")
@@ -254,7 +312,6 @@ class Forwarder:
             for item_id in ids:
                 held.pop(item_id, None)
             self.messages.append(("retracts", ids))
-
 
     def _read_end(self, element: etree._Element) -> None:
         """A node is gone, or the subscription of this client."""

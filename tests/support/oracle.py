@@ -85,6 +85,7 @@ class _Item:
     route: RouteItem
     session: str | None
     until: float = 0.0
+    detached: str | None = None
 
 
 class Oracle:
@@ -95,6 +96,8 @@ class Oracle:
         self.here = here
         self.vpns = Vpns(settings.vpns)
         self.sessions: dict[str, str] = {}
+        self.away: dict[str, float] = {}
+        """Detached sessions, and until when they may be resumed."""
         self.items: dict[tuple[str, str], _Item] = {}
         self.subscriptions: set[tuple[str, str]] = set()
         self.instances: dict[tuple[str, str], int] = {}
@@ -119,9 +122,26 @@ class Oracle:
         for _, node in [s for s in self.subscriptions if s[0] == session]:
             self.unsubscribe(session, node)
         self.sessions.pop(session, None)
+        self.away.pop(session, None)
         for item in self.items.values():
             if item.session == session:
                 item.session, item.until = None, self.now + self.settings.stale_time
+            if item.detached == session:
+                item.detached = None
+
+    def detached(self, session: str) -> None:
+        self.away[session] = until = self.now + self.settings.stale_time
+        for item in self.items.values():
+            if item.session == session:
+                item.session, item.until, item.detached = None, until, session
+
+    def resumed(self, session: str) -> bool:
+        if self.away.pop(session, None) is None:
+            return False
+        for item in self.items.values():
+            if item.detached == session:
+                item.session, item.detached = session, None
+        return True
 
     def provision(self, vpns: Iterable[VpnSettings]) -> None:
         """What the VPNs would refuse now is ended."""
@@ -141,10 +161,15 @@ class Oracle:
         jid = self.sessions[session]
         if self.vpns.of(node, jid) is None:
             return False
-        others = {n for s, n in self.subscriptions if self.sessions[s] == jid and n != node}
+        others = {n for s, n in self.subscriptions if self.sessions[s] == jid and n != node and s not in self.away}
         return instance is None or all(self.instances.get((jid, other)) != instance for other in others)
 
     def subscribe(self, session: str, node: str, instance: int | None) -> None:
+        jid = self.sessions[session]
+        for other, where in list(self.subscriptions):
+            in_the_way = instance is not None and self.instances.get((jid, where)) == instance and where != node
+            if in_the_way and self.sessions.get(other) == jid:
+                self._end(other)
         self.subscriptions.add((session, node))
         if instance is not None:
             self.instances[self.sessions[session], node] = instance
@@ -174,10 +199,16 @@ class Oracle:
         return None
 
     def end_of_publish(self, session: str) -> None:
-        self._drop_items(lambda item: item.jid == self.sessions[session] and item.session is None)
+        jid = self.sessions[session]
+        for item in self.items.values():
+            if item.jid == jid and item.session is None and item.detached is not None:
+                self._end(item.detached)
+        self._drop_items(lambda item: item.jid == jid and item.session is None)
 
     def advance(self, seconds: float) -> None:
         self.around.advance(seconds)
+        for session in [name for name, until in self.away.items() if until <= self.now]:
+            self._end(session)
         self._drop_items(lambda item: item.session is None and item.until <= self.now)
 
     def _drop_items(self, is_due: Callable[[_Item], bool]) -> None:

@@ -34,12 +34,12 @@ def events(seed: int, length: int) -> list[Event]:
     random = Random(seed)
     absent = PASSING_ON if random.random() < 0.3 else ()
     begin: list[Event] = [("world", random.random() < 0.3, absent)]
-    begin += [("bind", slot) for slot in ("h1", "h2", "h3")]
+    begin += [("bind", slot, random.random() < 0.7) for slot in ("h1", "h2", "h3")]
     begin += [("up", name, _restart(random)) for name in NEIGHBORS if random.random() < 0.6]
     begin += [("subscribe", slot, random.choice(NODES), random.choice((None, 1, 2))) for slot in ("h1", "h2", "h3")]
     makers = random.choices(list(_MAKERS), list(_MAKERS.values()), k=length)
     everything = [maker(random) for maker in makers]
-    for story in (_restarts, _other_targets, _refreshes, _shares, _provisions):
+    for story in (_restarts, _other_targets, _refreshes, _shares, _provisions, _breaks):
         where = random.randrange(length)
         everything[where:where] = story(random)
     return begin + everything
@@ -102,6 +102,27 @@ def _shares(random: Random) -> list[Event]:
     return [*story, ("turn",), ("retract", leaves, "red", f"{leaves}-c"), ("turn",)]
 
 
+def _breaks(random: Random) -> list[Event]:
+    """A forwarder with two sessions, one of which loses its connection and comes back, and what happens between."""
+    node, other = random.sample(NODES, 2)
+    between: list[Event] = [
+        ("end of publish", "h1b"),
+        ("subscribe", "h1b", other, 1),
+        ("publish", "h1b", node, "h1-c", PREFIXES[1], ADDRESSES["h1"][0], 1000 * (1 + NODES.index(node)), GRE, 2, 100),
+        ("retract", "h1b", node, "h1-d"),
+        ("advance", 61.0),
+        ("bind", "h1", True),
+        ("turn",),
+    ]
+    story: list[Event] = [("bind", "h1", True), ("bind", "h1b", random.random() < 0.5), ("subscribe", "h1", node, 1)]
+    for _ in range(random.randrange(1, 4)):
+        story += [_publish(random, "h1") for _ in range(random.randrange(1, 4))]
+        story += [("turn",), ("detach", "h1", random.choice((0, 1, 5)))]
+        story += random.sample(between, random.choice((0, 1, 1, 2)))
+        story += [("turn",), ("resume", "h1", 1), ("turn",)]
+    return story
+
+
 def _slot(random: Random) -> str:
     return random.choice(list(SLOTS))
 
@@ -110,8 +131,8 @@ def _neighbor(random: Random) -> str:
     return random.choice(list(NEIGHBORS))
 
 
-def _publish(random: Random) -> Event:
-    slot, node = _slot(random), random.choice(NODES)
+def _publish(random: Random, slot: str = "") -> Event:
+    slot, node = slot or _slot(random), random.choice(NODES)
     item_id = random.choice(("a", "b", f"{slot}-c", f"{slot}-d", f"{slot}-e"))
     address = random.choice(ADDRESSES[slot[:2]])
     label = 1000 * (1 + NODES.index(node)) + random.randrange(3)
@@ -165,8 +186,10 @@ _MAKERS: dict[Callable[[Random], Event], int] = {
     lambda r: ("policy", _neighbor(r), r.choice(list(POLICIES))): 3,
     lambda r: ("configure", _neighbor(r)): 1,
     lambda r: ("provision", *(random_change(r) for _ in range(r.choice((1, 1, 2))))): 5,
-    lambda r: ("bind", _slot(r)): 4,
-    lambda r: ("lose", _slot(r)): 4,
+    lambda r: ("bind", _slot(r), r.random() < 0.7): 4,
+    lambda r: ("lose", _slot(r)): 3,
+    lambda r: ("detach", _slot(r), r.choice((0, 2, 5))): 4,
+    lambda r: ("resume", _slot(r), r.choice((0, 2, 5))): 7,
     lambda r: ("subscribe", _slot(r), r.choice(NODES), r.choice((None, 1, 1, 2))): 7,
     lambda r: ("unsubscribe", _slot(r), r.choice(NODES)): 3,
     lambda r: ("end of publish", _slot(r)): 3,

@@ -38,6 +38,8 @@ class Scenario:
     def __init__(self) -> None:
         self._begin(NEIGHBORS.values())
         self.clients: dict[str, Forwarder] = {}
+        self.away: dict[str, Forwarder] = {}
+        """Those without a connection that may resume their sessions."""
         self.peers: dict[str, Neighbor] = {}
         self._watch = Watch()
 
@@ -63,21 +65,53 @@ class Scenario:
 
     # Forwarders
 
-    def _on_bind(self, slot: str) -> None:
+    def _on_bind(self, slot: str, resumable: bool) -> None:
         jid, resource = SLOTS[slot]
         self.oracle.bound(slot, jid)
-        older = self.clients.get(slot)
-        self.clients[slot] = self.talk.forwarder(jid, resource)
+        older = self.clients.get(slot) or self.away.pop(slot, None)
+        self.clients[slot] = self.talk.forwarder(jid, resource, resumable=resumable)
         if older is not None:
             assert older.session.closing
+            assert not older.session.is_detached
             self.talk.forwarders.remove(older)
 
     def _on_lose(self, slot: str) -> None:
         client = self.clients.pop(slot, None)
         if client is not None:
-            client.lose()
+            client.end()
             self.talk.forwarders.remove(client)
             self.oracle.lost(slot)
+
+    def _on_detach(self, slot: str, budget: int) -> None:
+        """The connection is cut with something on its way, which does not arrive."""
+        client = self.clients.pop(slot, None)
+        if client is None:
+            return
+        self.talk.core.flush(self.talk.now, budget)
+        client.drop()
+        assert client.session.is_detached is client.is_resumable
+        if client.is_resumable:
+            self.away[slot] = client
+            self.oracle.detached(slot)
+        else:
+            self.talk.forwarders.remove(client)
+            self.oracle.lost(slot)
+
+    def _on_resume(self, slot: str, budget: int) -> None:
+        """Over a new connection, whether or not the server has noticed that the old one is gone."""
+        client = self.clients.get(slot) or self.away.pop(slot, None)
+        if client is None or not client.is_resumable:
+            return
+        self.talk.core.flush(self.talk.now, budget)
+        is_here, older = slot in self.clients, client.session
+        may = self.oracle.resumed(slot) or is_here
+        assert client.resume() is may
+        assert older.closing
+        assert not older.is_detached
+        if may:
+            self.clients[slot] = client
+        else:
+            self.talk.forwarders.remove(client)
 
     def _on_subscribe(self, slot: str, node: str, instance: int | None) -> None:
         if slot in self.clients:

@@ -26,6 +26,7 @@ from lxml import etree
 
 from routeserver.xmpp import disco, events, forms, results
 from routeserver.xmpp.accounts import Accounts
+from routeserver.xmpp.management import Resumptions
 from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits, Unfinished
@@ -57,11 +58,14 @@ def new_session(
     now: float = 0.0,
     unfinished: Unfinished | None = None,
     accounts: Accounts | None = None,
+    ids: str = "s",
+    resumptions: Resumptions[XmppSession] | None = None,
 ) -> XmppSession:
     """A session just connected; its stream ids are s1, s2, …"""
     counter = itertools.count(1)
-    shared = (unfinished, accounts)
-    return XmppSession(DOMAIN, service, lambda: f"s{next(counter)}", limits or StreamLimits(), now, *shared)
+    new_id = lambda: f"{ids}{next(counter)}"  # noqa: E731
+    shared = (unfinished, accounts, resumptions)
+    return XmppSession(DOMAIN, service, new_id, limits or StreamLimits(), now, *shared)
 
 
 def secured(certificate: ClientCertificate | None, now: float = 0.0, **settings: object) -> XmppSession:

@@ -110,7 +110,7 @@ def test_octets_between_proceed_and_tls_end_the_connection_without_a_word() -> N
         (b"<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>", "not-authorized"),
         (b"<message/>", "not-authorized"),
         (b"<presence/>", "not-authorized"),
-        (b"<enable xmlns='urn:xmpp:sm:3'/>", "unsupported-stanza-type"),
+        (b"<r xmlns='urn:xmpp:sm:3'/>", "unsupported-stanza-type"),
         (b"<starttls/>", "unsupported-stanza-type"),
     ],
 )
