@@ -7,7 +7,7 @@ forwarders remember every change of a route they were asked for, subscribers eve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import pytest
 
 from forwarder import xmpp as forwarder_xmpp
 from tests.support.forwarder import Host, forwarder
+from tests.support.forwarder_program import ForwarderProgram
 from tests.support.published import Published
 from tests.support.routeserver import VpnConfig
 from tests.support.two_servers import RecordingDataplane, TwoServers, advertised, selected, two_servers
-from tests.support.waiting import eventually_async
+from tests.support.waiting import eventually, eventually_async
 from tests.support.xmpp_client import XmppClient
 
 pytestmark = pytest.mark.interop
@@ -195,3 +196,31 @@ async def test_bgp_is_lost_and_comes_back(pair: TwoServers) -> None:
         await pair.until_joined()
         await eventually_async(lambda: is_joined(pair, 5), 40.0, "as before")
         seen.assert_undisturbed()
+
+
+async def test_the_forwarder_program_goes_on_whichever_is_killed(peered: TwoServers) -> None:
+    """One route server after the other is killed and comes back, with a change while each is away."""
+    with ExitStack() as stack:
+        programs = [
+            stack.enter_context(ForwarderProgram(peered.pki, jid, address, peered.addresses))
+            for jid, address in ((H1, A1), (H2, A2))
+        ]
+        one, two = programs
+        two.attach("vm2", "blue", "10.1.0.2/32")
+        labels: dict[str, int] = {}
+        for number, server in enumerate(peered.both, 1):
+            labels[f"10.1.1.{number}/32"] = one.attach(f"vm1{number}", "blue", f"10.1.1.{number}/32")
+            two.until_routes(*(("vm2", prefix) for prefix in labels))
+            server.kill()
+            eventually(lambda: any(rs["state"] == "unreachable" for rs in two.status()["route-servers"]), 40.0, "lost")
+            labels[f"10.1.2.{number}/32"] = one.attach(f"vm2{number}", "blue", f"10.1.2.{number}/32")
+            two.until_routes(*(("vm2", prefix) for prefix in labels))
+            server.stop()
+            server.start()
+            eventually(lambda: all(map(serves, programs)), 40.0, "both serve both programs again")
+            assert {prefix: hop["label"] for (_, prefix), hop in two.routes().items()} == labels
+
+
+def serves(program: ForwarderProgram) -> bool:
+    """Whether every route server has told the program everything."""
+    return all(server["vpns-in-sync"] == server["vpns"] == 1 for server in program.status()["route-servers"])
