@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routeserver.xmpp.accounts import Accounts, AccountSettings, account_name
 from routeserver.xmpp.jid import Jid
@@ -119,12 +122,52 @@ def test_a_last_message_that_is_refused(fault: Callable[[bytes], bytes], conditi
     assert (refused.value.condition, refused.value.is_final) == (condition, False)
 
 
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"gs2": "y,,"}, "the header is not the one"),
+        ({"gs2": "n,a=host2,"}, "the header is not the one"),
+        ({"gs2": "n,,\0"}, "the header is not the one"),
+        ({"nonce": "fykoMINE"}, "the nonce is not the one"),
+        ({"nonce": "fyko"}, "the nonce is not the one"),
+        ({"nonce": "fykoOURS+"}, "the nonce is not the one"),
+    ],
+)
+def test_who_knows_the_password_cannot_change_what_was_said_before(lie: dict[str, str], reason: str) -> None:
+    exchange, client, challenge = _begun()
+    with pytest.raises(SaslError, match=reason) as refused:
+        exchange.finish(client.final(challenge, **lie))
+    assert (refused.value.condition, refused.value.is_final) == ("not-authorized", False)
+
+
 def test_a_proof_with_something_behind_it_is_none() -> None:
     exchange, client, challenge = _begun()
     unproved, _, proof = client.final(challenge).partition(b",p=")
     longer = b64(base64.b64decode(proof) + b"!").encode()
     with pytest.raises(SaslError, match="wrong"):
         exchange.finish(unproved + b",p=" + longer)
+
+
+_PIECES = st.sampled_from([*"npyacrsimv=,", "n,,", "n=user", ",r=", "=2C", "=3D", "biws", "fykoOURS", ",p=", "\0", "ä"])
+_MESSAGES = st.one_of(st.binary(max_size=80), st.lists(_PIECES, max_size=12).map(lambda parts: "".join(parts).encode()))
+
+
+@given(first=_MESSAGES, last=_MESSAGES)
+def test_whatever_is_said_is_answered_or_refused_and_proves_nothing(first: bytes, last: bytes) -> None:
+    exchange, (begun, _, _) = ScramExchange(lambda: "OURS"), _begun()
+    with suppress(SaslError):
+        assert exchange.begin(first, ALWAYS).startswith(b"r=")
+    with pytest.raises(SaslError):
+        begun.finish(last)
+
+
+@given(password=st.text(max_size=20))
+def test_what_is_prepared_stays_as_it_is(password: str) -> None:
+    try:
+        prepared = saslprep(password)
+    except ValueError:
+        return
+    assert saslprep(prepared) == prepared
 
 
 # --- Keys -----------------------------------------------------------------------------------------------------------
