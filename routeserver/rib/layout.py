@@ -49,8 +49,8 @@ class Layout:
     """Nobody imported these before."""
     given_up: list[bytes] = field(default_factory=list)
     """Nobody imports these now."""
-    moving: dict[Vrf, tuple[frozenset[bytes], set[tuple[Family, bytes]]]] = field(default_factory=dict)
-    """VRFs with other import targets: the targets that came or went, and the NLRIs that carried one."""
+    moving: dict[Vrf, list[tuple[Family, bytes]]] = field(default_factory=dict)
+    """VRFs with other import targets, and the NLRIs that may have carried one that came or went."""
     unneeded: list[frozenset[bytes]] = field(default_factory=list)
     """The targets that went, of each VRF with subscribers."""
     reselected: list[Vrf] = field(default_factory=list)

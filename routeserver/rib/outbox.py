@@ -83,17 +83,24 @@ class SubscriberOutbox(Generic[S]):
         vrf.watchers.pop(self, None)
 
     def move(self, vrf: Vrf, to: Vrf) -> None:
-        """Go on with another VRF of the same node: what differs between the two is a change like any other."""
-        noted = self._pending.pop(vrf)
+        """Go on with another VRF of the same node: what differs between the two is a change like any other.
+
+        What is noted as changed may be again what the subscriber was told; a dump sends it nevertheless.
+        """
+        noted, shown_at = self._pending.pop(vrf), self._shown_at.pop(vrf, {})
+        to_dump = noted if vrf in self.markers_due else {}
         told: dict[bytes, Entry | None] = {**vrf.entries, **noted}
         pending = self._pending[to] = {}
         for key in (*told, *(key for key in to.entries if key not in told)):
             was, entry = told.get(key), to.entries.get(key)
-            if (was or entry) and (key in noted or was is None or entry is None or was.xml != entry.xml):
+            if was is None or entry is None:
+                differs = was is not entry
+            else:
+                differs = was.xml != entry.xml or shown_at.get(was.item_id, key) != key
+            if differs or (entry is not None and key in to_dump):
                 pending[key] = was
+        self._shown_at[to] = shown_at
         self.subscribed[to] = self.subscribed.pop(vrf)
-        if vrf in self._shown_at:
-            self._shown_at[to] = self._shown_at.pop(vrf)
         if vrf in self.markers_due:
             self.markers_due[to] = self.markers_due.pop(vrf)
         del vrf.watchers[self]

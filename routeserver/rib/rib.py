@@ -201,7 +201,7 @@ class Rib:
                 layout.originated += self._originate(gains[vrf])
                 layout.unneeded.append(losses[vrf])
             if moved := gains[vrf] | losses[vrf]:
-                layout.moving[vrf] = moved, self._carrying(moved)
+                layout.moving[vrf] = self._carrying(moved)
             if vrf.settings.max_paths != wanted[vrf].max_paths:
                 layout.reselected.append(vrf)
             vrf.settings = wanted[vrf]
@@ -209,13 +209,12 @@ class Rib:
             self._unselected.pop(vrf, None)
         self.revision += 1
 
-    def _carrying(self, rts: frozenset[bytes]) -> set[tuple[Family, bytes]]:
-        return {(family, key) for family in VPN_FAMILIES for key in self.table.carrying(family, rts)}
+    def _carrying(self, rts: frozenset[bytes]) -> list[tuple[Family, bytes]]:
+        return [(family, key) for family in VPN_FAMILIES for key in sorted(set(self.table.carrying(family, rts)))]
 
     def settle(self, layout: Layout) -> list[bytes]:
         """Give every VRF what it imports by its targets now; the targets whose memberships went."""
-        for vrf, (rts, carried) in layout.moving.items():
-            routes = sorted(carried | self._carrying(rts), key=lambda route: route[1])
+        for vrf, routes in layout.moving.items():
             vrf.reconsider([(family, key, self.table.best(family, key)) for family, key in routes])
         for vrf in layout.reselected:
             vrf.reselect()

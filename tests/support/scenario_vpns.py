@@ -83,5 +83,3 @@ class Watch:
 
 def _said(label: int, attributes: Any) -> tuple[int, frozenset[bytes]]:
     return label, attributes.route_targets
-
-
