@@ -5,7 +5,7 @@ the session, because it is one of the next hops they may publish.  TLS begins wh
 or, where `direct-tls-listen` has it so, with the first octet (XEP-0368).  There are so many sessions of one address
 and of one JID and no more: a connection too many is told so, one of very many too many is cut.  Detached sessions count
 among those of their JID, but make room for who comes: the oldest is over.  A certificate that is revoked is refused
-before its holder can log in, and a reload that brings the news ends the session it has.
+before its holder can log in, and a reload that brings the news ends the session it has; so it does with accounts.
 
 A BGP connection is accepted from the address of a configured neighbor, or from a range of addresses while there is
 room in it, to the neighbor's `local-address` when one is configured, and from as near as TTL security wants it (RFC
@@ -136,8 +136,11 @@ class XmppService:
         detached = self._resumptions.detached(bare)
         live = sum(not one.closing for one in self._bound[bare])
         for session in detached[: max(0, live + len(detached) - self._config.admission.per_jid)]:
-            for event in session.close("resource-constraint", "as many sessions of this JID as may be are here"):
-                self._hub.tell(session, event, self._hub.now())
+            self._end_detached(session, "resource-constraint", "as many sessions of this JID as may be are here")
+
+    def _end_detached(self, session: XmppSession, condition: str, reason: str) -> None:
+        for event in session.close(condition, reason):
+            self._hub.tell(session, event, self._hub.now())
 
     def _certified(self, connection: Connection[XmppSession], certificate: ClientCertificate | None) -> Sequence[Event]:
         session = connection.session
@@ -219,8 +222,8 @@ class XmppService:
     # --- What changes -----------------------------------------------------------------------------------------------
 
     def follow(self, config: XmppConfig) -> None:
-        """Use these certificates, accounts and limits from now on, and end the sessions of certificates that are
-        revoked and of accounts that are gone or have another password."""
+        """Use these certificates, accounts and limits from now on, and end the sessions, detached or not, of
+        certificates that are revoked and of accounts that are gone or have another password."""
         self._config = replace(config, domain=self._config.domain)
         self._accounts.replace(config.accounts)
         self._warn()
@@ -228,6 +231,9 @@ class XmppService:
             if (reason := self._why_to_end(session)) is not None:
                 self.deliver(connection, session.close("not-authorized", reason))
                 self._hub.touch(connection)
+        for session in self._resumptions.all_detached():
+            if (reason := self._why_to_end(session)) is not None:
+                self._end_detached(session, "not-authorized", reason)
 
     def _why_to_end(self, session: XmppSession) -> str | None:
         if session.account is not None and not self._accounts.holds(session.account):

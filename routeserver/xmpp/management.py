@@ -135,6 +135,9 @@ class Resumptions(Generic[S]):
         """A client's detached sessions, longest first."""
         return list(self._detached.get(bare, ()))
 
+    def all_detached(self) -> list[S]:
+        return [session for sessions in self._detached.values() for session in sessions]
+
 
 class Management:
     """One client's counters, and what it has not acknowledged. Without an id nothing is kept."""

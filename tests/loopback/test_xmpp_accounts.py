@@ -276,6 +276,34 @@ async def test_a_reload_ends_the_sessions_of_an_account_that_changed(
         client.close()
 
 
+async def test_a_reload_ends_what_is_detached_as_well(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    certified = anonymous(pki)
+    files = pki.client("host4.example.net")
+    certified.load_cert_chain(*files)
+    enable = b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>"
+    async with running(pki, BLUE, ONE) as server:
+        by_password, by_certificate = await under_tls(server), await under_tls(server, certified)
+        assert b"<jid>" in await log_in(by_password, HOST1, "pencil")
+        await by_certificate.login()
+        for client in (by_password, by_certificate):
+            client.send(enable)
+            await client.until(b"/>")
+            client.close()
+        detached = lambda: len(logged(caplog, "xmpp.session.detached")) == 2  # noqa: E731
+        await eventually_async(detached, describe="both are detached")
+        server.reload(BLUE, ONE)
+        assert logged(caplog, "xmpp.session.down") == []
+        head = HEAD.replace("client-ca", f'client-crl = "{pki.revoke("crl.pem", files[0]).name}"\nclient-ca')
+        server.reload(BLUE, head)
+        ends = [(str(keys["jid"]), keys["reason"]) for keys in logged(caplog, "xmpp.session.down")]
+        assert ends == [
+            ("host1.example.net/vpn", "not-authorized: the account is gone, or has another password now"),
+            ("host4.example.net/vpn", "not-authorized: the certificate is revoked"),
+        ]
+        assert server.server.hub.core.nodes.clients == {}
+
+
 async def test_accounts_that_come_and_go_with_reloads(pki: Pki) -> None:
     async with running(pki, BLUE) as server:
         server.reload(BLUE, ONE)
