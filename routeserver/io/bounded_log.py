@@ -14,10 +14,10 @@ from routeserver.log import record
 
 
 class BoundedLog:
-    """At most `lines` warnings of one `event` in each `period` of seconds, then one of `sum_event` with their number.
+    """At most `lines` of an `event` in each `period` of seconds, then one of `sum_event` with the number of the others.
 
-    `common` are the keys that all lines have. `done` is called at the end of each period: until the next note there is
-    nothing to remember.
+    `common` are the keys that all lines have, unless one has its own of that name. `done` is called at the end of each
+    period: until the next note there is nothing to remember.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class BoundedLog:
         *,
         lines: int = 10,
         period: float = 60.0,
+        level: int = logging.WARNING,
         done: Callable[[], object] = lambda: None,
         **common: object,
     ) -> None:
@@ -36,23 +37,29 @@ class BoundedLog:
         self._sum_event = sum_event
         self._lines = lines
         self._period = period
+        self._level = level
         self._done = done
         self._common = common
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def note(self, **keys: object) -> None:
-        """Write it, or count it."""
+    @property
+    def is_full(self) -> bool:
+        """Whether the next one is only counted."""
+        return self._count >= self._lines
+
+    def note(self, event: str = "", /, **keys: object) -> None:
+        """Write it, or count it. An `event` of its own is for lines that count together and are called differently."""
         self._count += 1
         if self._timer is None:
             self._timer = self._loop.call_later(self._period, self._sum_up)
         if self._count <= self._lines:
-            record(logging.WARNING, self._event, **self._common, **keys)
+            record(self._level, event or self._event, **(self._common | keys))
 
     def _sum_up(self) -> None:
         unlogged, self._count, self._timer = self._count - self._lines, 0, None
         if unlogged > 0:
-            record(logging.WARNING, self._sum_event, **self._common, count=unlogged, seconds=self._period)
+            record(self._level, self._sum_event, **self._common, count=unlogged, seconds=self._period)
         self._done()
 
     def stop(self) -> None:

@@ -37,6 +37,7 @@ from routeserver.io.drain import Drainer
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub
 from routeserver.io.refusal_log import RefusalLog
+from routeserver.io.session_log import SessionLog
 from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.parties import Neighbor
@@ -78,6 +79,7 @@ class XmppService:
         self._per_address: Counter[IPAddress] = Counter()
         self._bound: defaultdict[Jid, set[XmppSession]] = defaultdict(set)
         """By bare JID."""
+        self._log = SessionLog(hub.loop)
         self._refusals = RefusalLog(hub)
         self.drainer = Drainer(hub, self._send_away)
         self._ended = 0
@@ -161,15 +163,15 @@ class XmppService:
                 continue
             if isinstance(event, Bound):
                 self._bound[event.jid.bare].add(session)
-                record(logging.INFO, "xmpp.session.up", jid=event.jid, peer=connection.peer_address)
+                self._log.begins("xmpp.session.up", event.jid, peer=connection.peer_address)
             elif isinstance(event, Resumed):
                 self._bound[event.jid.bare].add(session)
-                record(logging.INFO, "xmpp.session.resumed", jid=event.jid, peer=connection.peer_address)
-            elif isinstance(event, Detached):
+                self._log.begins("xmpp.session.resumed", event.jid, peer=connection.peer_address)
+            elif isinstance(event, Detached) and session.jid is not None:
                 connection.reason = connection.reason or event.reason
                 self._ended += 1
-                keys = {"reason": connection.reason, "seconds": event.seconds}
-                record(logging.INFO, "xmpp.session.detached", jid=session.jid, peer=connection.peer_address, **keys)
+                keys = {"peer": connection.peer_address, "reason": connection.reason, "seconds": event.seconds}
+                self._log.ends("xmpp.session.detached", session.jid, **keys)
             elif isinstance(event, StreamClosed):
                 connection.reason = connection.reason or event.reason
                 self._ended += 1
@@ -189,7 +191,7 @@ class XmppService:
         jid, peer = session.jid, connection.peer_address
         reason = connection.reason or "a newer session took the address"
         if jid is not None and jid.resource and not session.is_outlived:
-            record(logging.INFO, "xmpp.session.down", jid=jid, peer=peer, reason=reason)
+            self._log.ends("xmpp.session.down", jid, peer=peer, reason=reason)
         self._refusals.lost(session, reason)
 
     # --- Who has to go ----------------------------------------------------------------------------------------------
@@ -207,7 +209,8 @@ class XmppService:
         return True
 
     def _given_up(self, session: XmppSession, reason: str) -> None:
-        record(logging.INFO, "xmpp.session.down", jid=session.jid, peer=session.peer_address, reason=reason)
+        if session.jid is not None:
+            self._log.ends("xmpp.session.down", session.jid, peer=session.peer_address, reason=reason)
 
     def _forget(self, address: IPAddress, session: XmppSession) -> None:
         del self._connections[session]
@@ -254,6 +257,7 @@ class XmppService:
         """Say what there is still to say of those who did not get in, and send nobody away any more."""
         self.drainer.stop()
         self._refusals.stop()
+        self._log.stop()
 
 
 class BgpService:

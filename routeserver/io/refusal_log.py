@@ -49,7 +49,7 @@ class RefusalLog:
             self._told.add(session)
         if jid is not None and refusal.attempt is Attempt.REQUEST:
             self._log_of(jid.bare).note(
-                resource=jid.resource, vpn=_cut(refusal.node), condition=refusal.condition, cause=refusal.cause,
+                jid=jid, vpn=_cut(refusal.node), condition=refusal.condition, cause=refusal.cause,
                 reason=_cut(refusal.reason),
             )  # fmt: skip
         elif not is_bound:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -232,7 +233,7 @@ async def test_what_a_host_tries_in_a_session(world: World, caplog: pytest.LogCa
     assert str(keys["jid"]).partition("/")[0] == A
     if case.event == REQUEST:
         assert (await world.forwarder(A))["refused"] == {case.count[1]: 1}
-        assert (keys["resource"], keys["condition"], keys["cause"]) == ("vpn", case.answer[1], case.count[1])
+        assert (str(keys["jid"]), keys["condition"], keys["cause"]) == (f"{A}/vpn", case.answer[1], case.count[1])
         await client.publish("blue", ("mine", entry()))
         await world.owner.until(lambda: "mine" in world.owner.node_items["blue"], "what it may do it still can")
         await client.logout()
@@ -269,10 +270,29 @@ async def test_a_flood_of_them_is_ten_lines_and_a_number(pki: Pki, caplog: pytes
         await keeper.logout()
         await other.logout()
     lines = [vars(line)["event_keys"] for line in caplog.records if line.msg == REQUEST]
-    assert [str(keys["jid"]) for keys in lines] == [A] * 10 + [B]
+    assert [str(keys["jid"]).partition("/")[0] for keys in lines] == [A] * 10 + [B]
     assert max(len(str(value)) for keys in lines for value in keys.values()) < 400
     (rest,) = [vars(line)["event_keys"] for line in caplog.records if line.msg == "xmpp.requests.refused"]
     assert (str(rest["jid"]), rest["count"]) == (A, 30)
+
+
+async def test_a_host_that_comes_and_goes_fills_no_log(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+    """Each of its sessions ends for what it said; all are counted."""
+    caplog.set_level("INFO")
+    async with running(pki, VPNS) as server:
+        other = await server.login(B)
+        for number in range(25):
+            client = await server.login(f"{A}/{number}")
+            assert await publish_from_b(client) == ("stream", "invalid-from")
+        await other.logout()
+        assert (await server.get("/api/v1/xmpp"))[2]["failed-sessions"] == {"invalid-from": 25}
+    lines = [(line.msg, vars(line)["event_keys"]) for line in caplog.records if line.msg.startswith("xmpp.session")]
+    told = Counter((event, str(keys["jid"]).partition("/")[0]) for event, keys in lines)
+    assert told == {
+        ("xmpp.session.up", A): 20, ("xmpp.session.down", A): 20, ("xmpp.sessions.down", A): 1,
+        ("xmpp.session.up", B): 1, ("xmpp.session.down", B): 1,
+    }  # fmt: skip
+    assert [keys["count"] for event, keys in lines if event == "xmpp.sessions.down"] == [5]
 
 
 async def test_what_never_came_to_a_session(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
@@ -310,3 +330,20 @@ async def test_every_try_to_log_in_is_told(pki: Pki, caplog: pytest.LogCaptureFi
         assert totals["failed-logins"] == {"invalid-mechanism": 2}
     lines = [vars(line)["event_keys"] for line in caplog.records if line.msg == LOGIN]
     assert [(keys["jid"], str(keys["peer"])) for keys in lines] == [(A, "127.0.0.1")] * 2
+
+
+@pytest.mark.parametrize("has_items", [True, False])
+async def test_a_forwarder_s_counts_last_as_long_as_it_is_known(pki: Pki, has_items: bool) -> None:
+    async with running(pki, VPNS) as server:
+        client = await server.login(A)
+        if has_items:
+            await client.publish("blue", ("mine", entry()))
+        await publish(client, "green")
+        await client.logout()
+        await eventually_async(lambda: not server.server.hub.connections, describe="its only session is over")
+        client = await server.login(A)
+        await publish(client, "green")
+        _, _, forwarders = await server.get("/api/v1/forwarders")
+        assert [one["refused"] for one in forwarders["items"]] == [{"unknown-node": 2 if has_items else 1}]
+        assert (await server.get("/api/v1/xmpp"))[2]["refused-requests"] == {"unknown-node": 2}
+        await client.logout()

@@ -1,0 +1,47 @@
+"""Lines of XMPP sessions that begin and end: of one JID no more in a minute than a person would read.
+
+A forwarder that comes and goes all the time, whatever for, would fill the log otherwise.  The first twenty ends in a
+minute are lines, and so is what began before them; of the rest there is one line, with their number.  It takes an end
+to be counted, so a session that only goes on costs nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from routeserver.io.bounded_log import BoundedLog
+from routeserver.log import record
+from routeserver.xmpp.jid import Jid
+
+_LINES = 20
+
+
+class SessionLog:
+    """Of all XMPP sessions of a server."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._ends: dict[Jid, BoundedLog] = {}
+        """By bare JID, of those that had a session end within the last period."""
+
+    def begins(self, event: str, jid: Jid, **keys: object) -> None:
+        """A session is there, or there again."""
+        ends = self._ends.get(jid.bare)
+        if ends is None or not ends.is_full:
+            record(logging.INFO, event, jid=jid, **keys)
+
+    def ends(self, event: str, jid: Jid, **keys: object) -> None:
+        """It is over, or without a connection."""
+        bare = jid.bare
+        if bare not in self._ends:
+            self._ends[bare] = BoundedLog(
+                self._loop, "xmpp.session.down", "xmpp.sessions.down",
+                lines=_LINES, level=logging.INFO, done=lambda: self._ends.pop(bare), jid=bare,
+            )  # fmt: skip
+        self._ends[bare].note(event, jid=jid, **keys)
+
+    def stop(self) -> None:
+        """Say what there is still to say."""
+        for log in tuple(self._ends.values()):
+            log.stop()
