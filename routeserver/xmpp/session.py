@@ -197,6 +197,7 @@ class XmppSession:
     def send_elsewhere(self, host: str) -> list[XmppEvent]:
         """End the stream, and have the client go to HOST or HOST:PORT (RFC 6120 section 4.9.3.19)."""
         if not self.closing:
+            self._acknowledge()
             self._fail(_elsewhere(host))
         return self._take_events()
 

@@ -211,6 +211,58 @@ async def test_the_other_host_serves_it(pki: Pki, server: RunningServer) -> None
         assert (await other.get("/api/v1/vpns/blue"))[2]["published-items"] == 1
 
 
+ENABLE = b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>"
+PING = b"<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>"
+
+
+async def resumable(server: RunningServer) -> tuple[RawXmpp, bytes]:
+    """A session that could go on over another connection, and the words for that."""
+    client = await RawXmpp.connect(server.address("xmpp"))
+    await client.start_tls(context(server.pki))
+    await client.login()
+    client.send(ENABLE)
+    enabled = await client.until(b"/>")
+    name = enabled.partition(b" id='")[2].partition(b"'")[0]
+    return client, b"<resume xmlns='urn:xmpp:sm:3' h='0' previd='" + name + b"'/>"
+
+
+async def come_back(server: RunningServer, resume: bytes) -> bytes:
+    """What a new connection that wants to resume is told behind its login."""
+    client = await RawXmpp.connect(server.address("xmpp"))
+    await client.start_tls(context(server.pki))
+    client.send(HEADER + AUTH + HEADER + resume + b"</stream:stream>")
+    await client.until(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+    answer = await client.rest()
+    client.close()
+    return answer
+
+
+async def test_a_session_that_was_sent_away_cannot_be_resumed(server: RunningServer) -> None:
+    """It is over, and what it had said until then is acknowledged (XEP-0198)."""
+    client, resume = await resumable(server)
+    client.send(PING)
+    await client.until(b"id='p'")
+    await drain(server, "0s")
+    answer = await client.rest()
+    assert b"<a xmlns='urn:xmpp:sm:3' h='1'/>" + REDIRECT in answer
+    client.close()
+    assert REDIRECT in await come_back(server, resume)
+    await cancel(server)
+    answer = await come_back(server, resume)
+    assert b"<failed xmlns='urn:xmpp:sm:3'" in answer
+    assert b"<item-not-found " in answer
+
+
+async def test_a_session_that_waits_for_its_client_waits_on(server: RunningServer) -> None:
+    client, resume = await resumable(server)
+    client.close()
+    await eventually_async(lambda: not server.server.hub.connections, describe="it is detached")
+    await drain(server, "0s")
+    assert REDIRECT in await come_back(server, resume)
+    await cancel(server)
+    assert b"<resumed xmlns='urn:xmpp:sm:3' " in await come_back(server, resume)
+
+
 # --- And back -------------------------------------------------------------------------------------------------------
 
 
