@@ -196,7 +196,7 @@ class Management:
             raise StreamError(
                 "undefined-condition",
                 f"{h} stanzas acknowledged, {sent} sent",
-                f"<handled-count-too-high xmlns='{NS_MANAGEMENT}' h='{h}' send-count='{sent}'/>",
+                detail=f"<handled-count-too-high xmlns='{NS_MANAGEMENT}' h='{h}' send-count='{sent}'/>",
             )
         self._acknowledged += new
         self.is_asking = False
