@@ -2,7 +2,8 @@
 # make test    everything; installs what it needs, says what it skipped and why
 # make check   lint, types, unit tests: under a minute
 # make bench   the table of figures
-# make fuzz    100 000 random UPDATEs against a running route server; FUZZ_COUNT and FUZZ_SEED say how many and which
+# make fuzz    100 000 random UPDATEs against a running route server, and 1 000 000 random and mutated chunks of XMPP
+#              streams; FUZZ_COUNT and FUZZ_SEED, XMPP_FUZZ_COUNT and XMPP_FUZZ_SEED say how many and which
 # make soak    1000 clients, ten of which stop reading, while everything changes: some ten minutes
 # make interop every interop test, and the tables of docs/interop.md from what they show
 #
@@ -33,7 +34,8 @@ bench: bootstrap
 	$(VENV)/python -m bench.run
 
 fuzz: bootstrap
-	FUZZ_COUNT=$${FUZZ_COUNT:-100000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} $(PYTEST) -q -s tests/fuzz
+	FUZZ_COUNT=$${FUZZ_COUNT:-100000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
+	XMPP_FUZZ_COUNT=$${XMPP_FUZZ_COUNT:-1000000} XMPP_FUZZ_SEED=$${XMPP_FUZZ_SEED:-$$(date +%s)} $(PYTEST) -q -s tests/fuzz
 
 soak: bootstrap
 	SOAK_SCALE=$${SOAK_SCALE:-10} $(PYTEST) -q -s tests/soak

@@ -51,13 +51,16 @@ def test_test_checks_first_and_ends_with_the_kernel() -> None:
 
 
 def test_fuzzing_is_short_in_test_and_long_by_itself() -> None:
-    """`make test` runs every directory, the bounded run of the fuzzer among them, with the count in its module."""
+    """`make test` runs every directory, the bounded runs of the fuzzers among them, by the counts in their modules."""
     assert re.search(r'^\S+ -m pytest -m "not kernel"$', recipe("test"), re.MULTILINE)
-    module = (ROOT / "tests" / "fuzz" / "test_bgp_fuzz.py").read_text()
-    assert 'environ.get("FUZZ_COUNT", "2000")' in module
-    (run,) = [line for line in recipe("fuzz").splitlines() if "pytest" in line]
-    assert run.startswith("FUZZ_COUNT=${FUZZ_COUNT:-100000} ")
-    assert run.endswith(" tests/fuzz")
+    run = recipe("fuzz").strip()
+    for module, name, few, many in (
+        ("test_bgp_fuzz.py", "FUZZ_COUNT", 2000, 100000),
+        ("test_xmpp_fuzz_streams.py", "XMPP_FUZZ_COUNT", 20000, 1000000),
+    ):
+        assert f'environ.get("{name}", "{few}")' in (ROOT / "tests" / "fuzz" / module).read_text()
+        assert re.search(rf"(?<!\w){name}=\${{{name}:-{many}}} ", run)
+    assert re.search(r"^XMPP_FUZZ_COUNT.* -m pytest -q -s tests/fuzz$", run, re.MULTILINE)
 
 
 def test_ci_runs_the_tests_and_lets_nothing_be_missing() -> None:
