@@ -41,22 +41,23 @@ class Queries:
                 names = [vrf.name for vrf in self._visible(client, query.node)]
                 client.session.send_result(query.iq, results.affiliations(query.node, names))
             case events.GetConfiguration():
-                form = _configuration(self._vrf(client, query.node), forms.NODE_CONFIGURATION)
+                form = self._configuration(client, query.node, forms.NODE_CONFIGURATION)
                 client.session.send_result(query.iq, results.configuration(query, form))
             case events.DiscoverNodes():
                 client.session.send_node_list(query.iq, [vrf.name for vrf in self._visible(client, None)])
             case events.DiscoverNode():
-                form = _configuration(self._vrf(client, query.node), forms.NODE_METADATA)
+                form = self._configuration(client, query.node, forms.NODE_METADATA)
                 client.session.send_result(query.iq, disco.node(query, form))
 
     def _vrf(self, client: Client, node: str) -> Vrf:
         return admission.find(self._rib.vrfs, node, client.forwarder.jid)
 
     def _visible(self, client: Client, node: str | None) -> list[Vrf]:
-        """The one VPN that is named, or all a client may use."""
+        """Of the one VPN that is named, or of all, the VRF that is the client's."""
         if node is not None:
             return [self._vrf(client, node)]
-        return [vrf for vrf in self._rib.vrfs.values() if admission.is_member(vrf, client.forwarder.jid)]
+        found = (admission.find_vrf(self._rib.vrfs, name, client.forwarder.jid) for name in self._rib.vrfs)
+        return [vrf for vrf in found if vrf is not None]
 
     def _items(self, client: Client, query: events.GetItems) -> None:
         """XEP-0060 section 6.5: what a subscriber would see now. Publishers need no subscription (section 12.12)."""
@@ -80,6 +81,8 @@ class Queries:
         found = [(vrf.name, o.subscribed[vrf]) for vrf in visible for o in outboxes if vrf in o.subscribed]
         client.session.send_result(query.iq, results.subscriptions(query.node, dict.fromkeys(found)))
 
-
-def _configuration(vrf: Vrf, form_type: str) -> str:
-    return forms.configuration_form(form_type, vrf.settings.max_items, len(vrf.watchers))
+    def _configuration(self, client: Client, node: str, form_type: str) -> str:
+        """The same for all members, whichever VRF is theirs."""
+        limit, vpn = self._vrf(client, node).settings.max_items, self._rib.vrfs[node]
+        subscribers = sum(len(vrf.watchers) for vrf in (vpn, *(vrf for _, vrf in vpn.overriding)))
+        return forms.configuration_form(form_type, limit, subscribers)

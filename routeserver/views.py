@@ -47,17 +47,28 @@ def vpn(core: RouteServer, name: str) -> View | None:
 
 
 def _vpn(core: RouteServer, vrf: Vrf) -> View:
-    settings = vrf.settings
-    subscribers = [c.session.jid for c in core.nodes.clients.values() if vrf in c.outbox.subscribed]
+    settings, vrfs = vrf.settings, {vrf, *(other for _, other in vrf.overriding)}
+    clients = core.nodes.clients.values()
+    subscribers = [client.session.jid for client in clients if not vrfs.isdisjoint(client.outbox.subscribed)]
     return {
         "name": vrf.name,
-        "import-route-target": sorted(map(route_target_text, settings.import_rts)),
-        "export-route-target": sorted(map(route_target_text, settings.export_rts)),
+        **_targets(vrf),
         "members": None if settings.members is None else list(settings.members),
         "prefixes": None if settings.prefixes is None else list(map(str, settings.prefixes)),
         "subscribers": sorted(map(str, subscribers)),
         "routes": len(vrf.entries),
         "published-items": len(vrf.published),
+        "overrides": [
+            {"members": list(patterns), **_targets(other), "routes": len(other.entries)}
+            for patterns, other in vrf.overriding
+        ],
+    }
+
+
+def _targets(vrf: Vrf) -> View:
+    return {
+        "import-route-target": sorted(map(route_target_text, vrf.settings.import_rts)),
+        "export-route-target": sorted(map(route_target_text, vrf.settings.export_rts)),
     }
 
 

@@ -10,8 +10,9 @@ import pytest
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.provisioning import Provisioned
 from routeserver.settings import NeighborSettings, VpnOverride, VpnSettings
+from routeserver.views import vpn as vpn_view
 from routeserver.xmpp.disco import FEATURES
-from schema.names import NS_PUBSUB
+from schema.names import NS_DISCO_INFO, NS_PUBSUB
 from tests.support.conversation import Conversation, Forwarder
 from tests.support.far_neighbor import Neighbor
 from tests.support.routes import LOCAL_AS, hop, item, key, membership_key, rts, vpn
@@ -409,6 +410,17 @@ def test_a_node_is_one_whatever_vrfs_it_has() -> None:
     assert hub.publish("a", ("more", item("10.0.0.9/32", hop(_ADDRESS[_H3])))).condition is not None, "it is full"
     assert set(spoke.items("a")) == {f"of {_H3}"}
     assert set(hub.items("a")) == {f"of {_H1}"}
+    for forwarder in (hub, spoke):
+        listed = forwarder.ask(f"<pubsub xmlns='{NS_PUBSUB}'><subscriptions/></pubsub>", "get").element[0][0]
+        assert [subscription.get("node") for subscription in listed] == ["a"]
+        about = forwarder.ask(f"<query xmlns='{NS_DISCO_INFO}' node='a'/>", "get").element
+        (field,) = about.iterfind(".//{*}field[@var='pubsub#num_subscribers']")
+        assert field[0].text == "2"
+    shown = vpn_view(site.talk.core, "a")
+    assert shown is not None
+    assert (shown["subscribers"], shown["routes"], shown["published-items"]) == ([f"{_H1}/vpn", f"{_H3}/vpn"], 1, 2)
+    override = {"import-route-target": ["64512:1"], "export-route-target": ["64512:2"], "members": [_H3], "routes": 1}
+    assert shown["overrides"] == [override]
     site.settle()
     site.talk.provision()
     assert site.told() == {_H1: [("delete", ("a",))], _H3: [("delete", ("a",))]}

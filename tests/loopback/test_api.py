@@ -57,6 +57,7 @@ BLUE = {
     "subscribers": [],
     "routes": 0,
     "published-items": 0,
+    "overrides": [],
 }
 
 

@@ -71,7 +71,8 @@ class Watch:
                 right = set(oracle.items_for(slot, node).items()) if node in subscribed else set()
                 held = set(client.held.get(node, {}).items())
                 may = self._items.setdefault((client, node), set())
-                self._items[client, node] = right if held == right else may | right
+                is_settled = held == right and not client.session.unsent
+                self._items[client, node] = right if is_settled else may | right
                 assert held <= may | right, f"{slot} holds in {node} {held - may - right}"
         for name, peer in peers.items():
             right = {(*where, _said(*what)) for where, what in oracle.routes_of(name).items()}
