@@ -28,6 +28,7 @@ class Cause(enum.StrEnum):
     PREFIX = "foreign-prefix"
     ITEM = "foreign-item"
     JID = "foreign-jid"
+    SESSION = "foreign-session"
     QUOTA = "quota"
     MALFORMED = "malformed"
     NOT_OFFERED = "not-offered"

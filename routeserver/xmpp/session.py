@@ -28,7 +28,7 @@ from dataclasses import replace
 
 from routeserver.xmpp import disco, management, pubsub, stanza
 from routeserver.xmpp.accounts import Accounts
-from routeserver.xmpp.errors import Attempt, Refusal, StanzaError, StreamError, resource_constraint
+from routeserver.xmpp.errors import Attempt, Cause, Refusal, StanzaError, StreamError, resource_constraint
 from routeserver.xmpp.events import Bound, Detached, Iq, Resumed, StartTls, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
 from routeserver.xmpp.liveness import GiveUp, Liveness
@@ -497,7 +497,11 @@ class XmppSession:
             self._write(management.failed("bad-request"))
             return
         older = self._resumptions.find(previous)
-        kept = None if older is None or older._bare != self._bare else older._management
+        if older is not None and older._bare != self._bare:
+            reason = f"the session to resume is that of {older._bare}"
+            self.refused(self, Refusal(Attempt.REQUEST, "item-not-found", reason, Cause.SESSION))
+            older = None
+        kept = None if older is None else older._management
         if older is None or kept is None or older.jid is None:
             self._write(management.failed("item-not-found"))
             return

@@ -82,6 +82,12 @@ async def world(pki: Pki, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Wor
 # --- What A tries ---------------------------------------------------------------------------------------------------
 
 
+def context(pki: Pki, name: str) -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=str(pki.ca))
+    made.load_cert_chain(*pki.client(name))
+    return made
+
+
 async def refusal(request: Awaitable[object]) -> tuple[str, ...]:
     with pytest.raises(StanzaRefusedError) as refused:
         await request
@@ -249,6 +255,31 @@ async def test_what_a_host_tries_at_the_door(world: World, caplog: pytest.LogCap
     assert (await world.forwarder(B))["refused"] == {}
 
 
+async def test_resuming_the_session_of_b(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """XEP-0198 leaves it at a name nobody guesses; here it takes the certificate as well."""
+    owner, thief = [await RawXmpp.connect(world.server.address("xmpp")) for _ in range(2)]
+    await owner.start_tls(context(world.server.pki, B))
+    await owner.login("resumable")
+    owner.send(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+    name = (await owner.until(b"/>")).partition(b" id='")[2].partition(b"'")[0]
+    await thief.start_tls(context(world.server.pki, A))
+    thief.send(HEADER + AUTH + HEADER + b"<resume xmlns='urn:xmpp:sm:3' h='0' previd='" + name + b"'/></stream:stream>")
+    await thief.until(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+    answer = await thief.rest()
+    assert b"<failed xmlns='urn:xmpp:sm:3'" in answer
+    assert b"<item-not-found " in answer
+    await eventually_async(lambda: len(world.server.server.hub.connections) == 2, describe="the thief is gone")
+    assert (await world.counts())["refused-requests"] == {"foreign-session": 1}
+    ((event, keys),) = about(caplog, A)
+    assert (event, keys["cause"], keys["reason"]) == (
+        REQUEST, "foreign-session", f"the session to resume is that of {B}",
+    )  # fmt: skip
+    owner.send(b"<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+    await owner.until(b"id='p'")
+    for client in (owner, thief):
+        client.close()
+
+
 # --- Many of them ---------------------------------------------------------------------------------------------------
 
 
@@ -317,11 +348,9 @@ async def test_what_never_came_to_a_session(pki: Pki, caplog: pytest.LogCaptureF
 
 async def test_every_try_to_log_in_is_told(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
     """Two that make no sense and then the right one: a session, and two lines."""
-    context = ssl.create_default_context(cafile=str(pki.ca))
-    context.load_cert_chain(*pki.client(A))
     async with running(pki, VPNS) as server:
         client = await RawXmpp.connect(server.address("xmpp"))
-        await client.start_tls(context)
+        await client.start_tls(context(pki, A))
         client.send(HEADER + AUTH.replace(b"EXTERNAL", b"KERBEROS_V4") * 2 + AUTH + HEADER + bind("vpn"))
         await client.until(b"</jid>")
         client.close()
