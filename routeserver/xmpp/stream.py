@@ -80,7 +80,7 @@ class StreamLimits:
     """What all streams together may teach the parser of names, which it never forgets; strangers a quarter of it."""
     max_unacknowledged_bytes: int = 4 << 20
     """What is kept of stanzas sent to a client that can resume (XEP-0198), until it acknowledges them."""
-    max_unacknowledged_bytes_total: int = 6 << 20
+    max_unacknowledged_bytes_total: int = 4 << 20
     """The same for all clients together, beyond 16 KiB each."""
     max_stanza_rate: int = 5000
     """Stanzas a second, over ten seconds."""
