@@ -29,6 +29,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from routeserver.io.handshake import HandshakeSizes
 from routeserver.pki import XMPP_ADDR
 from routeserver.xmpp.sasl import CertificateId, ClientCertificate
 
@@ -185,13 +186,14 @@ def _read(key: str, file: Path) -> bytes:
 class TlsPump:
     """One server-side TLS connection."""
 
-    __slots__ = ("_incoming", "_is_broken", "_outgoing", "_tls", "ended", "established")
+    __slots__ = ("_incoming", "_is_broken", "_outgoing", "_sizes", "_tls", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._is_broken = False
+        self._sizes: HandshakeSizes | None = HandshakeSizes()
         self.established = False
         """Whether the handshake is done, and with it the check of the client's certificate."""
         self.ended = False
@@ -199,11 +201,13 @@ class TlsPump:
 
     def receive(self, ciphertext: bytes) -> bytes:
         """Feed what came from the wire; returns the plaintext so far. Raises ssl.SSLError."""
-        self._incoming.write(ciphertext)
         try:
+            if self._sizes is not None:
+                self._sizes.check(ciphertext)
+            self._incoming.write(ciphertext)
             if not self.established:
                 self._tls.do_handshake()
-                self.established = True
+                self.established, self._sizes = True, None
             return self._plaintext()
         except ssl.SSLWantReadError:
             return b""

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from routeserver.io.handshake import HandshakeSizes
 from routeserver.io.tls import TlsPump, client_certificate, server_context
 from routeserver.pki import XMPP_ADDR, utf8_string
 from routeserver.xmpp.sasl import ClientCertificate
@@ -54,6 +55,45 @@ class Pair:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self.client.do_handshake()
             assert self.exchange() == b""
+
+
+def record(kind: int, octets: bytes) -> bytes:
+    return bytes((kind, 3, 1)) + len(octets).to_bytes(2, "big") + octets
+
+
+def message(claimed: int, octets: bytes = b"", kind: int = 1) -> bytes:
+    """A handshake message that says it is so long."""
+    return bytes((kind,)) + claimed.to_bytes(3, "big") + octets
+
+
+WARNING = record(21, b"\x01\x5a")
+HELLO = message(32768, bytes(32768))
+
+
+@pytest.mark.parametrize(
+    ("octets", "is_taken"),
+    [
+        (record(22, message(32768)), True),
+        (record(22, message(32769)), False),
+        (record(22, message(131_000, bytes(500))), False),
+        (WARNING + record(22, message(32769)), False),
+        (record(22, message(32769)[:2]) + WARNING + record(22, message(32769)[2:]), False),
+        (record(22, HELLO[:16384]) + record(22, HELLO[16384:32768]) + record(22, HELLO[32768:]), True),
+        (record(22, HELLO[:16384]) + record(22, HELLO[16384:] + message(32769, kind=11)), False),
+        (record(22, HELLO[:10000]) + record(22, HELLO[10000:] + message(9, kind=11)), True),
+        (record(22, b"") + record(22, message(32769)), False),
+        (record(20, b"\x01") + record(22, b"\xff" * 40), True),
+        (record(23, b"\xff" * 40), True),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 6, 1 << 20])
+def test_how_long_a_message_of_the_handshake_may_claim_to_be(octets: bytes, is_taken: bool, step: int) -> None:
+    """Whatever is encrypted cannot be looked at; in what is not, a length is believed before the octets are there."""
+    sizes = HandshakeSizes()
+    pieces = [octets[start : start + step] for start in range(0, len(octets), step)]
+    with contextlib.nullcontext() if is_taken else pytest.raises(ssl.SSLError, match="too long"):
+        for piece in pieces:
+            sizes.check(piece)
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
