@@ -37,7 +37,7 @@ from routeserver.config_values import (
     tables,
 )
 from routeserver.config_xmpp import XmppConfig
-from routeserver.settings import ForwarderSettings, Settings, VpnOverride, VpnSettings
+from routeserver.settings import AtSessionLoss, ForwarderSettings, Settings, VpnOverride, VpnSettings
 from schema.values import IPAddress
 
 _TYPE_NAMES = {"str": "a string", "int": "an integer", "bool": "true or false", "array": "a list", "object": "a table"}
@@ -73,6 +73,7 @@ class _RouteServer(Table):
     as_: int = msgspec.field(name="as")
     jid: str | None = None
     stale_time: str | None = None
+    at_session_loss: str | None = None
     startup_hold: str | None = None
     rtc_settle: str | None = None
     rtc_wait: str | None = None
@@ -216,6 +217,9 @@ def _settings(file: _File, base: Path) -> Settings:
         **given(
             jid=optional("route-server.jid", values.bare_jid, raw.jid),
             stale_time=stale_time,
+            at_session_loss=optional(
+                "route-server.at-session-loss", values.one_of(_AT_SESSION_LOSS), raw.at_session_loss
+            ),
             startup_hold=stale_time if startup_hold is None else startup_hold,
             rtc_settle=optional("route-server.rtc-settle", values.seconds, raw.rtc_settle),
             rtc_wait=optional("route-server.rtc-wait", values.seconds, raw.rtc_wait),
@@ -225,6 +229,7 @@ def _settings(file: _File, base: Path) -> Settings:
     )
 
 
+_AT_SESSION_LOSS = {choice.value: choice for choice in AtSessionLoss}
 _quota = values.within(1, 10_000_000)
 _next_hops = values.within(1, 64)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any, TypeAlias, TypeVar
 
@@ -130,7 +130,7 @@ def within(low: int, high: int) -> Callable[[int], int]:
     return convert
 
 
-def one_of(values: dict[str, T]) -> Callable[[str], T]:
+def one_of(values: Mapping[str, T]) -> Callable[[str], T]:
     """A converter for words."""
 
     def convert(text: str) -> T:

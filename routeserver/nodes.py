@@ -32,7 +32,7 @@ class Nodes:
     def __init__(self, settings: Settings, rib: Rib) -> None:
         self._settings = settings
         self._rib = rib
-        self.publications = Publications(rib)
+        self.publications = Publications(rib, settings.at_session_loss)
         self._registered = {Jid.parse(f.jid).bare: f for f in settings.forwarders}
         self.forwarders: dict[Jid, Forwarder] = {}
         self.clients: dict[XmppSession, Client] = {}

@@ -1,8 +1,9 @@
 """What forwarders have published: every item, who vouches for it, and the path it makes in the RIB.
 
 An item belongs to the bare JID that published it and is vouched for by the session that did.  When that session
-ends its items become stale, which is a property of their paths; whoever publishes one again, in any session of the same
-JID, vouches for it from then on, and what nobody vouches for is swept when its time has come.
+ends its items become stale, which is a property of their paths and, if the configuration wants it, costs them their
+preference everywhere; `lose` does it, whatever it was that told of the loss.  Whoever publishes an item again, in any
+session of the same JID, vouches for it from then on, and what nobody vouches for is swept when its time has come.
 
 A path's NLRI follows from the item and from what the forwarder's subscription said of the VPN (its instance-id); of two
 NLRI for one item the new one comes before the old one goes.
@@ -15,9 +16,10 @@ from dataclasses import replace
 
 from routeserver.bgp.nlri import RouteDistinguisher
 from routeserver.parties import Forwarder, Vouched
-from routeserver.rib.path import Path
+from routeserver.rib.path import Path, revalued
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
+from routeserver.settings import AtSessionLoss
 from routeserver.xmpp import errors
 from routeserver.xmpp.session import XmppSession
 from schema.items import RouteItem
@@ -26,8 +28,9 @@ from schema.items import RouteItem
 class Publications:
     """The items of all forwarders. Checks raise StanzaError and change nothing; changes are checked before."""
 
-    def __init__(self, rib: Rib) -> None:
+    def __init__(self, rib: Rib, at_loss: AtSessionLoss) -> None:
         self._rib = rib
+        self._at_loss = at_loss
 
     # Checks
 
@@ -136,7 +139,7 @@ class Publications:
             path = originator.path(forwarder.source, vrf, item_id, item, originator.own_rd(vrf))
         before = vrf.published.get(item_id)
         if stale:
-            path = replace(path, stale=True)
+            path = self._valued(path, stale=True)
         vrf.published[item_id] = path
         self._rib.update(path)
         if before is None:
@@ -152,9 +155,15 @@ class Publications:
         return ours is not None and any(other is not None and other.vrf != ours.vrf for other in others)
 
     def _restale(self, vrf: Vrf, item_id: str, *, stale: bool) -> None:
-        path = replace(vrf.published[item_id], stale=stale)
+        path = self._valued(vrf.published[item_id], stale=stale)
         vrf.published[item_id] = path
         self._rib.update(path)
+
+    def _valued(self, path: Path, *, stale: bool) -> Path:
+        """The path as it counts while somebody vouches for it, or nobody does."""
+        if path.published is None or self._at_loss is AtSessionLoss.KEEP:
+            return replace(path, stale=stale)
+        return revalued(path, 0 if stale else path.published.route.local_preference, stale=stale)
 
     def _remove(self, path: Path) -> None:
         self._rib.withdraw(path.source, path.family, path.key, path.item)

@@ -23,6 +23,15 @@ class OnExcess(enum.Enum):
     """The session ends and is taken up again after `PrefixLimit.restart_after`."""
 
 
+class AtSessionLoss(enum.Enum):
+    """What becomes of a forwarder's paths when it is lost, beside that they are stale here."""
+
+    KEEP = "keep"
+    """Nobody else is told: BGP neighbors and other route servers use them as before."""
+    DEPREFERENCE = "depreference"
+    """Their local-preference is 0, here and everywhere within the AS, until somebody vouches for them again."""
+
+
 @dataclass(frozen=True, slots=True)
 class PrefixLimit:
     """How many prefixes of one family a neighbor may send; at `warn_at` percent of them there is a line of log."""
@@ -169,6 +178,7 @@ class Settings:
     local_as: int
     jid: str = "route-server@ietf.org"
     stale_time: float = 60.0
+    at_session_loss: AtSessionLoss = AtSessionLoss.KEEP
     startup_hold: float = 60.0
     """How long after its own start the server waits for publishers before it says it is in sync."""
     rtc_settle: float = 5.0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
@@ -30,6 +31,7 @@ LLGR_STALE = 0xFFFF0006
 """The community of a route that is kept long after its neighbor was lost (RFC 9494 section 3.2)."""
 
 
+_REVALUED_MAX = 4096
 _NO_MPLS_TUNNEL = ((), (Encapsulation.VXLAN,))
 
 
@@ -130,10 +132,29 @@ def local_preference(path: Path) -> int:
     return DEFAULT_LOCAL_PREF if preference is None else preference
 
 
+def revalued(path: Path, preference: int, *, stale: bool) -> Path:
+    """A published path, stale or not, with this local-preference, which need not be its publisher's."""
+    published = path.published
+    if published is None or preference == path.attributes.local_pref:
+        return replace(path, stale=stale)
+    others = tuple([(_preferred(attributes, preference), label) for attributes, label in published.others])
+    published = replace(published, others=others)
+    return replace(path, attributes=_preferred(path.attributes, preference), published=published, stale=stale)
+
+
+@lru_cache(_REVALUED_MAX)
+def _preferred(attributes: PathAttributes, preference: int) -> PathAttributes:
+    """One object for equal attributes, so that routes leave in one UPDATE."""
+    return replace(attributes, local_pref=preference)
+
+
 def path_item(path: Path) -> RouteItem:
     """The item a subscriber is told for this path."""
-    if path.published:
-        return path.published.route
     attributes = path.attributes
+    if path.published:
+        route = path.published.route
+        if attributes.local_pref == route.local_preference:
+            return route
+        return replace(route, local_preference=local_preference(path))
     hop = NextHop(attributes.tunnel_endpoint, path.label, attributes.encapsulations)
     return RouteItem(path.prefix, (hop,), attributes.sequence[1], local_preference(path))

@@ -13,7 +13,7 @@ from lxml import etree
 
 from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import Family
-from routeserver.settings import NeighborSettings, Settings, VpnOverride, VpnSettings
+from routeserver.settings import AtSessionLoss, NeighborSettings, Settings, VpnOverride, VpnSettings
 from schema.names import NS_CLIENT, NS_EVENT, NS_UNICAST
 from tests.support.conversation import Conversation, Forwarder
 from tests.support.far_neighbor import Neighbor
@@ -25,7 +25,7 @@ _PE = NeighborSettings(ip_address("127.0.2.1"), LOCAL_AS)
 _BLUE, _RED = vpn("blue", ["64512:100"]), vpn("red", ["64512:200"])
 
 
-def _talk(*vpns: VpnSettings, **settings: float) -> tuple[Conversation, Neighbor]:
+def _talk(*vpns: VpnSettings, **settings: float | AtSessionLoss) -> tuple[Conversation, Neighbor]:
     """A route server with a PE as its neighbor, which wants the routes of every VPN."""
     talk = Conversation(*(vpns or (_BLUE, _RED)), neighbors=(_PE,), **settings)
     pe = talk.neighbor("127.0.2.1")
@@ -206,6 +206,17 @@ def test_c_09_a_session_is_monitored_and_what_it_published_goes_after_a_time() -
     assert pe.keys()
     talk.advance(2)
     assert not pe.keys()
+
+
+def test_c_10_preference_may_be_lowered_as_soon_as_a_session_is_lost() -> None:
+    """With `at-session-loss = "depreference"` LOCAL_PREF is 0 at once; otherwise neighbors hear nothing."""
+    for at_loss, preference in ((AtSessionLoss.DEPREFERENCE, 0), (AtSessionLoss.KEEP, 200)):
+        talk, pe = _talk(at_session_loss=at_loss)
+        host, route = _host(talk, 1), key("192.0.2.1:1", "10.0.0.1/32")
+        _publish(talk, host, "a", "10.0.0.1/32", lp=200)
+        host.lose()
+        talk.turn()
+        assert pe.held[Family.VPNV4][route].attributes.local_pref == preference
 
 
 def test_c_11_the_route_server_selects_and_gives_the_route_without_rd_and_rt() -> None:

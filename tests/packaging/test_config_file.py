@@ -12,7 +12,7 @@ from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import Family
 from routeserver.config import Config, ConfigError, load
 from routeserver.config_xmpp import AdmissionLimits
-from routeserver.settings import ForwarderSettings, NeighborSettings, Settings, VpnSettings
+from routeserver.settings import AtSessionLoss, ForwarderSettings, NeighborSettings, Settings, VpnSettings
 from routeserver.xmpp.stream import StreamLimits
 from tests.support.pki import Pki
 
@@ -111,7 +111,9 @@ def test_what_is_left_out_has_the_settings_own_defaults(directory: Path) -> None
 
 def test_every_other_key_arrives(directory: Path) -> None:
     xmpp = 'domain="rs.example.net"\nlisten=["[::1]:0"]\ncertificate="rs.pem"\nprivate-key="rs.key"\nclient-ca="ca.pem"'
-    text = f"""{MINIMAL}stale-time = "2m"\nstartup-hold = "0s"\nrtc-settle = "500ms"\nrtc-wait = "1.5s"
+    text = f"""{MINIMAL}stale-time = "2m"
+at-session-loss = "depreference"
+startup-hold = "0s"\nrtc-settle = "500ms"\nrtc-wait = "1.5s"
 [xmpp]\n{xmpp}\nnext-hop-check = false
 [[bgp.neighbors]]
 address = "127.0.0.9"\npeer-as = 65550\nport = 1791\nlocal-address = "127.0.0.8"\nhold-time = "0s"\nafi-safis = []
@@ -123,7 +125,7 @@ jid = "Host1.Example.Net"\naddresses = ["2001:db8::1", "192.0.2.1"]\nrouter-id =
     config = load_text(directory, text.replace("afi-safis = []", 'afi-safis = ["l3vpn-ipv4-unicast"]'))
     settings = config.settings
     assert (settings.stale_time, settings.startup_hold, settings.rtc_settle, settings.rtc_wait) == (120, 0, 0.5, 1.5)
-    assert settings.next_hop_check is False
+    assert (settings.at_session_loss, settings.next_hop_check) == (AtSessionLoss.DEPREFERENCE, False)
     assert settings.neighbors == (
         NeighborSettings(
             IPv4Address("127.0.0.9"),
@@ -238,6 +240,10 @@ MISTAKES = [
         'route-server.stale-time: \'60\' is not a duration like "60s" or "500ms" (units ms, s, m, h)',
     ),
     (documented_but('"60s"', "60"), "route-server.stale-time: must be a string, not an integer"),
+    (
+        documented_but('stale-time = "60s"', 'at-session-loss = "drop"'),
+        "route-server.at-session-loss: 'drop' is not one of keep, depreference",
+    ),
     (documented_but('"rs.example.net"', '"a@rs.example.net"'), "xmpp.domain: 'a@rs.example.net' is not a domain"),
     (
         documented_but("127.0.0.1:5222", "localhost:5222"),

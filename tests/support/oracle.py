@@ -16,7 +16,7 @@ from routeserver.bgp.attributes import AS_SEQUENCE, PathAttributes
 from routeserver.bgp.communities import encapsulation_community, mobility_community
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, key_prefix, key_rd, vpn_family, vpn_key
-from routeserver.settings import Settings, VpnSettings
+from routeserver.settings import AtSessionLoss, Settings, VpnSettings
 from schema.items import RouteItem
 from schema.values import IPAddress, NextHop
 from tests.support.oracle_neighbors import LLGR_STALE, Neighborhood, NeighborWords
@@ -281,18 +281,21 @@ class Oracle:
 
     def _published(self) -> Iterator[_Path]:
         for (node, item_id), item in self.items.items():
-            part, hop = self.vpns.of(node, item.jid), item.route.next_hops[0]
+            part, route = self.vpns.of(node, item.jid), item.route
             assert part is not None
-            rd, family = self._rd(item.jid, node, hop.address, part), vpn_family(item.route.prefix)
+            if item.session is None and self.settings.at_session_loss is AtSessionLoss.DEPREFERENCE:
+                route = replace(route, local_preference=0)
+            hop = route.next_hops[0]
+            rd, family = self._rd(item.jid, node, hop.address, part), vpn_family(route.prefix)
             communities = [*sorted(part.exports), *map(encapsulation_community, hop.encapsulations)]
-            if item.route.sequence_number:
-                communities.append(mobility_community(item.route.sequence_number))
+            if route.sequence_number:
+                communities.append(mobility_community(route.sequence_number))
             attributes = PathAttributes(
-                hop.address, local_pref=item.route.local_preference, ext_communities=tuple(communities)
+                hop.address, local_pref=route.local_preference, ext_communities=tuple(communities)
             )
             yield _Path(
-                item.jid, _LOCAL, self.settings.router_id, False, family, vpn_key(rd, item.route.prefix), hop.label,
-                attributes, node, item_id, item.route, item.session is None,
+                item.jid, _LOCAL, self.settings.router_id, False, family, vpn_key(rd, route.prefix), hop.label,
+                attributes, node, item_id, route, item.session is None,
             )  # fmt: skip
 
     def _rd(self, jid: str, node: str, address: IPAddress, part: Part) -> RouteDistinguisher:

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from routeserver.bgp.iana import VPN_FAMILIES, Family
+from routeserver.settings import AtSessionLoss
 from tests.support.routes import GRE, UDP
 from tests.support.scenario_vpns import random_change
 from tests.support.scenario_world import (
@@ -33,7 +34,8 @@ def events(seed: int, length: int) -> list[Event]:
     """A beginning in which everybody comes up, then `length` random events."""
     random = Random(seed)
     absent = PASSING_ON if random.random() < 0.3 else ()
-    begin: list[Event] = [("world", random.random() < 0.3, absent)]
+    at_loss = random.choice(list(AtSessionLoss))
+    begin: list[Event] = [("world", random.random() < 0.3, absent, at_loss)]
     begin += [("bind", slot, random.random() < 0.7) for slot in ("h1", "h2", "h3")]
     begin += [("up", name, _restart(random)) for name in NEIGHBORS if random.random() < 0.6]
     begin += [("subscribe", slot, random.choice(NODES), random.choice((None, 1, 2))) for slot in ("h1", "h2", "h3")]

@@ -10,7 +10,7 @@ from typing import Any
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.nlri import vpn_family
-from routeserver.settings import GracefulRestart, NeighborSettings
+from routeserver.settings import AtSessionLoss, GracefulRestart, NeighborSettings
 from routeserver.xmpp.stream import StreamLimits
 from tests.support import restarts
 from tests.support.conversation import Conversation, Forwarder
@@ -43,9 +43,9 @@ class Scenario:
         self.peers: dict[str, Neighbor] = {}
         self._watch = Watch()
 
-    def _begin(self, neighbors: Iterable[NeighborSettings]) -> None:
+    def _begin(self, neighbors: Iterable[NeighborSettings], at_loss: AtSessionLoss = AtSessionLoss.KEEP) -> None:
         waits: dict[str, Any] = {"startup_hold": 10.0, "rtc_settle": 5.0, "rtc_wait": 30.0, "selection_deferral": 50.0}
-        self.talk = Conversation(*VPNS, neighbors=tuple(neighbors), **waits)
+        self.talk = Conversation(*VPNS, neighbors=tuple(neighbors), at_session_loss=at_loss, **waits)
         self.talk.limits = StreamLimits(ping_interval=1e6)
         self.oracle = Oracle(self.talk.settings, ip_address("127.0.1.1"))
 
@@ -145,12 +145,13 @@ class Scenario:
 
     # Neighbors
 
-    def _on_world(self, own_restart: bool, absent: tuple[str, ...]) -> None:
-        """Other neighbors than all of them, or neighbors that bridge a restart of ours; for a start only."""
+    def _on_world(self, own_restart: bool, absent: tuple[str, ...], at_loss: AtSessionLoss) -> None:
+        """Other neighbors than all of them, or neighbors that bridge a restart of ours, and what becomes of forwarders
+        that are lost; for a start only."""
         here = [settings for name, settings in NEIGHBORS.items() if name not in absent]
         if own_restart:
             here[0] = replace(here[0], graceful_restart=GracefulRestart(restarting=True, stale_time=40.0))
-        self._begin(here)
+        self._begin(here, at_loss)
 
     def _on_configure(self, name: str) -> None:
         if name in self.oracle.around.neighbors:
