@@ -71,7 +71,7 @@ async def logged_in(server: RunningServer, number: int) -> tuple[XmppClient, lis
 # --- Those who are in -----------------------------------------------------------------------------------------------
 
 
-async def test_thirty_sessions_end_one_after_another(server: RunningServer) -> None:
+async def test_thirty_sessions_end_within_the_time(server: RunningServer) -> None:
     ended: list[int] = []
     clients = []
     for number in range(30):
@@ -83,7 +83,8 @@ async def test_thirty_sessions_end_one_after_another(server: RunningServer) -> N
     assert answer["sessions-ended"] + answer["sessions-left"] == 30
     await asyncio.gather(*(client.ended() for client, _ in clients))
     assert [told for _, told in clients] == [[HOST]] * 30
-    assert ended == list(range(30))
+    assert sorted(ended) == list(range(30)), "each once; those of one turn of the loop in any order"
+    assert ended[0] == 0
     assert (await state(server))["sessions-ended"] == 30
     assert (await server.get("/api/v1/xmpp"))[2]["sessions"] == 0
 
