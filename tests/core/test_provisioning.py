@@ -373,6 +373,19 @@ def test_a_smaller_quota_takes_nothing_away() -> None:
     assert refused.pubsub == "node-full"
 
 
+def test_another_number_of_paths_is_seen_at_once() -> None:
+    site = _Site(vpn("a", ["64512:1"]))
+    for jid in (_H1, _H2):
+        site.has(jid, "a", publishes=False)
+        site.forwarders[jid].publish("a", (f"of {jid}", item("10.0.0.9/32", hop(_ADDRESS[jid]))))
+    site.settle()
+    for paths in (2, 1):
+        site.talk.change("a", max_paths=paths)
+        assert site.told() == {_H1: [("items", (f"of {_H1}",))], _H2: [("items", (f"of {_H1}",))]}
+        assert len(site.forwarders[_H1].held["a"][f"of {_H1}"].next_hops) == paths
+    assert site.updates() == {}
+
+
 # Overrides
 
 _STAR = vpn("a", ["64512:2"], ["64512:1"])

@@ -26,13 +26,16 @@ _PATTERNS = (("h1.example.net",), ("h2.*",), ("h?.example.net",), ("h3.example.n
 
 
 def random_change(random: Random) -> Change:
-    what = random.choice(("import_rts", "export_rts", "export_rts", "members", "prefixes", "overrides", "is_there"))
+    what = random.choice(
+        ("import_rts", "export_rts", "export_rts", "members", "prefixes", "overrides", "max_paths", "is_there")
+    )
     values = {
         "import_rts": lambda: random.choice(TARGETS),
         "export_rts": lambda: random.choice(TARGETS),
         "members": lambda: random.choice(_MEMBERS),
         "prefixes": lambda: random.choice(_PREFIXES),
         "overrides": lambda: _overrides(random),
+        "max_paths": lambda: random.choice((1, 2, 3)),
         "is_there": lambda: random.random() < 0.6,
     }
     return what, random.choice(NODES), values[what]()
