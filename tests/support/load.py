@@ -1,10 +1,11 @@
 """Virtual machines that come, go, move and change, so many times a second, published to every route server alike.
 
 A `Load` draws one change after the other, tells its `Truth`, and publishes it to every route server that is there, by
-one session for each host and route server.  A machine moves the way an orchestrator moves it: the new host publishes
-with a higher sequence number, and the old one retracts when the route server has answered the new one and `_LATE`
-changes more were made, so that for a while the sequence number alone says where the machine is.  A route server that
-comes back is told what is there then, as a forwarder tells it.
+one session for each host and route server.  It slows down only for a session that owes `_BACKLOG` answers.  A machine
+moves the way an orchestrator moves it: the new host publishes with a higher sequence number, and the old one retracts
+when the route server has answered the new one and `_LATE` changes more were made, so that for a while the sequence
+number alone says where the machine is.  A route server that comes back is told what is there then, as a forwarder tells
+it.
 
 `light` lights a beacon (`merged_view`): when everything up to a change has been answered, each route server is given
 the next one.
@@ -36,6 +37,7 @@ HOSTS = 4
 _BEACON_HOST = 99
 _TICK = 0.01
 _LATE = 800
+_BACKLOG = 500
 _ANSWER = re.compile(rb"<iq type='(result|error)' id='(\d+)'")
 
 
@@ -132,11 +134,12 @@ class Load:
                 self._put((vpn, prefix_of(self._vpns.index(vpn), machine)), self._random.randrange(HOSTS), 0)
 
     async def run(self, rate: float, until: asyncio.Event) -> float:
-        """So many changes a second, however long the answers take; how many seconds it lasted."""
+        """So many changes a second, if the answers keep up; how many seconds it lasted."""
         clock = asyncio.get_running_loop().time
         began, made = clock(), 0
         while not until.is_set():
-            for _ in range(int((clock() - began) * rate) - made):
+            due = int((clock() - began) * rate)
+            while made < due and not self._is_behind():
                 self._change()
                 made += 1
             self._leave(self.truth.now - _LATE)
@@ -148,6 +151,9 @@ class Load:
         await self.answered(self.truth.now)
         self._leave(self.truth.now)
         return clock() - began
+
+    def _is_behind(self) -> bool:
+        return any(len(sender.unanswered) > _BACKLOG for sender in self._open())
 
     async def answered(self, change: int) -> None:
         """Every route server that is there has answered for this change and all before."""

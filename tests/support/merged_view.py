@@ -51,7 +51,7 @@ class Beacons:
 
 
 class MergedView:
-    """One subscriber of every VPN at every route server; route servers are numbered, lowest address first."""
+    """One subscriber of some VPNs at every route server; route servers are numbered, lowest address first."""
 
     def __init__(self, truth: Truth, beacons: Beacons, vpns: list[str], servers: int) -> None:
         self.faults: list[str] = []
@@ -59,7 +59,8 @@ class MergedView:
         """Events so far."""
         self.removed: set[Route] = set()
         """Routes that were taken away at any time."""
-        self._truth, self._beacons, self._vpns = truth, beacons, vpns
+        self.vpns = vpns
+        self._truth, self._beacons = truth, beacons
         self._fib = Fib([_READER], [Encapsulation.UDP], {str(server): server for server in range(servers)})
         for label, vpn in enumerate(vpns, LABEL_MIN):
             self._fib.put_vif(LocalVif(vpn, vpn, label, (_READER,)))
@@ -85,10 +86,10 @@ class MergedView:
 
     def has_seen(self, beacon: int, server: int) -> bool:
         """Whether this beacon, or a later one, came from the route server in every VPN, from each of its origins."""
-        return all(self._beacon(server, vpn) >= beacon for vpn in self._vpns)
+        return all(self._beacon(server, vpn) >= beacon for vpn in self.vpns)
 
     def is_in_sync(self, server: int) -> bool:
-        return all((server, vpn) in self._in_sync for vpn in self._vpns)
+        return all((server, vpn) in self._in_sync for vpn in self.vpns)
 
     def held(self) -> Mapping[Route, tuple[str, int]]:
         """Next hop and label of every route, beacons left out."""
@@ -106,7 +107,8 @@ class MergedView:
         for route in held:
             self._judge_held(route)
         for route in self._truth.current.keys() - held.keys():
-            self._judge_missing(route, "is not there")
+            if route[0] in self.vpns:
+                self._judge_missing(route, "is not there")
 
     # --- Events ---------------------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class MergedView:
             self._lit[server, vpn, origin] = item.next_hops[0].label - LABEL_MIN
 
     def _lost(self, server: int) -> None:
-        for vpn in self._vpns:
+        for vpn in self.vpns:
             self._at_loss[server, vpn] = self._floor(server, vpn)
             self._in_sync.discard((server, vpn))
         for key in [key for key in self._lit if key[0] == server]:
