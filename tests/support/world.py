@@ -23,6 +23,8 @@ from tests.support.world_server import ServerProcess
 from tests.support.world_watch import Watch
 
 _QUIET_WITHIN = 3000.0
+_STEPS_MAX = 20_000
+"""Ten times what scenarios take: route servers that go round in circles do so at the speed of light."""
 
 
 class World:
@@ -30,6 +32,7 @@ class World:
 
     def __init__(self) -> None:
         self.agenda = Agenda()
+        self._steps = 0
         self.vpns = {vpn.name: vpn for vpn in cast.VPNS}
         self._build(cast.Plan(("rs1", "rs2"), (), ("h1", "h2")), 0)
 
@@ -112,6 +115,8 @@ class World:
     def _step(self) -> None:
         self.agenda.step()
         self.watch.look()
+        self._steps += 1
+        assert self._steps < _STEPS_MAX, "it goes on and on"
 
     @property
     def is_quiet(self) -> bool:

@@ -27,11 +27,12 @@ SERVERS = ["rs1", "rs2", "rs3"]
 REFLECTORS = ["rr1", "rr2"]
 PE = "pe"
 ADDRESSES = {
-    **{name: f"192.0.2.{number}" for number, name in enumerate(HOSTS, 1)},
-    **{name: f"127.0.1.{number}" for number, name in enumerate(SERVERS, 1)},
+    **{f"h{number}": f"192.0.2.{number}" for number in range(1, 129)},
+    **{f"rs{number}": f"127.0.1.{number}" for number in range(1, 17)},
     **{name: f"127.0.2.{number}" for number, name in enumerate(REFLECTORS, 1)},
     PE: "127.0.3.1",
 }
+"""Of these and of the larger worlds in which nothing happens at random."""
 STALE_TIME = 60.0
 RESTART_TIME = 120
 LIMITS = StreamLimits(ping_interval=60.0)
@@ -97,6 +98,9 @@ def jid(host: str) -> str:
 
 
 def instance_id(host: str, node: str) -> int:
+    """One stands for one VPN of a forwarder; those of larger worlds are numbered."""
+    if node not in NODES:
+        return 1 + int(node.removeprefix("vpn"))
     return 1 + (NODES.index(node) + HOSTS.index(host)) % len(NODES)
 
 

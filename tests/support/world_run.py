@@ -13,14 +13,14 @@ def error_of(steps: list[Event]) -> str | None:
     """What went wrong in a scenario; None if nothing did."""
     try:
         World().run(steps)
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, LookupError, ValueError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def failure(seed: int, length: int) -> str | None:
+def failure(seed: int) -> str | None:
     """A report of what a seed makes go wrong; None if nothing does."""
-    steps = events(seed, length)
+    steps = events(seed, LENGTH)
     if error_of(steps) is None:
         return None
     shortest = smallest(steps, lambda fewer: error_of(fewer) is not None)

@@ -32,8 +32,6 @@ class ServerProcess:
         self.links: list[Link] = []
         self.started = 0.0
         self.is_running = True
-        self.sent = dict[str, int]()
-        """Messages of each kind written, for reports."""
         self._agenda = agenda
         self._settings = settings
         self._sessions: dict[Link, Session] = {}
@@ -42,6 +40,11 @@ class ServerProcess:
 
     def is_reachable(self) -> bool:
         return self.is_running
+
+    def updates(self) -> tuple[int, int]:
+        """How many UPDATEs have left and come in the BGP sessions there are."""
+        peerings = [session for session in self._sessions.values() if isinstance(session, BgpSession)]
+        return sum(p.messages_out["update"] for p in peerings), sum(p.messages_in["update"] for p in peerings)
 
     # Its life
 

@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from tests.support.world_run import LENGTH, failure
+from tests.support.world_run import failure
 
 _ONE = os.environ.get("WORLD_SEED")
 _SEEDS = [int(_ONE)] if _ONE is not None else range(200)
@@ -18,5 +18,5 @@ _SEEDS = [int(_ONE)] if _ONE is not None else range(200)
 
 @pytest.mark.parametrize("seed", _SEEDS)
 def test_everybody_holds_what_the_model_says(seed: int) -> None:
-    found = failure(seed, LENGTH)
+    found = failure(seed)
     assert found is None, found
