@@ -12,6 +12,7 @@ from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import Family, Role
 from routeserver.reconfiguration import Reconfiguration, ReconfigurationError, compare, differing_keys, followed
 from routeserver.settings import (
+    AtSessionLoss,
     ForwarderSettings,
     GracefulRestart,
     NeighborRange,
@@ -139,7 +140,7 @@ def test_another_as_number_cannot_be_followed() -> None:
 def test_what_is_followed_and_what_is_not() -> None:
     old = settings(A, vpns=(VPN,))
     new = Settings(
-        IPv4Address("192.0.2.101"), 64512, "x@y", 1, 1, 1, 1, 1, False,
+        IPv4Address("192.0.2.101"), 64512, "x@y", 1, AtSessionLoss.DEPREFERENCE, 1, 1, 1, 1, False,
         neighbors=(B,), neighbor_ranges=(RANGE,), vpns=(replace(VPN, import_rts=BLUE, export_rts=BLUE),),
         forwarders=(ForwarderSettings("h.example.net", ()),),
     )  # fmt: skip
