@@ -1,75 +1,38 @@
-"""One client's connection from its first byte to its last (RFC 6120), without I/O.
+"""A client's session: who it is, what it asks, what it is told, and how much of that outlives its connection.
 
-Bytes go in by `receive_data`, events for the driver and the core come out, bytes to send are collected and drained
-by `data_to_send`.  A client passes through the stages of `Stage` in order: a stream in the clear that offers
-nothing but STARTTLS, the handshake (the driver's), a stream that offers to log in (`login.py`), a stream that offers
-resource binding, and then requests.  `_ELEMENTS` says which elements each stage understands; everything of the stage
-before is dropped with its reader.
-
-Until a resource is bound bytes are read up to one `>` at a time, so that what follows a `<starttls/>` or `<auth/>`
-in the same read is known: behind the first it is an attack and ends the stream, behind the second it belongs to
-the next stream.
-
-The client's faults never raise here.  A StanzaError answers its iq, a StreamError answers with a stream error,
-the end of the stream and `StreamClosed`.  Whether it is still there `liveness` says.  Messages and presence are
-accepted and ignored: nothing is said by them to a route server.
+The stream under it is `client_stream`'s, up to the login.  Then the client binds a resource or resumes a session, and
+asks: a StanzaError answers its iq, everything else is an event for the core.  Messages and presence are accepted and
+ignored: nothing is said by them to a route server.
 
 A session whose client has enabled stream management (XEP-0198) can outlive its connection.  When that is lost the
 session is detached: it tells so with `Detached`, writes nothing, and keeps what it is given to send.  A connection that
 resumes it has a session of its own, which takes over the name and all that is counted and kept, and tells so with
-`Resumed`.  Any other end is for good.
+`Resumed`.  Any other end is for good, and tells so with `StreamClosed`.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from routeserver.xmpp import disco, management, pubsub, stanza
 from routeserver.xmpp.accounts import Accounts
+from routeserver.xmpp.client_stream import BEFORE_LOGIN, IQ, MESSAGE, PRESENCE, ClientStream, Stage, elsewhere
 from routeserver.xmpp.errors import Attempt, Cause, Refusal, StanzaError, StreamError, resource_constraint
-from routeserver.xmpp.events import Bound, Detached, Iq, Resumed, StartTls, StreamClosed, XmppEvent
+from routeserver.xmpp.events import Bound, Detached, Iq, Resumed, StreamClosed, XmppEvent
 from routeserver.xmpp.jid import Jid, ServiceAddresses
-from routeserver.xmpp.liveness import GiveUp, Liveness
-from routeserver.xmpp.login import Challenge, Failure, Login
+from routeserver.xmpp.liveness import GiveUp
 from routeserver.xmpp.management import Management, Resumptions
-from routeserver.xmpp.pace import Pace
 from routeserver.xmpp.pubsub import Requester
 from routeserver.xmpp.requests import named_node, read_bind, read_iq
-from routeserver.xmpp.sasl import ClientCertificate, SaslError
-from routeserver.xmpp.scram import Account
-from routeserver.xmpp.stream import (
-    Element,
-    StreamEnd,
-    StreamHeader,
-    StreamLimits,
-    StreamReader,
-    StreamUnit,
-    Unfinished,
-)
-from schema.names import NS_CLIENT, NS_SASL, NS_STREAM, NS_TLS
+from routeserver.xmpp.stream import Element, StreamLimits, Unfinished
 from schema.values import IPAddress
 
-_IQ = f"{{{NS_CLIENT}}}iq"
-_MESSAGE = f"{{{NS_CLIENT}}}message"
-_PRESENCE = f"{{{NS_CLIENT}}}presence"
-_STANZAS = frozenset((_IQ, _MESSAGE, _PRESENCE))
 
+class XmppSession(ClientStream):
+    """One client's. The arguments are those of its stream, and the JID its service is called by."""
 
-class Stage(enum.Enum):
-    """How far the client has come."""
-
-    CLEAR = enum.auto()
-    HANDSHAKE = enum.auto()
-    SECURED = enum.auto()
-    AUTHENTICATED = enum.auto()
-    BOUND = enum.auto()
-
-
-class XmppSession:
-    """The server's side of one connection. `stream_id` gives fresh unguessable words; what may be left out is shared by
-    all sessions of a server."""
+    bound_features = stanza.BIND_FEATURE + management.FEATURE
 
     def __init__(
         self,
@@ -82,89 +45,29 @@ class XmppSession:
         accounts: Accounts | None = None,
         resumptions: Resumptions[XmppSession] | None = None,
     ) -> None:
-        self.jid: Jid | None = None
-        """Bare from authentication on, full from binding on."""
-        self.certificate: ClientCertificate | None = None
-        self.account: Account | None = None
-        """The one whose password the client proved; None as long as it has not, or when it came by certificate."""
+        super().__init__(domain, stream_id, limits, now, unfinished, accounts)
         self.peer_address: IPAddress | None = None
         """Where the client connects from, told by the driver; the core lets it be a next hop."""
         self.has_room: Callable[[Jid], bool] = lambda jid: True
         """The driver's: whether there may be one more session, with this full JID."""
-        self.other_host: Callable[[], str] = lambda: ""
-        """The driver's: where clients are to go that are not in yet, as HOST:PORT; empty while they may come in."""
-        self.refused: Callable[[XmppSession, Refusal], None] = lambda session, refusal: None
-        """The driver's: hears of each attempt that fails, once."""
         self.given_up: Callable[[XmppSession, str], None] = lambda session, reason: None
         """The driver's: a detached session is over, and why."""
-        self.closing = False
-        """Nothing more is read: write what is left and close the transport."""
         self.is_detached = False
         """The connection is lost and the session is not over: it may be resumed, or closed."""
         self.is_outlived = False
         """The session went on without this connection: detached, or resumed by another."""
         self.predecessor: XmppSession | None = None
         """The one this has resumed, until the core has heard of it."""
-        self.writable = True
-        """The driver's: False while the transport has more than enough to write."""
-        self._domain = Jid.parse(domain)
         self._service_jid = service_jid
         self._service = ServiceAddresses(service_jid, domain)
-        self._new_stream_id = stream_id
-        self._limits = limits
-        self._now = now
-        self._liveness = Liveness(limits, now)
         self._messages = 0
-        self._is_pipelined = False
-        self._unfinished = unfinished or Unfinished()
         self._resumptions = Resumptions() if resumptions is None else resumptions
         self._management: Management | None = None
         """Once it is enabled."""
-        self._login = Login(Accounts(domain) if accounts is None else accounts, stream_id)
-        self._pace = Pace(limits, now)
-        self._bare: Jid
-        """From authentication on."""
         self._requester: Requester
         """From binding on."""
         self._own_names: frozenset[str] = frozenset()
         self._to = ""
-        self._out: list[str] = []
-        self._events: list[XmppEvent] = []
-        self._begin_stream(Stage.CLEAR)
-
-    @property
-    def is_in_clear(self) -> bool:
-        """Whether there is no TLS yet."""
-        return self._stage in (Stage.CLEAR, Stage.HANDSHAKE)
-
-    def receive_data(self, data: bytes, now: float) -> list[XmppEvent]:
-        """Bytes of the client, none for the end of the connection."""
-        if self.closing:
-            return []
-        self._now = now
-        self._liveness.heard(now)
-        if not data:
-            self._finish("the connection ended without the end of its stream", is_lost=True)
-        try:
-            self._pace.reading(now)
-            self._read(data)
-            if self._stage is Stage.BOUND and not self.closing:
-                self._pace.check(is_inside=self._reader.is_inside)
-        except StreamError as error:
-            self._fail(error)
-            self.refused(self, Refusal(Attempt.STREAM, error.condition, error.text, error.condition))
-        return self._take_events()
-
-    def tls_established(self, certificate: ClientCertificate | None) -> list[XmppEvent]:
-        """TLS is up, after `StartTls` or, where TLS comes first, before any byte; a new stream begins."""
-        self.certificate = certificate
-        self._reader.close()
-        self._begin_stream(Stage.SECURED)
-        return self._take_events()
-
-    def next_timer(self) -> float | None:
-        """When `handle_timer` wants to be called, on the clock of `now`."""
-        return None if self.closing else self._liveness.due
 
     def handle_timer(self, now: float) -> list[XmppEvent]:
         """Send the ping that is due, or give the client up."""
@@ -176,29 +79,17 @@ class XmppSession:
             self._send(stanza.ping(self._next_id(), self._service_jid, self._to))
         return []
 
-    def taken(self, octets: int, now: float) -> None:
-        """The socket has taken that many octets since the connection began; told after writes and before timers."""
-        if not self.closing:
-            self._liveness.taken(octets, now, writable=self.writable)
-
     def data_to_send(self) -> bytes:
-        """Drain what is to be written."""
+        """Drain what is to be written, a request for an acknowledgement behind it if one is due."""
         if self._management is not None and not self.closing and self._management.asks():
             self._out.append(management.REQUEST)
-        out, self._out = self._out, []
-        return "".join(out).encode()
-
-    @property
-    def unsent(self) -> int:
-        """Characters that wait for `data_to_send`: answers have no outbox, so who asks faster than it reads is seen
-        here."""
-        return sum(map(len, self._out))
+        return super().data_to_send()
 
     def send_elsewhere(self, host: str) -> list[XmppEvent]:
         """End the stream, and have the client go to HOST or HOST:PORT (RFC 6120 section 4.9.3.19)."""
         if not self.closing:
             self._acknowledge()
-            self._fail(_elsewhere(host))
+            self._fail(elsewhere(host))
         return self._take_events()
 
     def close(self, condition: str, text: str = "") -> list[XmppEvent]:
@@ -246,12 +137,6 @@ class XmppSession:
         """Mark the end of a dump: an event without items, so that stock clients see nothing in it."""
         self._notify(to, pubsub.items_event(node, ()), pubsub.IN_SYNC)
 
-    # Output.
-
-    def _write(self, text: str) -> None:
-        if not self.closing:
-            self._out.append(text)
-
     def _send(self, text: str) -> None:
         """A stanza; what is sent to a client that is not there is heard by it when it resumes."""
         if self._management is not None:
@@ -265,180 +150,11 @@ class XmppSession:
         self._messages += 1
         return f"{self._stream_id}-{self._messages}"
 
-    def _take_events(self) -> list[XmppEvent]:
-        events, self._events = self._events, []
-        return events
-
-    # The stream: its beginning, its elements, its end.
-
-    def _begin_stream(self, stage: Stage) -> None:
-        self._stage = stage
-        self._is_open = False
-        self._stream_from: Jid | None = None
-        self._stream_id = self._new_stream_id()
-        if stage is Stage.AUTHENTICATED:
-            self._reader = StreamReader(self._limits, self._unfinished)
-        else:
-            self._reader = StreamReader(self._limits.unauthenticated(), Unfinished(names=self._unfinished.names))
-
-    def _read(self, data: bytes) -> None:
-        start = 0
-        while start < len(data):
-            if self._stage is Stage.HANDSHAKE:
-                raise StreamError("policy-violation", "nothing but TLS may follow starttls")
-            end = len(data)
-            if self._stage is not Stage.BOUND:
-                end = data.find(b">", start) + 1 or end
-            self._is_pipelined = end < len(data)
-            reader = self._reader
-            for unit in reader.feed(data[start:end]):
-                self._handle(unit)
-                if self.closing:
-                    return
-            if reader is not self._reader:
-                reader.close()
-            start = end
-
-    def _handle(self, unit: StreamUnit) -> None:
-        if isinstance(unit, StreamHeader):
-            self._open(unit)
-        elif isinstance(unit, StreamEnd):
-            self._acknowledge()
-            self._write(stanza.STREAM_END)
-            self._finish("the client ended its stream", clean=True)
-        else:
-            self._pace.spend()
-            if self._management is not None and unit.tag in _STANZAS:
-                self._management.handled += 1
-            handler = _ELEMENTS[self._stage].get(str(unit.tag), XmppSession._on_unexpected)
-            handler(self, unit)
-
-    def _open(self, header: StreamHeader) -> None:
-        """Answer the client's stream header with ours and the features of the stage (RFC 6120 section 4.3)."""
-        if header.sender is not None:
-            try:
-                self._stream_from = Jid.parse(header.sender)
-            except ValueError:
-                raise StreamError("invalid-from", "the stream's from is not a JID") from None
-        try:
-            is_ours = header.to is not None and Jid.parse(header.to) == self._domain
-        except ValueError:
-            is_ours = False
-        if not is_ours:
-            raise StreamError("host-unknown", f"this is {self._domain}")
-        if self._stage is Stage.AUTHENTICATED:
-            self._check_stream_from()
-            self._check_in_service()
-        self._write_header()
-        self._write(stanza.stream_features(self._features()))
-
-    def _write_header(self) -> None:
-        self._is_open = True
-        to = self.jid or self._stream_from
-        self._write(stanza.stream_open(str(self._domain), self._stream_id, str(to) if to else None))
-
-    def _features(self) -> str:
-        if self._stage is Stage.CLEAR:
-            return stanza.STARTTLS_FEATURE
-        if self._stage is Stage.SECURED:
-            return stanza.sasl_mechanisms(self._login.mechanisms(self.certificate))
-        return stanza.BIND_FEATURE + management.FEATURE
-
-    def _fail(self, error: StreamError, *, is_lost: bool = False) -> None:
-        """A stream error, behind our own header if that is still due; in the midst of a handshake silence."""
-        if self._stage is not Stage.HANDSHAKE:
-            if not self._is_open:
-                self._write_header()
-            self._write(stanza.stream_error(error))
-        self._finish(f"{error.condition}: {error.text}" if error.text else error.condition, is_lost=is_lost)
-
-    def _finish(self, reason: str, *, clean: bool = False, is_lost: bool = False) -> None:
-        """The end of the stream, and if the connection was not just lost under it of the session."""
-        self.closing = True
-        self._reader.close()
-        if is_lost and self._management is not None and self._management.is_resumable:
-            self.is_detached = self.is_outlived = True
-            self._resumptions.detach(self._bare, self)
-            self._events.append(Detached(reason, self._management.seconds))
-        else:
-            self._leave()
-            self._events.append(StreamClosed(reason, clean))
-
-    def _leave(self) -> None:
-        """Nobody can resume this session any more, at least not from here."""
-        if self._management is not None:
-            self._hand_over().close()
-
-    def _hand_over(self) -> Management:
-        """Give away what the session consists of besides its name."""
-        assert self._management is not None
-        kept, self._management = self._management, None
-        if self.is_detached:
-            self.is_detached = False
-            self._resumptions.attach(self._bare, self)
-        return kept
-
-    # What the stages understand.
-
-    def _on_unexpected(self, element: Element) -> None:
-        if element.tag == f"{{{NS_STREAM}}}error":
-            condition = str(element[0].tag).rpartition("}")[2] if len(element) else "without a condition"
-            self._write(stanza.STREAM_END)
-            self._finish(f"the client sent a stream error: {condition}")
-        elif element.tag in _STANZAS:
-            raise StreamError("not-authorized", "log in and bind a resource first")
-        else:
-            raise StreamError("unsupported-stanza-type", f"{element.tag!s} means nothing here")
-
-    def _on_starttls(self, element: Element) -> None:
-        """RFC 6120 section 5.4.2; bytes already here behind it would be read as if TLS had protected them."""
-        if self._is_pipelined:
-            raise StreamError("policy-violation", "nothing but TLS may follow starttls")
-        self._write(stanza.PROCEED)
-        self._events.append(StartTls())
-        self._stage = Stage.HANDSHAKE
-
-    def _on_auth_in_clear(self, element: Element) -> None:
-        self._refuse_login(self._login.refuse(SaslError("encryption-required", "STARTTLS comes first", is_final=True)))
-
-    def _on_sasl(self, element: Element) -> None:
-        """RFC 6120 section 6.4; behind a success the next bytes are a new stream."""
-        answer = self._login.answer(element, self.certificate, self._stream_from)
-        if isinstance(answer, Failure):
-            self._refuse_login(answer)
-        elif isinstance(answer, Challenge):
-            self._write(stanza.sasl_challenge(answer.data))
-        else:
-            self.jid = self._bare = answer.jid
-            self.account = answer.account
-            self._check_stream_from()
-            self._write(stanza.sasl_success(answer.data))
-            self._begin_stream(Stage.AUTHENTICATED)
-
-    def _refuse_login(self, failure: Failure) -> None:
-        error = failure.error
-        self._write(stanza.sasl_failure(error.condition, error.text))
-        refusal = Refusal(Attempt.LOGIN, error.condition, error.reason, error.condition, user_name=failure.user_name)
-        self.refused(self, refusal)
-        if error.is_final:
-            self._write(stanza.STREAM_END)
-            self._finish(f"login refused: {error.condition}: {error.reason}")
-        elif failure.is_last:
-            raise StreamError("policy-violation", f"{failure.attempts} failed attempts to log in")
-
-    def _check_stream_from(self) -> None:
-        if self._stream_from is not None and self._stream_from.bare != self._bare:
-            raise StreamError("invalid-from", f"the stream's from is {self._stream_from}, its client {self._bare}")
-
-    def _check_in_service(self) -> None:
-        """Behind TLS, where it can be believed, and behind the login: a stranger is not told
-        of other hosts. Before a resource is bound: a client that had a session would begin to count anew."""
-        if host := self.other_host():
-            raise _elsewhere(host)
+    # Its beginning and its end.
 
     def _on_bind(self, element: Element) -> None:
         """RFC 6120 section 7; every other request has to wait."""
-        self._check_sender(element)
+        self._receive(element)
         iq = Iq(element.get("id", ""), element.get("to"))
         try:
             resource = read_bind(iq, element) or self._new_stream_id()
@@ -466,6 +182,33 @@ class XmppSession:
         self._requester = Requester(jid, self._service, self._limits.max_batch)
         self._stage = Stage.BOUND
         self._liveness.bound(self._now)
+
+    def _before_end(self) -> None:
+        self._acknowledge()
+
+    def _ended(self, reason: str, *, clean: bool, is_lost: bool) -> None:
+        """The end of the session as well, unless its connection was just lost."""
+        if is_lost and self._management is not None and self._management.is_resumable:
+            self.is_detached = self.is_outlived = True
+            self._resumptions.detach(self._bare, self)
+            self._events.append(Detached(reason, self._management.seconds))
+        else:
+            self._leave()
+            self._events.append(StreamClosed(reason, clean))
+
+    def _leave(self) -> None:
+        """Nobody can resume this session any more, at least not from here."""
+        if self._management is not None:
+            self._hand_over().close()
+
+    def _hand_over(self) -> Management:
+        """Give away what the session consists of besides its name."""
+        assert self._management is not None
+        kept, self._management = self._management, None
+        if self.is_detached:
+            self.is_detached = False
+            self._resumptions.attach(self._bare, self)
+        return kept
 
     # Stream management (XEP-0198).
 
@@ -532,7 +275,7 @@ class XmppSession:
     # Requests.
 
     def _on_iq(self, element: Element) -> None:
-        self._check_sender(element)
+        self._receive(element)
         if element.get("type") in ("result", "error"):
             return
         iq = Iq(element.get("id", ""), element.get("to"))
@@ -547,10 +290,12 @@ class XmppSession:
             self._events.append(answer)
 
     def _on_ignored(self, element: Element) -> None:
-        self._check_sender(element)
+        self._receive(element)
 
-    def _check_sender(self, element: Element) -> None:
-        """A client speaks as itself (RFC 6120 section 8.1.2.1)."""
+    def _receive(self, element: Element) -> None:
+        """A stanza, which counts, and by which the client speaks as itself (RFC 6120 section 8.1.2.1)."""
+        if self._management is not None:
+            self._management.handled += 1
         sender = element.get("from")
         if sender is None or sender in self._own_names:
             return
@@ -562,32 +307,19 @@ class XmppSession:
             raise StreamError("invalid-from", f"{sender} is not {self.jid}")
 
 
-def _elsewhere(host: str) -> StreamError:
-    return StreamError("see-other-host", "this route server is being taken out of service", host)
-
-
 _TOO_EARLY = dict.fromkeys((management.ENABLE_TAG, management.RESUME_TAG), XmppSession._on_management_out_of_order)
-_ELEMENTS: dict[Stage, dict[str, Callable[[XmppSession, Element], None]]] = {
-    Stage.CLEAR: {
-        f"{{{NS_TLS}}}starttls": XmppSession._on_starttls,
-        f"{{{NS_SASL}}}auth": XmppSession._on_auth_in_clear,
-        **_TOO_EARLY,
-    },
-    Stage.SECURED: {
-        f"{{{NS_SASL}}}auth": XmppSession._on_sasl,
-        f"{{{NS_SASL}}}response": XmppSession._on_sasl,
-        f"{{{NS_SASL}}}abort": XmppSession._on_sasl,
-        **_TOO_EARLY,
-    },
+XmppSession.elements = {
+    Stage.CLEAR: {**BEFORE_LOGIN[Stage.CLEAR], **_TOO_EARLY},
+    Stage.SECURED: {**BEFORE_LOGIN[Stage.SECURED], **_TOO_EARLY},
     Stage.AUTHENTICATED: {
-        _IQ: XmppSession._on_bind,
+        IQ: XmppSession._on_bind,
         **_TOO_EARLY,
         management.RESUME_TAG: XmppSession._on_resume,
     },
     Stage.BOUND: {
-        _IQ: XmppSession._on_iq,
-        _MESSAGE: XmppSession._on_ignored,
-        _PRESENCE: XmppSession._on_ignored,
+        IQ: XmppSession._on_iq,
+        MESSAGE: XmppSession._on_ignored,
+        PRESENCE: XmppSession._on_ignored,
         **_TOO_EARLY,
         management.ENABLE_TAG: XmppSession._on_enable,
         management.ACK_TAG: XmppSession._on_ack,
