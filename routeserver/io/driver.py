@@ -215,7 +215,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         try:
             self._receive_tls(self._pump, data)
         except ssl.SSLError as error:
-            self.reason = f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
+            self.reason = f"TLS: {getattr(error, 'verify_message', '') or getattr(error, 'reason', '') or error}"
             self._feed(b"")
 
     def _receive_tls(self, pump: TlsPump, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """How long the messages of a TLS handshake claim to be, looked at before OpenSSL believes it.
 
 OpenSSL sets aside what the header of a message says, up to 128 KiB for a ClientHello and 100 KiB for a certificate, as
-soon as it has the header (RFC 8446 section 4, RFC 5246 section 7.4); a stranger with nine octets can make us hold that
+soon as it has the header (RFC 8446 section 4); a stranger with nine octets can make us hold that
 until the time to log in is over.  What is encrypted already cannot be looked at, and comes from who has answered us.
 """
 
