@@ -172,6 +172,7 @@ def test_a_client_has_some_time(directory: Path, line: str, fault: str) -> None:
 def test_every_limit_of_xmpp_arrives(directory: Path) -> None:
     keys = """max-stanza-bytes = 10000\nmax-depth = 12\nmax-attributes = 8\nmax-tag-bytes = 4096
 max-unfinished-bytes = 1048576\nmax-stanza-rate = 1\nlogin-timeout = "5s"\nstanza-timeout = "500ms"
+max-unacknowledged-bytes = 16384\nmax-unacknowledged-bytes-total = 1048576
 max-sessions-per-jid = 1\nmax-sessions-per-address = 7\ndirect-tls-listen = ["127.0.0.1:5223"]
 """
     config = load_text(directory, documented_but("[xmpp]\n", "[xmpp]\n" + keys))
@@ -182,6 +183,8 @@ max-sessions-per-jid = 1\nmax-sessions-per-address = 7\ndirect-tls-listen = ["12
         max_attributes=8,
         max_tag_bytes=4096,
         max_unfinished_bytes=1 << 20,
+        max_unacknowledged_bytes=1 << 14,
+        max_unacknowledged_bytes_total=1 << 20,
         max_stanza_rate=1,
         auth_timeout=5.0,
         stanza_timeout=0.5,
@@ -264,6 +267,14 @@ MISTAKES = [
     (
         documented_but("[xmpp]", "[xmpp]\nmax-stanza-bytes = 9999"),
         "xmpp.max-stanza-bytes: 9999 is not from 10000 to 1073741824",
+    ),
+    (
+        documented_but("[xmpp]", "[xmpp]\nmax-unacknowledged-bytes = 16383"),
+        "xmpp.max-unacknowledged-bytes: 16383 is not from 16384 to 1073741824",
+    ),
+    (
+        documented_but("[xmpp]", "[xmpp]\nmax-unacknowledged-bytes-total = 0"),
+        "xmpp.max-unacknowledged-bytes-total: 0 is not from 1048576 to 1073741824",
     ),
     (documented_but("[xmpp]", "[xmpp]\nmax-depth = 251"), "xmpp.max-depth: 251 is not from 12 to 250"),
     (documented_but("[xmpp]", "[xmpp]\nmax-stanza-rate = 0"), "xmpp.max-stanza-rate: 0 is not from 1 to 1000000"),
