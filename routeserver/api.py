@@ -85,9 +85,12 @@ class _Api:
 
     async def routes(self, request: web.Request) -> web.Response:
         name, query = request.match_info["vpn"], request.query
-        api_query.only(query, ("prefix", "cursor", "limit"))
+        api_query.only(query, ("prefix", "member", "cursor", "limit"))
         prefix = api_query.given(query, "prefix", api_query.prefix)
-        page = views_routes.routes(self._core, name, prefix, *api_query.page(query))
+        member = api_query.given(query, "member", api_query.jid)
+        page = views_routes.routes(self._core, name, prefix, *api_query.page(query), member)
+        if page is None and views.vpn(self._core, name) is not None:
+            return problem(HTTPStatus.NOT_FOUND, f"{member} is not a member of VPN {name!r}")
         return _no_vpn(name) if page is None else self._page(page)
 
     async def forwarders(self, _request: web.Request) -> web.Response:

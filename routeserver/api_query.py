@@ -18,6 +18,7 @@ from routeserver.bgp.iana import FAMILY_NAMES, VPN_FAMILIES, Family
 from routeserver.bgp.nlri import RouteDistinguisher
 from routeserver.config_values import seconds
 from routeserver.draining import OVER, OVER_MAX, other_host
+from routeserver.xmpp.jid import Jid
 
 T = TypeVar("T")
 LIMIT = 1000
@@ -61,6 +62,7 @@ def vpn_family(text: str) -> Family:
 
 route_distinguisher = RouteDistinguisher.parse
 prefix = ipaddress.ip_network
+jid = Jid.parse
 
 
 def _place(text: str) -> bytes:

@@ -84,6 +84,7 @@ def _add_get(parser: argparse.ArgumentParser) -> None:
     routes = get.add_parser("routes", help="list the routes of a VPN")
     routes.add_argument("vpn", metavar="VPN", help="its name, as in `get vpns`")
     routes.add_argument("--prefix", metavar="PREFIX", help="exactly this one, with every path that could have been it")
+    routes.add_argument("--member", metavar="JID", help="as this forwarder sees the VPN, if it has other route targets")
     _add_output(routes, cli_get.routes)
     rib = get.add_parser("rib", help="list the VPN table over all route distinguishers, with all paths")
     rib.add_argument("--afi-safi", metavar="NAME", help="l3vpn-ipv4-unicast or l3vpn-ipv6-unicast")

@@ -43,7 +43,7 @@ def routes(arguments: argparse.Namespace) -> int:
     more = ("local-preference", "sequence-number", "route-distinguisher", "route-target", "stale", "item-id")
     path = f"api/v1/vpns/{urllib.parse.quote(arguments.vpn, safe='')}/routes"
     wide = (*columns, *more, "multipath", "not-selected-because", "not-selected-among")
-    return _list(arguments, path, columns, wide, _route_rows, {"prefix": arguments.prefix})
+    return _list(arguments, path, columns, wide, _route_rows, {"prefix": arguments.prefix, "member": arguments.member})
 
 
 def forwarders(arguments: argparse.Namespace) -> int:

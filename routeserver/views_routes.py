@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from routeserver.admission import find_vrf
 from routeserver.bgp.communities import route_target_text
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import RouteDistinguisher, key_rd, vpn_family, vpn_key
@@ -22,14 +23,20 @@ from routeserver.rib.decision import NOT_USABLE, why_not_best
 from routeserver.rib.path import Path, path_item
 from routeserver.rib.vrf import Entry, Vrf, prefix_key
 from routeserver.views import Page, View, page
+from routeserver.xmpp.jid import Jid
 from schema.values import IPNetwork, NextHop
 
 _IN_VRF, _IN_TABLE = "vpn", "route-distinguisher"
 
 
-def routes(core: RouteServer, name: str, prefix: IPNetwork | None, after: bytes, limit: int) -> Page | None:
-    """The prefixes of a VPN, each with its paths, the selected one first; None for an unknown VPN."""
-    vrf = core.rib.vrfs.get(name)
+def routes(
+    core: RouteServer, name: str, prefix: IPNetwork | None, after: bytes, limit: int, member: Jid | None = None
+) -> Page | None:
+    """The prefixes of a VPN, each with its paths, the selected one first; None for an unknown VPN.
+
+    Those of the VRF this member has; by default, of the one that members have whom no override names.
+    """
+    vrf = core.rib.vrfs.get(name) if member is None else find_vrf(core.rib.vrfs, name, member)
     if vrf is None:
         return None
     if prefix is not None:

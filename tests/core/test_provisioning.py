@@ -316,6 +316,21 @@ def test_numbers_stand_still_and_are_nobody_elses() -> None:
     assert {name: vrf.number for name, vrf in talk.core.rib.vrfs.items()} == numbers | {"m": 2}
 
 
+def test_a_session_without_a_connection_hears_of_it_when_it_is_back() -> None:
+    site = _Site(vpn("a", ["64512:1"]), vpn("b", ["64512:1"]))
+    away = site.forwarders[_H1] = site.talk.forwarder(_H1, resumable=True)
+    for instance, node in enumerate(("a", "b"), 1):
+        away.subscribe(node, instance)
+    site.has(_H2, "a")
+    away.drop()
+    away.take_messages()
+    site.talk.provision(vpn("b", ["64512:1"], members=("h2.*",)))
+    site.talk.turn()
+    assert away.resume()
+    assert site.told()[_H1] == [("delete", ("a",)), ("subscription", ("b",))]
+    assert (away.held, away.in_sync) == ({}, [])
+
+
 def test_stale_items_of_a_vpn_that_goes_are_not_swept_later() -> None:
     site = _readers()
     site.forwarders.pop(_H1).lose()

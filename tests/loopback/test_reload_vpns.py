@@ -19,6 +19,7 @@ from tests.support.server import HEAD, RunningServer, running
 from tests.support.waiting import eventually_async
 from tests.support.xmpp_client import StanzaRefusedError, XmppClient
 
+_ROUTES = "/api/v1/vpns/blue/routes"
 _REACH, _UNREACH = bytes((0x90, 14)), bytes((0x90, 15))
 """Flags and type of MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760)."""
 
@@ -136,6 +137,12 @@ async def test_members_and_overrides(pki: Pki, caplog: pytest.LogCaptureFixture)
         await first.until(lambda: first.node_items["blue"].keys() == {"i2", "i3"}, "the hub has what spokes have")
         await second.until(lambda: second.node_items["blue"].keys() == {"i1"}, "a spoke has what the hub has")
         await neighbor.is_told(_nlri(2, 2), "64512:3")
+        shown = {
+            member: {route["item-id"] for route in (await server.get(f"{_ROUTES}?member={member}"))[2]["items"]}
+            for member in ("host1.example.net", "host2.example.net")
+        }
+        assert shown == {"host1.example.net": {"i2", "i3"}, "host2.example.net": {"i1"}}
+        assert {route["item-id"] for route in (await server.get(_ROUTES))[2]["items"]} == {"i1"}
 
         members = 'members = ["host1.example.net", "host3.*"]'
         server.reload(TEXT + _vpn(*star, members, *hub, 'export-route-target = ["64512:1"]'))
