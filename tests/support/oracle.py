@@ -15,68 +15,16 @@ from ipaddress import IPv4Address
 from routeserver.bgp.attributes import AS_SEQUENCE, PathAttributes
 from routeserver.bgp.communities import encapsulation_community, mobility_community
 from routeserver.bgp.iana import Family
-from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, key_prefix, key_rd, vpn_family, vpn_key
+from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, key_rd, vpn_family, vpn_key
 from routeserver.settings import AtSessionLoss, Settings, VpnSettings
 from schema.items import RouteItem
-from schema.values import IPAddress, NextHop
+from schema.values import IPAddress
+from tests.support.oracle_candidates import WORTH, Candidate
 from tests.support.oracle_neighbors import LLGR_STALE, Neighborhood, NeighborWords
 from tests.support.oracle_vpns import Part, Vpns
 
 _LOCAL, _EXTERNAL, _INTERNAL = 0, 1, 2
 _DEFAULT = b"\0"
-_WORTH = 7
-"""So much of a path's rank says what it is worth; the rest puts equals in order."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Path:
-    source: str
-    kind: int
-    peer_id: IPv4Address
-    is_client: bool
-    family: Family
-    key: bytes
-    label: int
-    attributes: PathAttributes
-    node: str = ""
-    item_id: str = ""
-    route: RouteItem | None = None
-    stale: bool = False
-    path_id: int = 0
-    is_last_choice: bool = False
-
-    @property
-    def usable(self) -> bool:
-        return self.route is not None or (self.label >= 16 and bool(self.attributes.encapsulations))
-
-    @property
-    def item(self) -> RouteItem:
-        if self.route is not None:
-            return self.route
-        attributes = self.attributes
-        hop = NextHop(attributes.tunnel_endpoint, self.label, attributes.encapsulations)
-        preference = 100 if attributes.local_pref is None else attributes.local_pref
-        return RouteItem(key_prefix(self.family, self.key), (hop,), attributes.sequence[1], preference)
-
-    def rank(self) -> tuple[object, ...]:
-        """Lower is better."""
-        attributes = self.attributes
-        return (
-            not self.usable,
-            self.is_last_choice,
-            self.stale,
-            -(100 if attributes.local_pref is None else attributes.local_pref),
-            -attributes.sequence[1],
-            sum(len(ases) for _, ases in attributes.as_path),
-            attributes.origin,
-            self.kind,
-            attributes.originator_id or self.peer_id,
-            len(attributes.cluster_list),
-            (attributes.next_hop.version, attributes.next_hop.packed),
-            self.key[1:9],
-            (self.item_id or (str(self.path_id) if self.path_id else ""), self.node),
-            self.source,
-        )
 
 
 @dataclass
@@ -229,26 +177,26 @@ class Oracle:
 
     def items_of(self, node: str, part: Part) -> dict[str, RouteItem]:
         """The same for those who have this part of a VPN."""
-        by_prefix: dict[str, list[_Path]] = {}
+        by_prefix: dict[str, list[Candidate]] = {}
         for path in self._best_paths():
             if path.usable and path.attributes.route_targets & part.imports:
                 by_prefix.setdefault(str(path.item.prefix), []).append(path)
-        ranked = (sorted(paths, key=_Path.rank) for paths in by_prefix.values())
+        ranked = (sorted(paths, key=Candidate.rank) for paths in by_prefix.values())
         return dict(self._chosen(node, paths, part.max_paths) for paths in ranked)
 
-    def _chosen(self, node: str, ranked: list[_Path], limit: int) -> tuple[str, RouteItem]:
+    def _chosen(self, node: str, ranked: list[Candidate], limit: int) -> tuple[str, RouteItem]:
         """The item of the best path; where there may be several, with the next hops of those that are its equals."""
         best = ranked[0]
         hops = list(best.item.next_hops)
         for path in ranked:
-            if path.rank()[:_WORTH] == best.rank()[:_WORTH]:
+            if path.rank()[:WORTH] == best.rank()[:WORTH]:
                 shown = {(hop.address, hop.label) for hop in hops}
                 hops += [hop for hop in path.item.next_hops if (hop.address, hop.label) not in shown]
         shown_at_most = max(limit, len(best.item.next_hops))
         return self._item_id(node, best), replace(best.item, next_hops=tuple(hops[:shown_at_most]))
 
     @staticmethod
-    def _item_id(node: str, path: _Path) -> str:
+    def _item_id(node: str, path: Candidate) -> str:
         return path.item_id if path.node == node else f"{key_rd(path.key)}:{path.item.prefix}"
 
     def routes_of(self, name: str) -> dict[tuple[Family, bytes], tuple[int, PathAttributes]]:
@@ -279,7 +227,7 @@ class Oracle:
 
     # How
 
-    def _published(self) -> Iterator[_Path]:
+    def _published(self) -> Iterator[Candidate]:
         for (node, item_id), item in self.items.items():
             part, route = self.vpns.of(node, item.jid), item.route
             assert part is not None
@@ -293,7 +241,7 @@ class Oracle:
             attributes = PathAttributes(
                 hop.address, local_pref=route.local_preference, ext_communities=tuple(communities)
             )
-            yield _Path(
+            yield Candidate(
                 item.jid, _LOCAL, self.settings.router_id, False, family, vpn_key(rd, route.prefix), hop.label,
                 attributes, node, item_id, route, item.session is None,
             )  # fmt: skip
@@ -304,7 +252,7 @@ class Oracle:
             return RouteDistinguisher.of_address(self.settings.router_id, part.number)
         return RouteDistinguisher.of_address(address, instance)
 
-    def _received(self) -> Iterator[_Path]:
+    def _received(self) -> Iterator[Candidate]:
         for name, neighbor in self.around.neighbors.items():
             settings = neighbor.settings
             kind = _INTERNAL if settings.peer_as == self.settings.local_as else _EXTERNAL
@@ -312,20 +260,20 @@ class Oracle:
             for (family, key, path_id), (attributes, label) in neighbor.routes(self.around.admission(neighbor)):
                 client = settings.route_reflector_client
                 is_last = restart is not None and restart.long_lived > 0 and LLGR_STALE in attributes.communities
-                yield _Path(
+                yield Candidate(
                     name, kind, IPv4Address(name), client, family, key, label, attributes,
                     path_id=path_id, is_last_choice=is_last,
                 )  # fmt: skip
 
-    def _best_paths(self) -> list[_Path]:
-        by_nlri: dict[tuple[Family, bytes], list[_Path]] = {}
+    def _best_paths(self) -> list[Candidate]:
+        by_nlri: dict[tuple[Family, bytes], list[Candidate]] = {}
         for path in (*self._published(), *self._received()):
             if path.family is not Family.RTC:
                 by_nlri.setdefault((path.family, path.key), []).append(path)
-        return [min(paths, key=_Path.rank) for paths in by_nlri.values()]
+        return [min(paths, key=Candidate.rank) for paths in by_nlri.values()]
 
-    def _memberships(self) -> dict[bytes, list[_Path]]:
-        by_key: dict[bytes, list[_Path]] = {}
+    def _memberships(self) -> dict[bytes, list[Candidate]]:
+        by_key: dict[bytes, list[Candidate]] = {}
         wanted: set[bytes] = set()
         for session, node in self.subscriptions:
             part = self.vpns.of(node, self.sessions[session])
@@ -333,16 +281,16 @@ class Oracle:
         for rt in wanted:
             key, own = RtMembership(self.settings.local_as, rt, 64).key, self.settings.router_id
             attributes = PathAttributes(self.here, local_pref=100)
-            by_key[key] = [_Path("route-server", _LOCAL, own, False, Family.RTC, key, 0, attributes)]
+            by_key[key] = [Candidate("route-server", _LOCAL, own, False, Family.RTC, key, 0, attributes)]
         for path in self._received():
             if path.family is Family.RTC:
                 by_key.setdefault(path.key, []).append(path)
-        return {key: sorted(paths, key=_Path.rank) for key, paths in by_key.items()}
+        return {key: sorted(paths, key=Candidate.rank) for key, paths in by_key.items()}
 
     def _is_external(self, neighbor: NeighborWords) -> bool:
         return neighbor.settings.peer_as != self.settings.local_as
 
-    def _may_go(self, path: _Path, neighbor: NeighborWords) -> bool:
+    def _may_go(self, path: Candidate, neighbor: NeighborWords) -> bool:
         if path.source == str(neighbor.settings.address):
             return False
         if path.is_last_choice and not neighbor.knows_long_lived:
@@ -352,7 +300,7 @@ class Oracle:
         both_plain = path.kind == _INTERNAL and not path.is_client and not neighbor.settings.route_reflector_client
         return self._is_external(neighbor) or not both_plain
 
-    def _is_wanted(self, path: _Path, neighbor: NeighborWords) -> bool:
+    def _is_wanted(self, path: Candidate, neighbor: NeighborWords) -> bool:
         if not self._has_rtc(neighbor):
             return True
         name = str(neighbor.settings.address)
@@ -364,7 +312,7 @@ class Oracle:
                 return True
         return False
 
-    def _exported(self, path: _Path, neighbor: NeighborWords) -> PathAttributes:
+    def _exported(self, path: Candidate, neighbor: NeighborWords) -> PathAttributes:
         given, own = path.attributes, self.settings
         if self._is_external(neighbor):
             segments = given.as_path[0][1] if given.as_path else ()
@@ -382,7 +330,7 @@ class Oracle:
         originator = given.originator_id or path.peer_id
         return replace(told, originator_id=originator, cluster_list=(own.router_id, *given.cluster_list))
 
-    def _membership(self, key: bytes, paths: list[_Path], neighbor: NeighborWords) -> PathAttributes | None:
+    def _membership(self, key: bytes, paths: list[Candidate], neighbor: NeighborWords) -> PathAttributes | None:
         ours = key != _DEFAULT and RtMembership.from_key(key).origin_as == self.settings.local_as
         if self._is_external(neighbor):
             allowed = self._may_go(paths[0], neighbor)

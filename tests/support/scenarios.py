@@ -18,6 +18,7 @@ from tests.support.far_neighbor import Neighbor
 from tests.support.oracle import Oracle
 from tests.support.oracle_neighbors import NO_LLGR, Terms
 from tests.support.routes import LOCAL_AS, ROUTER_ID, attributes, hop, item, key, membership_key
+from tests.support.scenario_checks import check_neighbors, check_server, check_subscribers
 from tests.support.scenario_events import Event
 from tests.support.scenario_vpns import Change, Watch, changed
 from tests.support.scenario_world import (
@@ -357,39 +358,9 @@ class Scenario:
 
     def check(self) -> None:
         """Everybody who reads holds what the model says."""
-        for slot, client in self.clients.items():
-            subscribed = {node for session, node in self.oracle.subscriptions if session == slot}
-            assert {node for node, held in client.held.items() if held} <= subscribed, slot
-            for node in subscribed if client.session.writable else ():
-                assert client.held.get(node, {}) == self.oracle.items_for(slot, node), f"{slot} in {node}"
-        for name, peer in self.peers.items():
-            if peer.session.writable:
-                routes = {(f, k): (h.label, h.attributes) for f in VPN_FAMILIES for k, h in peer.held[f].items()}
-                assert routes == self.oracle.routes_of(name), name
-                self._check_memberships(name, {k: h.attributes for k, h in peer.held[Family.RTC].items()})
-        self._check_table()
-        assert list(self.talk.core.rib.vrfs) == list(self.oracle.vpns.by_name)
-        for node, vrf in self.talk.core.rib.vrfs.items():
-            shown = {entry.item_id: entry.item for entry in vrf.entries.values()}
-            assert shown == self.oracle.items_of(node, self.oracle.vpns.own(node)), f"entries of {node}"
-
-    def _check_memberships(self, name: str, held: dict[bytes, PathAttributes]) -> None:
-        """After a restart of the server none is taken back before it knows."""
-        wanted = self.oracle.memberships_of(name)
-        if Family.RTC in self.oracle.around.deferred:
-            assert wanted.items() <= held.items(), f"memberships of {name}"
-        else:
-            assert held == wanted, f"memberships of {name}"
-
-    def _check_table(self) -> None:
-        """What is held of every neighbor, and the count of it."""
-        table = self.talk.core.rib.table
-        for address, neighbor in self.talk.core.speaker.neighbors.items():
-            wanted = self.oracle.around.held(str(address))
-            for family in Family:
-                held = [(family, path.key, path.path_id) for path in table.given_by(neighbor.source, family)]
-                assert set(held) == {name for name in wanted if name[0] is family}, f"held of {address}"
-                assert len(held) == table.count_of(neighbor.source, family)
+        check_subscribers(self.oracle, self.clients)
+        check_neighbors(self.oracle, self.peers)
+        check_server(self.oracle, self.talk.core)
 
     def _check_end(self) -> None:
         """After everything has settled every subscription has had its marker, and every session its End-of-RIBs."""
