@@ -138,7 +138,7 @@ class RouteServer:
         try:
             match request:
                 case xmpp.Publish():
-                    nodes.publish(client, request)
+                    nodes.publish(client, request, now)
                 case xmpp.Retract():
                     nodes.retract(client, request)
                 case xmpp.Subscribe():
@@ -167,7 +167,9 @@ class RouteServer:
 
     def take_notices(self) -> list[Notice]:
         """What the log should know of, each once."""
-        notices, self.speaker.notices = self.speaker.notices, []
+        moves = self.nodes.publications.moves
+        notices = [*self.speaker.notices, *moves.notices]
+        self.speaker.notices, moves.notices = [], []
         return notices
 
     # Output

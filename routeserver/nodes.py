@@ -198,7 +198,7 @@ class Nodes:
         forwarder.instance_ids[vrf.name] = instance
         self.publications.renumber(forwarder, vrf)
 
-    def publish(self, client: Client, request: events.Publish) -> None:
+    def publish(self, client: Client, request: events.Publish, now: float) -> None:
         """XEP-0060 section 7.1, one or many items, all or nothing."""
         vrf = self._vrf(client, request.node)
         forwarder, publications = client.forwarder, self.publications
@@ -213,7 +213,7 @@ class Nodes:
         if vrf.settings.is_limited:
             publications.check_quota(forwarder, vrf, ids)
         for item_id, item in zip(ids, request.items, strict=True):
-            publications.put(forwarder, vrf, item_id, item.route, client.session)
+            publications.put(forwarder, vrf, item_id, item.route, client.session, now)
         client.session.send_result(request.iq, results.published(vrf.name, ids))
 
     def retract(self, client: Client, request: events.Retract) -> None:

@@ -1,4 +1,4 @@
-"""What the log should know of the core's own decisions about neighbors.
+"""What the log should know of the core's own decisions about neighbors and publishers.
 
 Whoever feeds the core with events logs those.  A `Notice` is something else: a limit reached, a message ignored.  The
 core collects them and whoever drives it takes them.
@@ -14,8 +14,8 @@ from schema.values import IPAddress
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line of log, a warning: `event` in dotted words, `facts` its keys beside `peer`."""
+    """One line of log, a warning: `event` in dotted words, `facts` its keys beside `peer`, an address or a JID."""
 
     event: str
-    peer: IPAddress
+    peer: IPAddress | str
     facts: Mapping[str, object]

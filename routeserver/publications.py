@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from routeserver.bgp.nlri import RouteDistinguisher
+from routeserver.moves import Moves
 from routeserver.parties import Forwarder, Vouched
 from routeserver.rib.path import Path, revalued
 from routeserver.rib.rib import Rib
@@ -31,6 +32,7 @@ class Publications:
     def __init__(self, rib: Rib, at_loss: AtSessionLoss) -> None:
         self._rib = rib
         self._at_loss = at_loss
+        self.moves = Moves()
 
     # Checks
 
@@ -56,9 +58,13 @@ class Publications:
 
     # Changes
 
-    def put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, session: XmppSession) -> None:
+    def put(
+        self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, session: XmppSession, now: float
+    ) -> None:
         """Add an item or replace the one of that id; the session vouches for it."""
-        self._put(forwarder, vrf, item_id, item)
+        path = self._path(forwarder, vrf, item_id, item)
+        self.moves.publishing(vrf, path, now)
+        self._put(forwarder, vrf, item_id, path)
         forwarder.items[vrf.name, item_id] = Vouched(session)
 
     def withdraw(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
@@ -116,7 +122,8 @@ class Publications:
     def _export_again(self, forwarder: Forwarder, vrf: Vrf, item_id: str) -> None:
         path = vrf.published[item_id]
         if path.published is not None:
-            self._put(forwarder, vrf, item_id, path.published.route, stale=path.stale)
+            again = self._path(forwarder, vrf, item_id, path.published.route)
+            self._put(forwarder, vrf, item_id, self._valued(again, stale=True) if path.stale else again)
 
     # How
 
@@ -132,14 +139,15 @@ class Publications:
         instance = forwarder.instance_ids.get(vrf.name)
         return self._rib.originator.rd(vrf, address, forwarder.router_id, instance)
 
-    def _put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem, *, stale: bool = False) -> None:
+    def _path(self, forwarder: Forwarder, vrf: Vrf, item_id: str, item: RouteItem) -> Path:
         originator = self._rib.originator
         path = originator.path(forwarder.source, vrf, item_id, item, self._rd(forwarder, vrf, item))
         if self._is_anothers(path):
             path = originator.path(forwarder.source, vrf, item_id, item, originator.own_rd(vrf))
+        return path
+
+    def _put(self, forwarder: Forwarder, vrf: Vrf, item_id: str, path: Path) -> None:
         before = vrf.published.get(item_id)
-        if stale:
-            path = self._valued(path, stale=True)
         vrf.published[item_id] = path
         self._rib.update(path)
         if before is None:

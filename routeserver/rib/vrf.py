@@ -195,6 +195,11 @@ class Vrf:
         after = Entry(self.name, best, further)
         return after.item_id == before.item_id and after.item == before.item
 
+    def selected(self, path: Path) -> Path | None:
+        """The selected path to this one's prefix, whatever was left to be selected later."""
+        entry = self._entries.get(prefix_key(path.family, path.key))
+        return None if entry is None else entry.path
+
     def carrier(self, item_id: str) -> bytes | None:
         """The prefix whose entry shows this publisher's item id now.
 
