@@ -563,7 +563,7 @@ PROBLEMS = {
     "/api/v1/bgp/rib?cursor=!": "cursor: not one this server gave",
     "/api/v1/bgp/rib?cursor=AB": "cursor: not one this server gave",
     "/api/v1/bgp/rib?family=x": "family: no such parameter; there are afi-safi, rd, prefix, cursor, limit",
-    "/api/v1/vpns/blue/routes?rd=1:1": "rd: no such parameter; there are prefix, cursor, limit",
+    "/api/v1/vpns/blue/routes?rd=1:1": "rd: no such parameter; there are prefix, member, cursor, limit",
     "/api/v1/vpns/blue/routes?limit=-1": "limit: '-1' is not a number of 1 to 5000",
 }
 
