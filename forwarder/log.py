@@ -25,8 +25,12 @@ def record(level: int, event: str, /, *, exc_info: bool = False, **keys: object)
     LOGGER.log(level, event, exc_info=exc_info, extra={_KEYS: given})
 
 
-def setup(stream: TextIO = sys.stderr) -> None:
-    """Send everything of level INFO and above to `stream`, of slixmpp only what we do not report ourselves."""
+def setup(stream: TextIO | None = None) -> None:
+    """Send everything of level INFO and above to `stream`, which is standard error if none is given.
+
+    Of slixmpp only what we do not report ourselves.
+    """
+    stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -29,8 +29,9 @@ def record_exception(event: str, /, **keys: object) -> None:
     LOGGER.error(event, exc_info=True, extra={_KEYS: keys})
 
 
-def setup(stream: TextIO = sys.stderr) -> None:
-    """Send everything of level INFO and above to `stream`."""
+def setup(stream: TextIO | None = None) -> None:
+    """Send everything of level INFO and above to `stream`, which is standard error if none is given."""
+    stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

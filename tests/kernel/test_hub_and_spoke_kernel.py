@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import struct
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+import routeserver.cli
 from tests.support.forwarder_program import ForwarderProgram
 from tests.support.namespaces import Namespace
 from tests.support.pki import Pki
@@ -52,26 +53,21 @@ class RouteServerInside(RouteServerProcess):
         super().__init__(directory, 64512, vpns=VPNS, address=RS)
         self._namespace = namespace
 
-    def spawn(self, command: object, environment: object = None) -> None:
-        super().spawn(["ip", "netns", "exec", self._namespace.name, *command], environment)  # type: ignore[misc, arg-type]
+    def spawn(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.fork(routeserver.cli.main, command[command.index("run") :], self._namespace)
 
-    def wait_ready(self, ready: object, within: float) -> None:
-        super().wait_ready(ready, SLOW)  # type: ignore[arg-type]
+    def wait_ready(self, ready: Callable[[], object], within: float) -> None:
+        super().wait_ready(ready, SLOW)
 
 
 @dataclass
 class World:
+    outside: Namespace
     hosts: list[Hypervisor]
     programs: list[ForwarderProgram]
     machines: dict[str, Machine]
     labels: dict[str, int]
-    orchestrator: XmppClient
-
-    async def publish(self) -> None:
-        await self.orchestrator.publish("tenant1-hub", self.covering.item)
-
-    async def retract(self) -> None:
-        await self.orchestrator.retract("tenant1-hub", self.covering.item_id)
+    server: RouteServerProcess
 
     @property
     def covering(self) -> Published:
@@ -80,7 +76,7 @@ class World:
 
 
 @pytest.fixture
-async def world(lab: Lab, tmp_path: Path) -> AsyncIterator[World]:
+def world(lab: Lab, tmp_path: Path) -> Iterator[World]:
     outside = lab.outsider(RS)
     hosts = [lab.hypervisor(number) for number in (1, 2, 3)]
     machines = {
@@ -90,17 +86,15 @@ async def world(lab: Lab, tmp_path: Path) -> AsyncIterator[World]:
         "r2": hosts[1].machine("t-r2", SPOKE2),
         "hub": hosts[2].machine("t-hub", HUB),
     }
-    for knob in ("ip_forward=1", "conf.all.rp_filter=0", "conf.eth0.rp_filter=0", "conf.all.send_redirects=0"):
-        machines["hub"].namespace.run("sysctl", "-qw", f"net.ipv4.{knob}")
-    machines["hub"].namespace.run("sysctl", "-qw", "net.ipv4.conf.eth0.send_redirects=0")
+    _forwards(machines["hub"].namespace)
     server = RouteServerInside(tmp_path / "rs", outside)
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
         stack.enter_context(server)
         programs = [
             ForwarderProgram(
-                Pki(server.pki), f"host{n}.example.net", f"192.0.2.{n}", [(RS, XMPP_PORT)], host.namespace.name, SLOW
+                Pki(server.pki), f"host{n}.example.net", f"192.0.2.{n}", [(RS, XMPP_PORT)], h.namespace, SLOW
             )
-            for n, host in enumerate(hosts, 1)
+            for n, h in enumerate(hosts, 1)
         ]
         for program in programs:
             stack.callback(program.stop)
@@ -110,10 +104,17 @@ async def world(lab: Lab, tmp_path: Path) -> AsyncIterator[World]:
         wanted = {"spoke1": (0, "tenant1", SPOKE1), "r1": (0, "red", SPOKE1), "spoke2": (1, "tenant1", SPOKE2)}
         wanted |= {"r2": (1, "red", SPOKE2), "hub": (2, "tenant1-hub", HUB)}
         labels = {name: programs[n].attach(name, vpn, address) for name, (n, vpn, address) in wanted.items()}
-        orchestrator = server.forwarder("host3.example.net", "192.0.2.3")
-        with outside:
-            await stack.enter_async_context(orchestrator)
-            yield World(hosts, programs, machines, labels, orchestrator)
+        yield World(outside, hosts, programs, machines, labels, server)
+
+
+def _forwards(machine: Namespace) -> None:
+    """The middle-box sends on what is not for it, and tells nobody of shorter ways."""
+    with machine:
+        ipv4_knobs = Path("/proc/sys/net/ipv4")
+        (ipv4_knobs / "ip_forward").write_text("1")
+        for device in ("all", "eth0"):
+            for knob in ("rp_filter", "send_redirects"):
+                (ipv4_knobs / "conf" / device / knob).write_text("0")
 
 
 def labelled(frame: bytes, source: str, destination: str) -> int | None:
@@ -136,21 +137,28 @@ def ttls(sniffer: Sniffer, source: str, destination: str) -> list[int]:
 
 
 async def test_spokes_reach_each_other_through_the_hub_and_in_no_other_way(world: World) -> None:
+    with world.outside:
+        async with world.server.forwarder("host3.example.net", "192.0.2.3") as orchestrator:
+            await _through_the_hub_alone(world, orchestrator)
+
+
+async def _through_the_hub_alone(world: World, orchestrator: XmppClient) -> None:
     spoke1, spoke2, hub = (world.machines[name] for name in ("spoke1", "spoke2", "hub"))
     one, two, three = world.programs
     three.until_routes(("hub", f"{SPOKE1}/32"), ("hub", f"{SPOKE2}/32"))
     one.until_routes(("spoke1", f"{HUB}/32"), ("r1", f"{SPOKE2}/32"))
     assert spoke1.silent(SPOKE2), "nobody has said that the hub leads there"
-    await world.publish()
+    await orchestrator.publish("tenant1-hub", world.covering.item)
     one.until_routes(("spoke1", ALL), ("spoke1", f"{HUB}/32"), ("r1", f"{SPOKE2}/32"))
     two.until_routes(("spoke2", ALL), ("spoke2", f"{HUB}/32"), ("r2", f"{SPOKE1}/32"))
     assert (one.routes()["spoke1", ALL]["next-hop"], one.routes()["spoke1", ALL]["label"]) == (
         "192.0.2.3",
         world.labels["hub"],
     )
+    assert spoke1.silent(SPOKE2), "the middle-box may not send what is not its own"
     _let_through(world.hosts[2].namespace, "t-hub", SPOKE1, SPOKE2)
     with ExitStack() as stack:
-        wires = [stack.enter_context(host.sniffer()) for host in world.hosts]
+        wires = [stack.enter_context(host.sniffer()) for host in world.hosts[:2]]
         at_hub, at_spoke2 = stack.enter_context(hub.sniffer()), stack.enter_context(spoke2.sniffer())
         reds = [stack.enter_context(world.machines[name].sniffer()) for name in ("r1", "r2")]
         assert spoke1.pings(SPOKE2, tries=10)
@@ -167,7 +175,7 @@ async def test_spokes_reach_each_other_through_the_hub_and_in_no_other_way(world
         for red in reds:
             assert red.seen(lambda frame: ipv4(frame, ICMP)) == [], "another tenant hears nothing"
         _red_goes_directly(world, through_hub[0])
-    await world.retract()
+    await orchestrator.retract("tenant1-hub", world.covering.item_id)
     one.until_routes(("spoke1", f"{HUB}/32"), ("r1", f"{SPOKE2}/32"))
     assert spoke1.silent(SPOKE2), "without the hub there is no way"
     assert spoke1.pings(HUB)

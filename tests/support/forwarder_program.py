@@ -1,7 +1,8 @@
 """The forwarder as a process of its own, the way an operator starts it, and its command line.
 
-`python -m forwarder run --config F`, inside a network namespace if one is named.  The command line is run in the test's
-own process: it is the same code, and starting Python takes long in an emulated machine.
+`python -m forwarder run --config F`; in a network namespace it is forked instead (`forked`), with the `linux` data
+plane.  The command line is run in the test's own process: it is the same code, and starting Python takes long in an
+emulated machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from forwarder.__main__ import main
 from tests.support.forwarder import Address, write_config
+from tests.support.namespaces import Namespace
 from tests.support.pki import Pki
 from tests.support.process import Daemon
 from tests.support.waiting import eventually
@@ -32,14 +34,14 @@ class ForwarderProgram(Daemon):
         jid: str,
         address: str,
         servers: Sequence[Address],
-        namespace: str | None = None,
+        namespace: Namespace | None = None,
         within: float = 30.0,
     ) -> None:
         super().__init__(f"forwarder {jid}", pki.directory / f"{jid}.d")
         self.jid = jid
         self._config = write_config(pki, jid, address, servers)
         self._socket = pki.directory / f"{jid}.sock"
-        self._inside = [] if namespace is None else ["ip", "netns", "exec", namespace]
+        self._namespace = namespace
         self._within = within
         if namespace is not None:
             self._config.write_text(self._config.read_text().replace('backend = "fake"', 'backend = "linux"'))
@@ -51,8 +53,12 @@ class ForwarderProgram(Daemon):
     def launch(self) -> None:
         """Start without waiting, for several to start at once."""
         self._before = self.log().count('"forwarder.ready"')
-        command = [sys.executable, "-m", "forwarder", "run", "--config", str(self._config)]
-        self.spawn([*self._inside, *command], {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"})
+        words = ["run", "--config", str(self._config)]
+        if self._namespace is not None:
+            self.fork(main, words, self._namespace)
+        else:
+            command = [sys.executable, "-m", "forwarder", *words]
+            self.spawn(command, {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"})
 
     def wait_started(self) -> None:
         self.wait_ready(lambda: self.log().count('"forwarder.ready"') > self._before, self._within)

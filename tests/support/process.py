@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from tests.support.forked import Forked
+from tests.support.namespaces import Namespace
 from tests.support.waiting import eventually
 
 _STOP_TIMEOUT = 10.0
@@ -42,7 +44,7 @@ class Daemon:
         self.name = name
         self.directory = directory
         self.log_path = directory / "log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         directory.mkdir(parents=True, exist_ok=True)
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -55,6 +57,11 @@ class Daemon:
                 env=None if environment is None else {**os.environ, **environment},
                 start_new_session=True,
             )
+        Daemon.live.append(self)
+
+    def fork(self, main: Callable[[list[str]], int], arguments: Sequence[str], inside: Namespace) -> None:
+        """Instead of `spawn`: a copy of this process becomes the program (`forked`)."""
+        self._process = Forked(main, arguments, inside, self.log_path)
         Daemon.live.append(self)
 
     @property
