@@ -48,8 +48,8 @@ _PLACES = {
 class _Scene:
     """Two route servers, the hosts between which something moves, and one that reads."""
 
-    def __init__(self, places: _Places, ids: tuple[str, str] = ("vm-at-1", "vm-at-2")) -> None:
-        self.pair = ServerPair(vpn("blue", ["64512:100"]))
+    def __init__(self, places: _Places, ids: tuple[str, str] = ("vm-at-1", "vm-at-2"), *, max_paths: int = 1) -> None:
+        self.pair = ServerPair(vpn("blue", ["64512:100"], max_paths=max_paths))
         self.ids = ids
         self.places = {1: places.host1, 2: places.host2}
         self.readers_servers = set(places.reader)
@@ -250,6 +250,23 @@ def test_the_old_hosts_session_is_lost_after_the_move_and_it_comes_back_with_wha
     scene.pair.advance(61)
     assert scene.reader.take() == ([[] for _ in scene.reader.sessions], [])
     assert scene.held() == [[_route(2, 1)]] * len(scene.reader.sessions)
+
+
+@pytest.mark.parametrize("name", _PLACES)
+def test_what_several_hosts_share_moves_to_one_and_never_shares_with_it(name: str) -> None:
+    """vrf multipath: old and new place differ in their number, so no packet is sent to both."""
+    scene = _Scene(_PLACES[name], max_paths=4)
+    scene.publish(1, seq=0)
+    third = scene.pair.rs1.forwarder("h3.example.net")
+    third.subscribe("blue", instance=1)
+    assert third.publish("blue", ("h3", item(_PREFIX, hop("192.0.2.3", 19)))).is_result
+    scene.pair.turn()
+    assert scene.reader.take()[1][-1] == ("192.0.2.1", "192.0.2.3")
+    scene.publish(2, seq=1)
+    assert scene.reader.take()[1] == [_NEW]
+    third.retract("blue", "h3")
+    scene.retract(1)
+    assert scene.reader.take() == ([[] for _ in scene.reader.sessions], [])
 
 
 def test_two_route_servers_that_lose_a_host_at_once_keep_what_they_have_and_say_nothing() -> None:

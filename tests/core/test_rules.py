@@ -251,8 +251,9 @@ def test_c_12_several_paths_of_different_rds_share_an_item_alike_on_every_route_
                 pair.turn()
         held = [list(session.held["blue"].values()) for session in reader.sessions]
         assert held[0] == held[1]
-        shown.append([str(h.address) for (route,) in held[:1] for h in route.next_hops])
-    assert shown == [["192.0.2.1"], ["192.0.2.1", "192.0.2.2"]]
+        shown.append(tuple(str(h.address) for (route,) in held[:1] for h in route.next_hops))
+        assert reader.installed[-1] == shown[-1], "and that is what a forwarder installs"
+    assert shown == [("192.0.2.1",), ("192.0.2.1", "192.0.2.2")]
 
 
 def test_c_13_the_publisher_hears_of_its_own_prefix_if_that_is_what_is_selected() -> None:
