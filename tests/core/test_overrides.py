@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from routeserver.bgp.iana import Family
 from routeserver.views import vpn as vpn_view
 from schema.names import NS_DATA, NS_DISCO_INFO, NS_PUBSUB
@@ -94,11 +96,12 @@ def test_memberships_are_those_of_the_vrfs_that_have_subscribers() -> None:
     assert site.updates() == {LISTENS: [("withdrawals", Family.RTC, (ours[1],))]}
 
 
-def test_an_rd_of_our_own_is_the_vrfs_and_changes_with_it() -> None:
+@pytest.mark.parametrize("exports", ["64512:1", "64512:2"], ids=["the same targets", "other targets"])
+def test_an_rd_of_our_own_is_the_vrfs_and_changes_with_it(exports: str) -> None:
     site = Site(_STAR, neighbors=(PLAIN,))
     site.talk.forwarder(H3).publish("a", ("x", item("10.0.0.9/32", hop(ADDRESS[H3]))))
     site.settle()
-    site.talk.provision(_CENTRAL)
+    site.talk.provision(replace(_STAR, overrides=(override(H3, "64512:1", exports),)))
     old, new = key("127.0.1.1:1", "10.0.0.9/32"), key("127.0.1.1:2", "10.0.0.9/32")
     assert site.updates() == {PLAIN: [("routes", Family.VPNV4, (new,)), ("withdrawals", Family.VPNV4, (old,))]}
 
