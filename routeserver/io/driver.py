@@ -294,6 +294,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         if data and self._linger is None:
             self._hand_out(data)
         if is_last:
+            self._pump = None  # nothing is read any more, and who does not close its side need not cost what TLS costs
             self._endpoint.deliver(self, ())
             self._finish()
         else:

@@ -34,6 +34,9 @@ from routeserver.pki import XMPP_ADDR
 from routeserver.xmpp.sasl import CertificateId, ClientCertificate
 
 _RECORD_MAX = 16384
+_CERTIFICATE_MAX = 16384
+"""Octets of a client's certificate, of which OpenSSL keeps some ten times as much with every session. Beyond, it has no
+names."""
 _ALPN = "xmpp-client"
 _CRL_END = b"-----END X509 CRL-----"
 
@@ -213,6 +216,7 @@ class TlsPump:
             return b""
         except ssl.SSLError:
             self._is_broken = True
+            del self._tls  # its alert is in the buffer; it would keep what it has read of a certificate
             raise
 
     def _plaintext(self) -> bytes:
@@ -237,7 +241,7 @@ class TlsPump:
 
     def close(self) -> None:
         """Queue our close_notify; the peer's is not waited for (RFC 8446 section 6.1). After a fault there is none."""
-        if self.established:
+        if self.established and not self._is_broken:
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
 
@@ -256,6 +260,8 @@ def client_certificate(der: bytes) -> ClientCertificate:
     identity = CertificateId(
         certificate.issuer.public_bytes(), certificate.serial_number, certificate.fingerprint(hashes.SHA256())
     )
+    if len(der) > _CERTIFICATE_MAX:
+        return ClientCertificate(id=identity)
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound):

@@ -291,6 +291,7 @@ class ClientStream(ABC):
         else:
             self.jid = self._bare = answer.jid
             self.account = answer.account
+            self.certificate = self.certificate and self.certificate.without_names()
             self._check_stream_from()
             self._write(stanza.sasl_success(answer.data))
             self._begin_stream(Stage.AUTHENTICATED)

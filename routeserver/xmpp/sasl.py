@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 
 from routeserver.xmpp.jid import Jid
@@ -47,6 +47,10 @@ class ClientCertificate:
     def names(self) -> tuple[str, ...]:
         """Whom it is about, for reading."""
         return self.xmpp_addresses or self.dns_names or tuple(map(str, self.ip_addresses))
+
+    def without_names(self) -> ClientCertificate:
+        """What is of use once its holder has been named."""
+        return replace(self, xmpp_addresses=(), dns_names=())
 
 
 @dataclass(unsafe_hash=True)

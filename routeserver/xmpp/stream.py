@@ -76,7 +76,7 @@ class StreamLimits:
     """From one tag's end to the next one's: a tag and its attributes, or a text."""
     max_unfinished_bytes: int = 6 << 20
     """What all streams together may make the parser hold of unfinished stanzas, beyond 16 KiB each."""
-    max_names_bytes: int = 8 << 20
+    max_names_bytes: int = 4 << 20
     """What all streams together may teach the parser of names, which it never forgets; strangers a quarter of it."""
     max_unacknowledged_bytes: int = 4 << 20
     """What is kept of stanzas sent to a client that can resume (XEP-0198), until it acknowledges them."""
@@ -204,8 +204,9 @@ class StreamReader:
             self._check_size()
 
     def _pieces(self, data: bytes) -> Iterator[bytes]:
-        """What the parser is given at a time; little where more is opened than closed, since it goes deep unasked."""
-        step = min(_FEED, self._limits.max_stanza_bytes)
+        """What the parser is given at a time; little where more is opened than closed, since it goes deep unasked, and
+        where nobody may say a new name, since it learns what is refused."""
+        step = _STEEP_FEED if self._knows_enough else min(_FEED, self._limits.max_stanza_bytes)
         for offset in range(0, len(data), step):
             piece = data[offset : offset + step]
             if piece.count(b"<") - 2 * piece.count(b"</") - piece.count(b"/>") > self._limits.max_depth:
@@ -254,11 +255,14 @@ class StreamReader:
                 raise StreamError(_condition(entry), entry.message)
         return fault
 
+    @property
+    def _knows_enough(self) -> bool:
+        return self._unfinished.names.octets > self._limits.max_names_bytes
+
     def _learn(self, new: int, piece: bytes, since_tag: int) -> None:
         """Who brings new names once there are enough has to do without them."""
-        names = self._unfinished.names
-        names.learn(new, piece, since_tag)
-        if names.octets > self._limits.max_names_bytes:
+        self._unfinished.names.learn(new, piece, since_tag)
+        if self._knows_enough:
             raise StreamError("resource-constraint", "no names but those that were heard here before")
 
     def _walk(self, signs: int) -> Iterator[StreamUnit]:

@@ -1,29 +1,22 @@
 """A hundred hostile clients at a time: each hears the right stream error, and the server grows by less than 10 MB.
 
-The server is a process of its own, and what it grew by is its peak (VmHWM) over what it had before, so an attack that
-costs memory for a moment only is seen as well.  Attackers come at every stage of a login.  In the last test they do not
+Attackers come at every stage of a login.  In the last test they do not
 go too far at all, but stop just before and hold what they have.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.raw_xmpp import RawXmpp
-from tests.support.routeserver import XMPP_PORT, RouteServerProcess
+from tests.support.siege import ALLOWED, ATTACKERS, PING, Besieged, attack, is_refused
 from tests.support.xmpp_script import AUTH, HEADER, STARTTLS
 
-ATTACKERS = 100
-ALLOWED = 10_000_000
 CORPUS = sorted((Path(__file__).parent.parent / "corpus" / "xmpp" / "attacks").glob("*/*"))
 MEBI = 1 << 20
-PING = b"<iq type='get' id='alive'><ping xmlns='urn:xmpp:ping'/></iq>"
 IQ = b"<iq type='set' id='x'><pubsub xmlns='http://jabber.org/protocol/pubsub'>"
 DTD = b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'>" + b"".join(
     b"<!ENTITY %c '%s'>" % (98 + n, b"&%c;" % (97 + n) * 10) for n in range(9)
@@ -82,126 +75,91 @@ HELD_AFTER_LOGIN: dict[str, bytes] = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouteServerProcess]:
-    process = RouteServerProcess(tmp_path_factory.mktemp("hostile"), 64512)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Besieged]:
+    process = Besieged(tmp_path_factory.mktemp("hostile"))
     process.start()
-    for number in range(10):
-        process.certificate(f"host{number}.example.net")
     asyncio.run(_everything_once(process))
     yield process
     process.stop()
 
 
-async def _everything_once(process: RouteServerProcess) -> None:
+async def _everything_once(process: Besieged) -> None:
     """So that what the server loads when it is first needed is not taken for growth."""
-    clients = await logged_in(process)
+    clients = await process.logged_in()
     for data, _ in BEFORE_TLS.values():
-        clients.append(await before_tls(process, data))
+        clients.append(await process.connect(data))
     for client in clients:
         client.close()
         await client.rest()
 
 
-def memory(process: RouteServerProcess, key: str) -> int:
-    """VmRSS or VmHWM in octets."""
-    match = re.search(rf"{key}:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-    assert match is not None
-    return int(match[1]) * 1024
-
-
-def begin(process: RouteServerProcess) -> int:
-    """Forget the peak so far; what there is now."""
-    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
-    return memory(process, "VmRSS")
-
-
-async def before_tls(process: RouteServerProcess, data: bytes) -> RawXmpp:
-    client = await RawXmpp.connect((process.address, XMPP_PORT))
-    client.send(data)
-    return client
-
-
-async def logged_in(process: RouteServerProcess) -> list[RawXmpp]:
-    """A hundred sessions of ten forwarders."""
-
-    async def log_in(number: int, context: ssl.SSLContext) -> RawXmpp:
-        client = await RawXmpp.connect((process.address, XMPP_PORT))
-        await client.start_tls(context)
-        await client.login(f"r{number}")
-        return client
-
-    clients = []
-    for forwarder in range(10):
-        context = ssl.create_default_context(cafile=str(process.pki / "ca.pem"))
-        context.load_cert_chain(*process.certificate(f"host{forwarder}.example.net"))
-        clients += await asyncio.gather(*(log_in(number, context) for number in range(ATTACKERS // 10)))
-    return clients
-
-
-async def attack(client: RawXmpp, data: bytes) -> bytes:
-    client.send(data)
-    await client.drain()
-    answer = await client.rest()
-    client.close()
-    return answer
-
-
-def is_refused(answer: bytes, conditions: str) -> bool:
-    pattern = rf"<stream:error><(?:{conditions}) xmlns='[^']*streams'.*</stream:error></stream:stream>$"
-    return re.search(pattern.encode(), answer, re.DOTALL) is not None
-
-
-async def still_serves(process: RouteServerProcess) -> None:
-    client = await RawXmpp.connect((process.address, XMPP_PORT))
-    context = ssl.create_default_context(cafile=str(process.pki / "ca.pem"))
-    context.load_cert_chain(*process.certificate("honest.example.net"))
-    await client.start_tls(context)
-    await client.login()
-    client.send(PING)
-    assert b"id='alive'" in await client.until(b"/>")
-    client.close()
-    assert '"traceback"' not in process.log()
-
-
 @pytest.mark.parametrize(("data", "condition"), BEFORE_TLS.values(), ids=BEFORE_TLS)
-async def test_an_attack_before_tls(server: RouteServerProcess, data: bytes, condition: str) -> None:
-    before = begin(server)
-    clients = [await before_tls(server, b"") for _ in range(ATTACKERS)]
+async def test_an_attack_before_tls(server: Besieged, data: bytes, condition: str) -> None:
+    before = server.begin()
+    clients = [await server.connect() for _ in range(ATTACKERS)]
     answers = await asyncio.gather(*(attack(client, data) for client in clients))
     assert [answer for answer in answers if not is_refused(answer, condition)] == []
-    assert memory(server, "VmHWM") - before < ALLOWED
-    await still_serves(server)
+    assert server.memory("VmHWM") - before < ALLOWED
+    await server.still_serves()
 
 
 @pytest.mark.parametrize(("data", "conditions"), AFTER_LOGIN.values(), ids=AFTER_LOGIN)
-async def test_an_attack_after_login(server: RouteServerProcess, data: bytes, conditions: str) -> None:
-    clients = await logged_in(server)
-    before = begin(server)
+async def test_an_attack_after_login(server: Besieged, data: bytes, conditions: str) -> None:
+    clients = await server.logged_in()
+    before = server.begin()
     answers = await asyncio.gather(*(attack(client, data) for client in clients))
     assert [answer for answer in answers if not is_refused(answer, conditions)] == []
-    assert memory(server, "VmHWM") - before < ALLOWED
-    await still_serves(server)
+    assert server.memory("VmHWM") - before < ALLOWED
+    await server.still_serves()
 
 
 @pytest.mark.parametrize("data", HELD.values(), ids=HELD)
-async def test_who_holds_what_it_has_before_login(server: RouteServerProcess, data: bytes) -> None:
-    before = begin(server)
-    clients = [await before_tls(server, data) for _ in range(ATTACKERS)]
-    await still_serves(server)
-    assert memory(server, "VmHWM") - before < ALLOWED
+async def test_who_holds_what_it_has_before_login(server: Besieged, data: bytes) -> None:
+    before = server.begin()
+    clients = [await server.connect(data) for _ in range(ATTACKERS)]
+    await server.still_serves()
+    assert server.memory("VmHWM") - before < ALLOWED
     for client in clients:
         client.close()
 
 
 @pytest.mark.parametrize("data", HELD_AFTER_LOGIN.values(), ids=HELD_AFTER_LOGIN)
-async def test_who_holds_what_it_has(server: RouteServerProcess, data: bytes) -> None:
+async def test_who_holds_what_it_has(server: Besieged, data: bytes) -> None:
     """Who holds more than there is for all meets resource-constraint; that is for the server to find, and no fault."""
-    clients = await logged_in(server)
-    before = begin(server)
+    clients = await server.logged_in()
+    before = server.begin()
     for client in clients:
         client.send(data)
         await client.drain()
-    await still_serves(server)
-    assert memory(server, "VmHWM") - before < ALLOWED
+    await server.still_serves()
+    assert server.memory("VmHWM") - before < ALLOWED
     for client in clients:
         client.close()
+
+
+def unheard(number: int, count: int) -> bytes:
+    """Attributes with names nobody has said before."""
+    return b"".join(b"<message n%d-%d-%s=''/>" % (number, n, b"x" * 200) for n in range(count))
+
+
+async def test_names_nobody_has_said_before(tmp_path: Path) -> None:
+    """The parser never forgets one. A server of its own: in the end this one wants to hear of no more names."""
+    server = Besieged(tmp_path)
+    server.start()
+    try:
+        await _everything_once(server)
+        before = server.begin()
+        for start in range(0, 400, ATTACKERS):
+            clients = [await server.connect() for _ in range(ATTACKERS)]
+            data = (HEADER + unheard(start + number, 40) for number in range(ATTACKERS))
+            await asyncio.gather(*(attack(client, each) for client, each in zip(clients, data, strict=True)))
+        clients = await server.logged_in()
+        data = (unheard(1000 + number, 200) + b"</x>" for number in range(ATTACKERS))
+        attacks = (attack(client, each) for client, each in zip(clients, data, strict=True))
+        answers = await asyncio.gather(*attacks)
+        refused = [is_refused(answer, "resource-constraint") for answer in answers]
+        assert 10 < sum(refused) < ATTACKERS
+        assert server.memory("VmHWM") - before < ALLOWED
+        await server.still_serves()
+    finally:
+        server.stop()
