@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from routeserver.bgp.iana import Family
+from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.provisioning import Provisioned
 from routeserver.settings import NeighborSettings, VpnSettings
 from routeserver.xmpp.disco import FEATURES
@@ -135,6 +135,25 @@ def test_a_target_more_is_said_to_those_it_brings_and_to_those_who_have_the_rout
     there = [("routes", Family.VPNV4, (route_of(H1),))]
     assert site.updates() == dict.fromkeys(NEIGHBORS, there)
     assert site.routes(EXTERNAL) == {H1: rts("64512:1", "64512:2")}
+
+
+def test_every_path_of_a_neighbor_that_is_told_of_all_follows() -> None:
+    """RFC 7911: also those that are not the best of their NLRI."""
+    talk = Conversation(vpn("a", ["64512:1"]), neighbors=(replace(PLAIN, add_path_send=True),))
+    neighbor, owner = talk.neighbor(str(PLAIN.address), VPN_FAMILIES, add_path_receive=True), talk.forwarder(H1)
+    for number in (1, 2):
+        owner.publish("a", (f"i{number}", item("10.0.0.9/32", hop(ADDRESS[H1], 15 + number))))
+    for target in ("64512:2", "64512:1"):
+        talk.change("a", export_rts=rts(target))
+        talk.turn()
+        held = neighbor.held[Family.VPNV4].values()
+        assert sorted((told.label, told.attributes.route_targets) for told in held) == [
+            (16, rts(target)),
+            (17, rts(target)),
+        ]
+    talk.provision()
+    talk.turn()
+    assert neighbor.keys() == set()
 
 
 def test_targets_that_change_hands_are_heard_of_by_nobody_they_serve_as_before() -> None:
