@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from ipaddress import IPv4Network, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +18,11 @@ import pytest
 from schema.names import NS_PUBSUB
 from tests.support.load import Load, log_in, subscribe
 from tests.support.merged_view import MergedView
-from tests.support.process import loopback_address
 from tests.support.raw_xmpp import RawXmpp
 from tests.support.routeserver import RouteServerProcess, VpnConfig
-from tests.support.speaker import NeighborConfig
-from tests.support.truth import prefix_of
+from tests.support.speaker import VPNV4, VPNV6
+from tests.support.truth import Route, prefix_of
+from tests.support.two_servers import advertised, selected, two_servers
 from tests.support.waiting import eventually_async
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
@@ -29,9 +30,11 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
 AS = 64512
 VPNS = ["blue", "red", "green", "gray"]
 RATE = 1000.0
-PHASE = 3000
+PHASE = 2000
 ALWAYS, OTHERS = 60, 30
 FIRST, SECOND = 0, 1
+BEACONS = IPv4Network("10.255.0.0/24")
+_NAMES = ["peered, the preferred one", "peered, the other one", "reflected, the preferred one"]
 
 
 class Cluster:
@@ -90,7 +93,7 @@ class Cluster:
         await asyncio.gather(*self._listening.pop(number))
         self.alive.discard(number)
         (other,) = self.alive
-        await eventually_async(lambda: self.neighbor_state(other) != "established", describe="the other one knows")
+        await eventually_async(lambda: self.from_bgp(other) == 0, describe="the other one has nothing of it any more")
         self.load.beacons.origins[other].discard(number)
 
     async def restart(self, number: int) -> None:
@@ -101,9 +104,10 @@ class Cluster:
         await self.connect(number)
         self.alive.add(number)
 
-    def neighbor_state(self, number: int) -> str:
+    def from_bgp(self, number: int) -> int:
+        """How many VPN routes this route server has by BGP: those of the other one, for there is nobody else."""
         (neighbor,) = self.servers[number].get("/bgp/neighbors")["items"]
-        return str(neighbor["state"])
+        return sum(family["received"] for family in neighbor["afi-safis"] if family["afi-safi"] in (VPNV4, VPNV6))
 
     def faults(self) -> list[str]:
         return [fault for view in self.views for fault in view.faults]
@@ -116,57 +120,31 @@ class Cluster:
 
 
 @pytest.fixture
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    addresses = sorted((loopback_address(), loopback_address()), key=lambda text: text.split("."))
-    servers = [
-        RouteServerProcess(
-            tmp_path_factory.mktemp("rs"),
-            AS,
-            (NeighborConfig(other, AS, passive=is_passive),),
-            tuple(VpnConfig(name, f"{AS}:{number}") for number, name in enumerate(VPNS, 1)),
-            address=address,
-            stale_time="10m",
-            startup_hold="2s",
-        )
-        for address, other, is_passive in zip(addresses, reversed(addresses), (False, True), strict=True)
-    ]
-    with ExitStack() as stack:
-        for server in servers:
-            stack.enter_context(server)
-        made = Cluster(servers)
+async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
+    vpns = tuple(VpnConfig(name, f"{AS}:{number}") for number, name in enumerate(VPNS, 1))
+    with two_servers(tmp_path, vpns, is_reflected=request.param, hold_time="90s") as pair:
+        made = Cluster(list(pair.both))
         for number in (FIRST, SECOND):
             await made.connect(number)
         yield made
         await made.close()
 
 
-def selected(server: RouteServerProcess) -> dict[tuple[str, str], tuple[str, int]]:
-    """Next hop and label of the route selected, by VPN and prefix."""
-    found: dict[tuple[str, str], tuple[str, int]] = {}
-    for vpn in VPNS:
-        for entry in everything(server, f"/vpns/{vpn}/routes"):
-            (hop,) = entry["paths"][0]["next-hops"]
-            found[vpn, entry["prefix"]] = (hop["next-hop"], hop["label"])
-    return {key: value for key, value in found.items() if not key[1].startswith("10.255.")}
+def told(server: RouteServerProcess) -> dict[Route, tuple[str, int]]:
+    """Next hop and label of what subscribers are told, by VPN and prefix, beacons left out."""
+    hops = {(vpn, prefix): hops for vpn in VPNS for prefix, (_, hops) in selected(server, vpn).items()}
+    found = {(vpn, ip_network(prefix)): hops["next-hops"][0] for (vpn, prefix), hops in hops.items()}
+    return {route: (hop["next-hop"], hop["label"]) for route, hop in found.items() if not route[1].subnet_of(BEACONS)}
 
 
-def table(server: RouteServerProcess) -> dict[tuple[str, str], list[Any]]:
-    """Label and attributes of all paths, by RD and prefix, without saying from whom they came."""
-    return {
-        (entry["route-distinguisher"], entry["prefix"]): [
-            (path["label"], path["attributes"]) for path in entry["paths"]
-        ]
-        for entry in everything(server, "/bgp/rib")
-    }
+def published(server: RouteServerProcess) -> dict[tuple[str, str], Any]:
+    """What goes to BGP, beacons left out."""
+    return {key: value for key, value in advertised(server).items() if not ip_network(key[1]).subnet_of(BEACONS)}
 
 
-def everything(server: RouteServerProcess, path: str) -> list[Any]:
-    answer = server.get(f"{path}?limit=1000")
-    assert answer.get("next") is None, answer.keys()
-    return list(answer["items"])
-
-
-@pytest.mark.parametrize("number", [FIRST, SECOND], ids=["the preferred one", "the other one"])
+@pytest.mark.parametrize(
+    ("cluster", "number"), [(False, FIRST), (False, SECOND), (True, FIRST)], ids=_NAMES, indirect=["cluster"]
+)
 async def test_nothing_is_lost_and_nothing_wrong_is_held(cluster: Cluster, number: int) -> None:
     load = cluster.load
     load.fill()
@@ -190,11 +168,8 @@ async def test_nothing_is_lost_and_nothing_wrong_is_held(cluster: Cluster, numbe
     for view in cluster.views:
         assert view.held() == {route: hop for route, hop in truth.items() if route[0] in view.vpns}
         assert view.heard > 2 * len(truth), "changes came, and not only the end of it"
-    published = {(vpn, str(prefix)): hop for (vpn, prefix), hop in truth.items()}
-    for server in cluster.servers:
-        assert selected(server) == published
-    first, second = map(table, cluster.servers)
-    assert first == second
+    assert told(cluster.servers[FIRST]) == told(cluster.servers[SECOND]) == truth
+    assert published(cluster.servers[FIRST]) == published(cluster.servers[SECOND])
     always = {(vpn, prefix_of(0, number)) for vpn in VPNS for number in range(ALWAYS)}
     assert all(always.isdisjoint(view.removed) for view in cluster.views)
     assert all(view.removed for view in cluster.views), "others were removed"

@@ -80,7 +80,7 @@ class TwoServers:
 
 @contextmanager
 def two_servers(
-    directory: Path, vpns: tuple[VpnConfig, ...], *, is_reflected: bool, stale_time: str = "10m"
+    directory: Path, vpns: tuple[VpnConfig, ...], *, is_reflected: bool, hold_time: str = "3s"
 ) -> Iterator[TwoServers]:
     """Start everything, and stop it at the end. The second one dials."""
     ours = sorted((loopback_address(), loopback_address()), key=lambda text: [int(part) for part in text.split(".")])
@@ -89,9 +89,9 @@ def two_servers(
     for number, address in enumerate(ours):
         towards = ours[1 - number] if reflector is None else reflector.address
         is_passive = number == 0 and reflector is None
-        neighbor = NeighborConfig(towards, AS, passive=is_passive, families=FAMILIES, hold_time="3s")
+        neighbor = NeighborConfig(towards, AS, passive=is_passive, families=FAMILIES, hold_time=hold_time)
         server = RouteServerProcess(
-            directory / f"rs{number}", AS, (neighbor,), vpns, address=address, stale_time=stale_time, startup_hold="1s"
+            directory / f"rs{number}", AS, (neighbor,), vpns, address=address, stale_time="10m", startup_hold="1s"
         )
         servers.append(server)
     with ExitStack() as stack:
