@@ -96,7 +96,8 @@ def xmpp(core: RouteServer) -> View:
     """How many clients there are, and what was refused since the start, by cause."""
     refusals = core.refusals
     return {
-        "sessions": len(core.nodes.clients),
+        "sessions": len(core.nodes.clients) - len(core.nodes.detached_clients),
+        "detached-sessions": len(core.nodes.detached_clients),
         "refused-requests": _counts(refusals.requests),
         "failed-logins": _counts(refusals.logins),
         "failed-sessions": _counts(refusals.streams),

@@ -316,7 +316,7 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
     def _finish(self) -> None:
         """Close our half and wait for the peer's: closing the socket on what it still sends would be a reset, which
         can overtake our last words. A session that is cut has none, or a peer that does not read them."""
-        if isinstance(self.session, BgpSession) and self.session.is_cut:
+        if self.session.is_cut:
             self._transport.abort()
             return
         if self._linger is None:

@@ -85,6 +85,11 @@ class XmppSession(ClientStream):
             self._out.append(management.REQUEST)
         return super().data_to_send()
 
+    @property
+    def is_cut(self) -> bool:
+        """The connection is over at once: the session goes on without it, and what is left here is not read."""
+        return self.is_outlived and not self.writable
+
     def send_elsewhere(self, host: str) -> list[XmppEvent]:
         """End the stream, and have the client go to HOST or HOST:PORT (RFC 6120 section 4.9.3.19)."""
         if not self.closing:
@@ -141,7 +146,8 @@ class XmppSession(ClientStream):
         """A stanza; what is sent to a client that is not there is heard by it when it resumes."""
         if self._management is not None:
             self._management.sends(text)
-        self._write(text)
+        if not self.closing:
+            self._out.append(text)
 
     def _notify(self, to: str, *contents: str) -> None:
         self._send(stanza.headline(self._next_id(), self._service_jid, to, contents))

@@ -276,10 +276,14 @@ def test_the_api_shows_it_as_what_it_is(scene: _Scene) -> None:
     shown = scene.shown()
     assert (shown["connected"], shown["stale-items"]) == (False, 2)
     assert shown["sessions"] == [{"jid": "h1.example.net/vpn", "address": "None", "detached": True}]
+    counts = views.xmpp(scene.talk.core)
+    assert (counts["sessions"], counts["detached-sessions"]) == (1, 1)
     assert scene.h1.resume()
     shown = scene.shown()
     assert (shown["connected"], shown["stale-items"]) == (True, 0)
     assert shown["sessions"] == [{"jid": "h1.example.net/vpn", "address": "None", "detached": False}]
+    counts = views.xmpp(scene.talk.core)
+    assert (counts["sessions"], counts["detached-sessions"]) == (2, 0)
 
 
 def _deleted(talk: Conversation) -> None:

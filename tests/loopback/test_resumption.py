@@ -6,6 +6,8 @@ slixmpp enables, acknowledges and resumes by itself; all a test does is to cut t
 from __future__ import annotations
 
 import asyncio
+import re
+import ssl
 from ipaddress import IPv4Address, ip_network
 from typing import Any
 
@@ -14,9 +16,11 @@ import pytest
 from schema.items import RouteItem, entry_xml
 from schema.values import Encapsulation, NextHop
 from tests.support.pki import DOMAIN, Pki
+from tests.support.raw_xmpp import RawXmpp
 from tests.support.server import HEAD, RunningServer, running
 from tests.support.waiting import eventually_async
-from tests.support.xmpp_client import TIMEOUT, XmppClient
+from tests.support.xmpp_client import NS_PUBSUB, TIMEOUT, XmppClient
+from tests.support.xmpp_script import AUTH, HEADER
 
 VPNS = """
 [[vpns]]
@@ -24,6 +28,7 @@ name = "blue"
 import-route-target = ["64512:100"]
 export-route-target = ["64512:100"]
 """
+GET_ITEMS = f"<iq type='get' id='all'><pubsub xmlns='{NS_PUBSUB}'><items node='blue'/></pubsub></iq>".encode()
 H1, H2 = "host1.example.net", "host2.example.net"
 
 
@@ -192,3 +197,43 @@ async def test_who_comes_and_goes_is_never_refused_for_the_sessions_it_left(pki:
         assert not await clients[0].come_back()
         await clients[0].logout()
         await clients[3].logout()
+
+
+async def test_who_resumes_and_does_not_read_leaves_nothing_unread_behind(pki: Pki) -> None:
+    """What was kept is written to the newest connection only: one before that takes nothing is cut."""
+
+    async def connect() -> RawXmpp:
+        context = ssl.create_default_context(cafile=str(pki.ca))
+        context.load_cert_chain(*pki.client(H1))
+        raw = await RawXmpp.connect(server.address("xmpp"))
+        await raw.start_tls(context)
+        return raw
+
+    room = "max-unacknowledged-bytes = 33554432\nmax-unacknowledged-bytes-total = 33554432\nclient-ca"
+    async with running(pki, VPNS, HEAD.replace("client-ca", room)) as server:
+        other = await server.login(H2)
+        await other.publish("blue", *((f"{n}" + "-" * 1000, entry(f"10.0.{n}.0/24")) for n in range(45)))
+        first = await connect()
+        await first.login()
+        first.send(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+        previd = re.search(rb" id='([^']*)'", await first.until(b"max='60'/>"))
+        assert previd is not None
+        for _ in range(250):  # 60 KiB each, read and not acknowledged; in all more than a socket takes
+            first.send(GET_ITEMS)
+            await first.until(b"</iq>")
+        first.close()
+        resume = b"<resume xmlns='urn:xmpp:sm:3' previd='%s' h='0'/>" % previd[1]
+        nodes = server.server.hub.core.nodes
+        second, third = await connect(), await connect()
+
+        def is_full() -> bool:
+            return any(not c.session.writable for c in list(nodes.clients.values()) if not c.session.is_detached)
+
+        second.send(HEADER + AUTH + HEADER + resume)
+        await eventually_async(is_full, describe="the second reads nothing")
+        third.send(HEADER + AUTH + HEADER + resume)
+        await third.until(b"<resumed xmlns='urn:xmpp:sm:3' previd='%s' h='250'/>" % previd[1])
+        assert b"</stream:stream>" not in await second.rest(), "it was not waited for"
+        for client in (second, third):
+            client.close()
+        await other.logout()
