@@ -32,7 +32,7 @@ def print_fields(heading: str, fields: Row) -> None:
 
 
 def cell(value: Any) -> str:
-    """A value of the API's in a table; what is absent or empty is `-`."""
+    """A value of the API's in a table; what is absent or empty is `-`, and what a terminal could obey is escaped."""
     if value is None or value in ([], {}, ""):
         return "-"
     match value:
@@ -42,7 +42,8 @@ def cell(value: Any) -> str:
             return ",".join(map(cell, value))
         case dict():
             return ",".join(f"{key}={cell(item)}" for key, item in value.items())
-    return str(value)
+    text = str(value)
+    return text if text.isprintable() else json.dumps(text)
 
 
 def duration(seconds: float | None) -> str | None:

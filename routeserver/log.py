@@ -64,9 +64,15 @@ class JsonFormatter(logging.Formatter):
         line = {"ts": ts, "level": record.levelname.lower(), "event": event, **keys}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _json(line)
 
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=\n') else text
+    return text if text.isprintable() and text and not any(c in text for c in ' "=') else _json(text)
+
+
+def _json(value: object) -> str:
+    """Control characters are escaped, those beyond ASCII too: strangers have their words in here."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value, default=str)

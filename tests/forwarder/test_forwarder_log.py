@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 
+import pytest
+
 from forwarder.log import JsonFormatter, TextFormatter
 
 
@@ -39,3 +41,15 @@ def test_a_librarys_sentence_and_a_traceback() -> None:
     first, *traceback = TextFormatter().format(made).splitlines()
     assert first.endswith('info forwarder message="something happened"')
     assert traceback[-1] == "ValueError: wrong"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("münchen", "münchen"), ("a=b", '"a=b"'), ("\x1b[2J", '"\\u001b[2J"'), ("ü\x9b2J", '"\\u00fc\\u009b2J"')],
+)
+def test_no_word_from_outside_is_obeyed_by_a_terminal(said: str, told: str) -> None:
+    made = entry("vif.failed", event_keys={"reason": said})
+    assert TextFormatter().format(made).endswith(f"info vif.failed reason={told}")
+    line = JsonFormatter().format(made)
+    assert line.isprintable()
+    assert json.loads(line)["reason"] == said
