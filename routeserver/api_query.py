@@ -87,10 +87,7 @@ class _Switch(msgspec.Struct, forbid_unknown_fields=True):
 
 def switch(body: bytes) -> bool:
     """What `{"enabled": …}` says. Raises QueryError."""
-    try:
-        return msgspec.json.decode(body, type=_Switch).enabled
-    except msgspec.DecodeError as error:
-        raise QueryError(f'the body is not {{"enabled": true}} or {{"enabled": false}}: {error}') from None
+    return _body(body, _Switch, '{"enabled": true} or {"enabled": false}').enabled
 
 
 class _Drain(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,12 +97,16 @@ class _Drain(msgspec.Struct, forbid_unknown_fields=True):
 
 def drain(body: bytes) -> tuple[str, float]:
     """The host of `{"to": …, "over": …}`, and the seconds. Raises QueryError."""
-    try:
-        wanted = msgspec.json.decode(body, type=_Drain)
-    except msgspec.DecodeError as error:
-        raise QueryError(f'the body is not {{"to": "HOST:PORT", "over": "30s"}}: {error}') from None
+    wanted = _body(body, _Drain, '{"to": "HOST:PORT", "over": "30s"}')
     over = OVER if wanted.over is None else _value("over", _over, wanted.over)
     return _value("to", other_host, wanted.to), over
+
+
+def _body(body: bytes, kind: type[T], form: str) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise QueryError(f"the body is not {form}: {error}") from None
 
 
 def _over(text: str) -> float:

@@ -32,10 +32,10 @@ def add_account(parser: argparse.ArgumentParser) -> None:
 
 def _account(arguments: argparse.Namespace) -> int:
     try:
-        jid = values.bare_jid(arguments.jid)
-        iterations = values.within(ITERATIONS_MIN, ITERATIONS_MAX)(arguments.iterations)
+        jid = values.at("JID", values.bare_jid, arguments.jid)
+        iterations = values.at("--iterations", values.within(ITERATIONS_MIN, ITERATIONS_MAX), arguments.iterations)
         password = _password()
-    except ValueError as error:
+    except (values.ConfigKeyError, ValueError) as error:
         raise CommandError(EXIT_USAGE, str(error)) from None
     keys = ScramKeys.derive(password, secrets.token_bytes(_SALT), iterations)
     print(f'[[xmpp.accounts]]\njid = {json.dumps(jid, ensure_ascii=False)}\nscram-sha-256 = "{keys}"')
@@ -45,8 +45,12 @@ def _account(arguments: argparse.Namespace) -> int:
 def _password() -> str:
     """Prepared. Raises ValueError, whose words do not quote it."""
     if sys.stdin.isatty():
-        password = getpass.getpass()
-        if password != getpass.getpass("Again: "):
+        try:
+            password, again = getpass.getpass(), getpass.getpass("Again: ")
+        except (EOFError, KeyboardInterrupt):
+            print(file=sys.stderr)  # the cursor is behind the question still
+            raise ValueError("no password was given") from None
+        if password != again:
             raise ValueError("the two passwords differ")
     else:
         password = sys.stdin.readline().removesuffix("\n").removesuffix("\r")

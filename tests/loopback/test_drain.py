@@ -302,6 +302,7 @@ async def test_readiness_says_so(server: RunningServer) -> None:
         (b"", "the body is not"),
         (b"{}", "missing required field `to`"),
         (b'{"to": 1}', "Expected `str`"),
+        (b'{"to": "\xff"}', "can't decode byte 0xff"),
         (b'{"to": "rs2", "for": "30s"}', "unknown field `for`"),
         (b'{"to": "2001:db8::1"}', "to: '2001:db8::1' has more than one colon"),
         (b'{"to": "rs2:0"}', "to: '0' is not a port"),

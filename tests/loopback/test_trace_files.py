@@ -230,6 +230,7 @@ async def test_without_a_directory_nothing_is_switched_on(pki: Pki) -> None:
         ("PUT", "x", b'{"enabled": true}', 404, "no neighbor 'x' here"),
         ("PUT", TRACED, b"", 400, 'the body is not {"enabled": true} or {"enabled": false}'),
         ("PUT", TRACED, b'{"enabled": "yes"}', 400, "the body is not"),
+        ("PUT", TRACED, b'{"\xff": 1}', 400, "the body is not"),
         ("PUT", TRACED, b'{"enabled": true, "file": "/etc/passwd"}', 400, "the body is not"),
         ("PUT", TRACED, b'{"enabled": true' + b" " * 2_000_000, 413, "the body is longer than anything asked for here"),
         ("GET", TRACED, None, 405, "GET is not offered"),

@@ -172,9 +172,9 @@ def test_a_jid_with_a_backslash_can_be_pasted(
         ("\n", ["a"], "the password: it is empty"),
         ("", ["a"], "the password: it is empty"),
         ("\a\n", ["a"], "the password: it has a character that no password may have (RFC 4013 section 2.3)"),
-        ("pencil\n", ["a/b"], "'a/b' has a resource, which a service or a forwarder does not"),
-        ("pencil\n", ["@"], "'@' is not a JID"),
-        ("pencil\n", ["a", "--iterations", "4095"], "4095 is not from 4096 to 10000000"),
+        ("pencil\n", ["a/b"], "JID: 'a/b' has a resource, which a service or a forwarder does not"),
+        ("pencil\n", ["@"], "JID: '@' is not a JID"),
+        ("pencil\n", ["a", "--iterations", "4095"], "--iterations: 4095 is not from 4096 to 10000000"),
     ],
 )
 def test_what_the_command_refuses(
@@ -206,3 +206,21 @@ def test_a_person_types_it_twice(
     out, complaint = capsys.readouterr()
     assert bool(out) == (code == 0)
     assert complaint == ("" if code == 0 else "routeserver: the two passwords differ\n")
+
+
+@pytest.mark.parametrize("answers", [[EOFError()], [KeyboardInterrupt()], ["pencil", EOFError()]])
+def test_a_person_changes_their_mind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: list[str | BaseException]
+) -> None:
+    waiting = iter(answers)
+
+    def typed(prompt: str = "Password: ") -> str:
+        answer = next(waiting)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("getpass.getpass", typed)
+    assert main(["account", "a"]) == 2
+    assert capsys.readouterr() == ("", "\nrouteserver: no password was given\n")
