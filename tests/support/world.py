@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from routeserver.settings import Settings, VpnSettings
@@ -31,12 +32,12 @@ class World:
     """`run` is one scenario."""
 
     def __init__(self) -> None:
-        self.agenda = Agenda()
         self._steps = 0
-        self.vpns = {vpn.name: vpn for vpn in cast.VPNS}
         self._build(cast.Plan(("rs1", "rs2"), (), ("h1", "h2")), 0)
 
     def _build(self, plan: cast.Plan, seed: int) -> None:
+        self.agenda = Agenda()
+        self.vpns = {vpn.name: vpn for vpn in cast.VPNS}
         self.plan = plan
         self.links: dict[tuple[str, str], Link] = {}
         self.provisioned: dict[str, dict[str, VpnSettings]] = {}
@@ -165,6 +166,12 @@ class World:
         self.watch.attached(host, node, prefix)
         forwarder.attach(name, Vm(node, label, prefix, sequence, lp))
 
+    def _on_change(self, host: str, name: str, sequence: int, lp: int) -> None:
+        """The same address, with other words."""
+        forwarder = self.hosts.get(host)
+        if forwarder is not None and name in forwarder.vms:
+            forwarder.attach(name, replace(forwarder.vms[name], sequence=sequence, local_pref=lp))
+
     def _on_detach(self, host: str, name: str) -> None:
         forwarder = self.hosts.get(host)
         if forwarder is not None and name in forwarder.vms:
@@ -242,30 +249,56 @@ class World:
         self.pe.withdraw(prefix)
 
     def _on_want(self, target: str) -> None:
+        self.watch.wishes_changed()
         self.pe.want(target)
 
     def _on_want_no_more(self, target: str) -> None:
+        self.watch.wishes_changed()
         self.pe.want_no_more(target)
 
-    def _on_targets(self, node: str, imports: tuple[str, ...], order: tuple[int, ...], gap: float) -> None:
+    def _on_imports(self, node: str, targets: tuple[str, ...], order: tuple[int, ...], gap: float) -> None:
         """Other import targets at all route servers, one after the other."""
-        before = self.vpns[node]
-        self.vpns[node] = replace(before, import_rts=rts(*imports))
+        self.vpns[node] = replace(self.vpns[node], import_rts=rts(*targets))
+        self._in_turn(node, order, gap, self._provision)
+
+    def _on_exports(self, node: str, targets: tuple[str, ...], order: tuple[int, ...], gap: float) -> None:
+        """Other export targets at all route servers, one after the other."""
+        self.vpns[node] = replace(self.vpns[node], export_rts=rts(*targets))
+        self._in_turn(node, order, gap, self._provision)
+
+    def _on_recreate(self, node: str, order: tuple[int, ...], gap: float) -> None:
+        """The VPN goes, and is another of that name after a while, when forwarders have to come again as well."""
+        self._in_turn(node, order, gap, self._remove)
+        self._in_turn(node, order, gap, self._recreate, after=1.0)
+
+    def _in_turn(
+        self, node: str, order: tuple[int, ...], gap: float, change: Callable[[str, str], None], after: float = 0.0
+    ) -> None:
         self.watch.targets_changed()
         for turn, number in enumerate(order):
             name = cast.SERVERS[number]
             if name in self.servers:
                 self._changes_due += 1
-                self.agenda.at(self.agenda.now + turn * gap, self._retarget(name, node))
+                self.agenda.at(self.agenda.now + turn * gap + after, partial(self._change, change, name, node))
 
-    def _retarget(self, name: str, node: str) -> Callable[[], None]:
-        def change() -> None:
-            self._changes_due -= 1
+    def _change(self, change: Callable[[str, str], None], name: str, node: str) -> None:
+        self._changes_due -= 1
+        if self.servers[name].is_running:
+            change(name, node)
+            self.servers[name].core.provision(tuple(self.provisioned[name].values()), self.agenda.now)
+            self.servers[name].turn()
+
+    def _provision(self, name: str, node: str) -> None:
+        if node in self.provisioned[name]:
             self.provisioned[name][node] = self.vpns[node]
-            server = self.servers[name]
-            if server.is_running:
-                server.core.provision(tuple(self.provisioned[name].values()), self.agenda.now)
-                self.watch.retargeted(name, node)
-                server.turn()
+            self.watch.retargeted(name, node)
 
-        return change
+    def _remove(self, name: str, node: str) -> None:
+        self.provisioned[name].pop(node, None)
+        self.watch.removed(name, node)
+
+    def _recreate(self, name: str, node: str) -> None:
+        self.provisioned[name][node] = self.vpns[node]
+        self.watch.retargeted(name, node)
+        for host in self.plan.hosts:
+            self._on_reset(host, name)

@@ -118,6 +118,8 @@ TARGETS = [*(v.export_rts for v in VPNS), *(rts(*targets) for targets in PE_TARG
 """The route targets of what a label's thousands name: the VPNs in order, then what a PE announces."""
 IMPORTS = [("64512:100",), ("64512:200",), ("64512:200", "64512:100"), ("64512:1",), ("64512:2", "64512:1")]
 """What VPNs come to import."""
+EXPORTS: list[tuple[str, ...]] = [("64512:100",), ("64512:200",), ("64512:1",), ("64512:2", "64512:1"), ()]
+"""What they come to export."""
 
 
 def pe_label(targets: tuple[str, ...]) -> int:

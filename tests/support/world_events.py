@@ -21,7 +21,7 @@ _LONG_WAITS = (10.0, 40.0, 70.0, 130.0)
 def events(seed: int, length: int) -> list[Event]:
     """A beginning in which everybody comes up, then `length` random events."""
     random = Random(seed)
-    servers, reflectors, hosts = random.choice((2, 2, 3)), random.choice((0, 1, 2)), random.choice((2, 3, 4))
+    servers, reflectors, hosts = random.choice((1, 2, 2, 2, 3)), random.choice((0, 1, 2)), random.choice((2, 3, 4))
     begin: list[Event] = [(0.0, "world", seed, servers, reflectors, hosts)]
     begin += [(0.0, *_attach(random)) for _ in range(3)]
     begin.append((0.0, "settle"))
@@ -111,18 +111,21 @@ def _want(random: Random) -> Event:
     return random.choice(("want", "want", "want no more")), random.choice(("64512:100", "64512:200", "64512:1"))
 
 
-def _targets(random: Random) -> Event:
-    order = tuple(random.sample(range(3), 3))
-    return "targets", random.choice(cast.NODES), random.choice(cast.IMPORTS), order, random.choice((0.0, 0.01, 2.0))
+def _order(random: Random) -> tuple[tuple[int, ...], float]:
+    """In which order route servers follow a change, and how far apart."""
+    return tuple(random.sample(range(3), 3)), random.choice((0.0, 0.01, 2.0))
 
 
 _MAKERS: dict[Callable[[Random], Event], int] = {
     _attach: 16,
     lambda r: ("detach", r.choice(cast.HOSTS), r.choice(_VMS)): 14,
+    lambda r: ("change", r.choice(cast.HOSTS), r.choice(_VMS), r.choice((0, 1, 2, 3)), r.choice((100, 100, 200))): 6,
     _announce: 5,
     lambda r: ("withdraw", r.choice(cast.PE_PREFIXES)): 2,
     _want: 3,
-    _targets: 2,
+    lambda r: ("imports", r.choice(cast.NODES), r.choice(cast.IMPORTS), *_order(r)): 2,
+    lambda r: ("exports", r.choice(cast.NODES), r.choice(cast.EXPORTS), *_order(r)): 2,
+    lambda r: ("recreate", r.choice(cast.NODES), *_order(r)): 1,
     lambda r: ("reset", *_session(r)): 3,
     lambda r: ("reset", *_peering(r)): 2,
     lambda r: ("mend", *_session(r)): 1,

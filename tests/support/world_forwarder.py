@@ -45,8 +45,8 @@ from tests.support.xmpp_script import SERVICE, stanzas
 _TICK = 5.0
 _MESSAGE, _PING = f"{{{NS_CLIENT}}}message", f"{{{NS_PING}}}ping"
 _ENCAPSULATIONS = (Encapsulation.GRE, Encapsulation.UDP)
-Watch: TypeAlias = Callable[[str, ItemOffered, float], None]
-"""Route server, what it offered, when that was sent."""
+Watch: TypeAlias = Callable[[str, ItemOffered, int], None]
+"""Route server, what it offered, the moment that was sent."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,20 @@ class ForwarderProcess:
         self.heard = 0
         self.turns = 0
         """How often it did anything."""
+        self.servers = list(servers)
         self._agenda = agenda
-        self._servers = list(servers)
         self._watch = watch
         self._ticks_at: float | None = None
         self._begin()
 
     def _begin(self) -> None:
-        self.fib = Fib([self.address], _ENCAPSULATIONS, {name: rank for rank, name in enumerate(self._servers)})
-        self.peers = {name: Peer(self._client(name)) for name in self._servers}
-        self._in_flight: dict[str, dict[str, Request]] = {name: {} for name in self._servers}
+        self.fib = Fib([self.address], _ENCAPSULATIONS, {name: rank for rank, name in enumerate(self.servers)})
+        self.peers = {name: Peer(self._client(name)) for name in self.servers}
+        self._in_flight: dict[str, dict[str, Request]] = {name: {} for name in self.servers}
         self._numbers = 0
         self._timers = StaleTimers()
+        self.told: dict[tuple[str, str], dict[str, RouteItem]] = {}
+        """By route server and VPN, what it has told in the session there is, by id; what came last comes last."""
 
     def _client(self, server: str) -> RouteServerClient:
         """Only its name is of use: it is never started."""
@@ -156,7 +158,7 @@ class ForwarderProcess:
 
     # Its links
 
-    def received(self, link: Link, data: bytes, sent_at: float) -> None:
+    def received(self, link: Link, data: bytes, sent_at: int) -> None:
         if not self.is_running:
             return
         peer = self.peers[link.other(self).name]
@@ -166,12 +168,13 @@ class ForwarderProcess:
         elif peer.conversation.is_live:
             peer.conversation.stop()
             self.fib.session_lost(peer.name)
+            self.told = {where: items for where, items in self.told.items() if where[0] != peer.name}
         self._settle()
 
     def room_changed(self, link: Link, *, has_room: bool) -> None:
         """What it writes waits in the link."""
 
-    def _read(self, link: Link, peer: Peer, stanza: etree._Element, sent_at: float) -> None:
+    def _read(self, link: Link, peer: Peer, stanza: etree._Element, sent_at: int) -> None:
         if stanza.tag == _MESSAGE:
             for event in read_event(stanza):
                 if peer.conversation.is_subscribed(event.vpn):
@@ -186,20 +189,25 @@ class ForwarderProcess:
             if isinstance(request, Subscribe):
                 self._closed(peer, request.vpn)
 
-    def _event(self, peer: Peer, event: Event, sent_at: float) -> None:
+    def _event(self, peer: Peer, event: Event, sent_at: int) -> None:
         match event:
             case ItemOffered(vpn, item_id, item):
                 self.heard += 1
                 self._watch(peer.name, event, sent_at)
                 self.fib.offer(peer.name, vpn, item_id, item)
+                items = self.told.setdefault((peer.name, vpn), {})
+                items.pop(item_id, None)
+                items[item_id] = item
             case ItemRetracted(vpn, item_id):
                 self.heard += 1
                 self.fib.retract(peer.name, vpn, item_id)
+                self.told.get((peer.name, vpn), {}).pop(item_id, None)
             case InSync(vpn):
                 if peer.conversation.marker(vpn):
                     self.fib.in_sync(peer.name, vpn)
             case NodeGone(vpn, subscribed):
                 self.fib.node_gone(peer.name, vpn)
+                self.told.pop((peer.name, vpn), None)
                 if not subscribed:
                     peer.conversation.subscription_ended(vpn)
                     self._closed(peer, vpn)
@@ -215,6 +223,7 @@ class ForwarderProcess:
     def _publish(self) -> None:
         wanted = self.wanted()
         self.fib.keep_vpns(wanted.vpns)
+        self.told = {where: items for where, items in self.told.items() if where[1] in wanted.vpns}
         for peer in self.peers.values():
             self._say(peer, peer.conversation.difference(wanted))
 

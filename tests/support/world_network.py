@@ -26,6 +26,10 @@ class Agenda:
     def at(self, time: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._due, (max(time, self.now), next(self._numbers), happen))
 
+    def moment(self) -> int:
+        """A number that no other moment has, of the same time or not; later ones are higher."""
+        return next(self._numbers)
+
     def next_time(self) -> float | None:
         return self._due[0][0] if self._due else None
 
@@ -44,8 +48,8 @@ class Party(Protocol):
         """Whether its process runs."""
         ...
 
-    def received(self, link: Link, data: bytes, sent_at: float) -> None:
-        """Octets of this link's connection; none say that it has ended."""
+    def received(self, link: Link, data: bytes, sent_at: int) -> None:
+        """Octets of this link's connection, and the moment they were written; none say that it has ended."""
         ...
 
     def room_changed(self, link: Link, *, has_room: bool) -> None:
@@ -56,11 +60,11 @@ class Party(Protocol):
 class Pipe:
     """One direction of a connection."""
 
-    def __init__(self, agenda: Agenda, latency: float, deliver: Callable[[bytes, float], None]) -> None:
+    def __init__(self, agenda: Agenda, latency: float, deliver: Callable[[bytes, int], None]) -> None:
         self._agenda = agenda
         self._latency = latency
         self._deliver = deliver
-        self._chunks: deque[tuple[float, float, bytes]] = deque()
+        self._chunks: deque[tuple[float, int, bytes]] = deque()
         self.is_held = False
         self.is_over = False
 
@@ -70,7 +74,7 @@ class Pipe:
 
     def write(self, data: bytes) -> None:
         now = self._agenda.now
-        self._chunks.append((now + self._latency, now, data))
+        self._chunks.append((now + self._latency, self._agenda.moment(), data))
         if not self.is_held:
             self._agenda.at(now + self._latency, self._arrive)
 
@@ -170,8 +174,8 @@ class Link:
             if self.other(end).name in self.held:
                 self._hold(end)
 
-    def _delivery(self, to: Party) -> Callable[[bytes, float], None]:
-        def deliver(data: bytes, sent_at: float) -> None:
+    def _delivery(self, to: Party) -> Callable[[bytes, int], None]:
+        def deliver(data: bytes, sent_at: int) -> None:
             if to.name in self._open:
                 if not data:
                     self._open.discard(to.name)
@@ -193,7 +197,7 @@ class Link:
 
     def _lose(self, end: Party) -> None:
         self._open.discard(end.name)
-        end.received(self, b"", self._agenda.now)
+        end.received(self, b"", self._agenda.moment())
 
     def _is_up(self) -> None:
         self.up_since = self._agenda.now

@@ -52,6 +52,8 @@ class Pe:
         self.links: list[Link] = []
         self.routes: dict[str, PeRoute] = {}
         self.wanted: set[str] = set()
+        self.turns = 0
+        """How often it was told anything."""
         self.held: dict[str, dict[tuple[Family, bytes], Told]] = {}
         self._agenda = agenda
         self._sessions: dict[Link, BgpSession] = {}
@@ -116,7 +118,7 @@ class Pe:
         self._sessions[link] = BgpSession(cast.neighbor_settings(self.name, other), LOCAL_AS, here, here, now)
         self._write()
 
-    def received(self, link: Link, data: bytes, sent_at: float) -> None:
+    def received(self, link: Link, data: bytes, sent_at: int) -> None:
         session = self._sessions.get(link)
         if session is not None:
             self._handle(link, session.receive_data(data, self._agenda.now))
@@ -174,6 +176,7 @@ class Pe:
         return not self._forgets_at
 
     def _write(self) -> None:
+        self.turns += 1
         for link, session in list(self._sessions.items()):
             data = session.data_to_send()
             if data:

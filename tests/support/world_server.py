@@ -79,7 +79,7 @@ class ServerProcess:
         self._handle(link, session, session.receive_data(bind("vpn"), self._agenda.now))
         self.turn()
 
-    def received(self, link: Link, data: bytes, sent_at: float) -> None:
+    def received(self, link: Link, data: bytes, sent_at: int) -> None:
         session = self._sessions.get(link)
         if session is not None and self.is_running:
             self._handle(link, session, session.receive_data(data, self._agenda.now))

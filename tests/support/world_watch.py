@@ -3,15 +3,19 @@
 Nobody is offered a route its VPN must not have: the label says whose it is, and what the route server imported into
 the VPN when it wrote the chunk is known.
 
-Nothing flaps that need not.  At each quiet moment `begin` notes, for every route in a forwarder's kernel, how it can
-be known there: who gives it, over which route server.  Such an `Anchor` holds for as long as that process runs, the
-route is not changed by who gives it, the BGP sessions it came over stay up, and the XMPP sessions are not away for
-longer than what they said is kept.  A route with an anchor that holds has to stay in the kernel.
+Nothing flaps that need not.  At each quiet moment `begin` notes, for every route in a forwarder's kernel and every one
+the PE was told, how it can be known there: who gives it, over which route servers.  Such an `Anchor` holds for as long
+as the route is not changed by who gives it and no session it came over is away for longer than what it said is kept;
+a route server may even be killed, if it and its sessions are back in time.  A route with an anchor that holds has to
+stay.
+
+What moves does so at once, by the rules for several route servers (`world_merge`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -19,8 +23,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from forwarder.pubsub import ItemOffered
+from routeserver.bgp.iana import VPN_FAMILIES
 from schema.values import IPNetwork
 from tests.support import world_cast as cast
+from tests.support.routes import key as key_of
+from tests.support.world_merge import check_merge
 from tests.support.world_network import Link
 from tests.support.world_oracle import Oracle, Route
 
@@ -28,7 +35,9 @@ if TYPE_CHECKING:
     from tests.support.world import World
 
 _KEPT = cast.STALE_TIME - 15.0
-"""Seconds a session may be away: its items are kept for longer, and to say them again takes a moment."""
+"""Seconds an XMPP session may be away: its items are kept for longer, and to say them again takes a moment."""
+_BRIDGED = cast.RESTART_TIME - 20.0
+"""The same of a BGP session with graceful restart, which bridges one loss after the other, but not two at once."""
 Place: TypeAlias = tuple[str, str, IPNetwork]
 """Host, virtual interface, prefix."""
 Given: TypeAlias = tuple[str, str, str]
@@ -41,10 +50,13 @@ class Anchor:
 
     given: Given
     processes: tuple[str, ...]
-    steady: tuple[Link, ...]
+    """Which must not be killed."""
+    steady: tuple[Link, ...] = ()
     """Which must stay up."""
-    kept: tuple[Link, ...]
-    """Which may be away for a while."""
+    kept: tuple[Link, ...] = ()
+    """XMPP sessions, which may be away for a while."""
+    bridged: tuple[Link, ...] = ()
+    """BGP sessions, which may be away once."""
 
 
 class Watch:
@@ -52,14 +64,18 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._imports: dict[tuple[str, str], tuple[list[float], list[frozenset[bytes]]]] = {}
+        self._imports: dict[tuple[str, str], tuple[list[int], list[frozenset[bytes]]]] = {}
         self._anchors: dict[Place, list[Anchor]] = {}
+        self._told: dict[bytes, list[Anchor]] = {}
+        """What the PE was told, by key, whoever told it."""
         self._only_with_all: set[str] = set()
         self._began = 0.0
         self._gaps: dict[Link, float] = {}
-        self._away_too_long: set[Link] = set()
-        self._was_away: set[Link] = set()
+        self._longest: dict[Link, float] = {}
+        self._losses: Counter[Link] = Counter()
         self._turns: dict[str, int] = {}
+        self._exports = list(cast.TARGETS)
+        """The targets that routes of a label's thousands have ever had."""
         for server in world.plan.servers:
             self.started(server)
 
@@ -70,16 +86,26 @@ class Watch:
             self.retargeted(server, node)
 
     def retargeted(self, server: str, node: str) -> None:
-        times, imports = self._imports.setdefault((server, node), ([], []))
-        times.append(self._world.agenda.now)
-        imports.append(self._world.vpns[node].import_rts)
+        """The VPN is at this route server as it is to be everywhere."""
+        vpn, number = self._world.vpns[node], cast.NODES.index(node)
+        self._exports[number] |= vpn.export_rts
+        self._note(server, node, vpn.import_rts)
 
-    def offered(self, host: str) -> Callable[[str, ItemOffered, float], None]:
-        def look(server: str, offer: ItemOffered, sent_at: float) -> None:
-            times, imports = self._imports[server, offer.vpn]
-            imported = imports[bisect_right(times, sent_at) - 1]
+    def removed(self, server: str, node: str) -> None:
+        """There is no such VPN at this route server."""
+        self._note(server, node, frozenset())
+
+    def _note(self, server: str, node: str, imported: frozenset[bytes]) -> None:
+        moments, imports = self._imports.setdefault((server, node), ([], []))
+        moments.append(self._world.agenda.moment())
+        imports.append(imported)
+
+    def offered(self, host: str) -> Callable[[str, ItemOffered, int], None]:
+        def look(server: str, offer: ItemOffered, sent_at: int) -> None:
+            moments, imports = self._imports[server, offer.vpn]
+            imported = imports[bisect_right(moments, sent_at) - 1]
             for hop in offer.item.next_hops:
-                is_right = not imported.isdisjoint(cast.TARGETS[cast.tenant(hop.label)])
+                is_right = not imported.isdisjoint(self._exports[cast.tenant(hop.label)])
                 assert is_right, f"{host} was offered {offer.item_id}, label {hop.label}, in {offer.vpn} by {server}"
 
         return look
@@ -90,10 +116,14 @@ class Watch:
         """Everything is quiet, and as it must be."""
         oracle = Oracle(self._world)
         self._began = self._world.agenda.now
-        self._away_too_long.clear()
-        self._was_away.clear()
+        self._longest.clear()
+        self._losses.clear()
         self._only_with_all.clear()
         self._anchors = {}
+        self._told = {}
+        for neighbor in self._world.pe.held:
+            for key in oracle.told(neighbor):
+                self._told.setdefault(key, []).extend(self._told_by(oracle, neighbor, key))
         for host in self._world.hosts.values():
             for name, vm in host.vms.items():
                 imports = self._world.vpns[vm.vpn].import_rts
@@ -112,24 +142,42 @@ class Watch:
             if route.giver != cast.PE:
                 publisher = self._world.link(route.giver, server)
                 if publisher is not None and publisher.is_connected:
-                    anchors.append(Anchor(given, (server,), (), (own, publisher)))
+                    anchors.append(Anchor(given, (), (), (own, publisher)))
                 continue
             for way in ([cast.PE, server], *([cast.PE, r, server] for r in self._world.plan.reflectors)):
-                links = [self._world.link(a, b) for a, b in pairwise(way)]
-                steady = tuple(link for link in links if link is not None and link.is_connected)
-                if len(steady) == len(links):
-                    anchors.append(Anchor(given, tuple(way[1:]), steady, (own,)))
+                if (links := self._links(way)) is not None:
+                    anchors.append(Anchor(given, tuple(way[1:]), links[:1], (own,), links[1:]))
         return anchors
+
+    def _told_by(self, oracle: Oracle, neighbor: str, key: bytes) -> list[Anchor]:
+        (route,) = [route for route in oracle.routes if key_of(route.rd, route.prefix) == key]
+        anchors = []
+        for server in oracle.servers_with(route):
+            way = [server, neighbor] if server != neighbor else [server]
+            links, publisher = self._links(way), self._world.link(route.giver, server)
+            told = self._world.link(neighbor, cast.PE)
+            if links is not None and publisher is not None and told is not None:
+                given = route.giver, route.vpn, route.prefix
+                reflectors = tuple(name for name in way if name in cast.REFLECTORS)
+                anchors.append(Anchor(given, reflectors, (), (publisher,), (*links, told)))
+        return anchors
+
+    def _links(self, way: list[str]) -> tuple[Link, ...] | None:
+        """The links along a way, if all of them are up."""
+        links = [self._world.link(a, b) for a, b in pairwise(way)]
+        connected = tuple(link for link in links if link is not None and link.is_connected)
+        return connected if len(connected) == len(links) else None
 
     # What happens
 
     def lost(self, link: Link) -> None:
-        self._gaps.setdefault(link, self._world.agenda.now)
-        self._was_away.add(link)
+        if link not in self._gaps:
+            self._gaps[link] = self._world.agenda.now
+            self._losses[link] += 1
 
     def came_back(self, link: Link) -> None:
-        if self._world.agenda.now - self._gaps.pop(link, self._world.agenda.now) > _KEPT:
-            self._away_too_long.add(link)
+        gap = self._world.agenda.now - self._gaps.pop(link, self._world.agenda.now)
+        self._longest[link] = max(gap, self._longest.get(link, 0.0))
 
     def attached(self, host: str, node: str, prefix: str | None) -> None:
         """What one gives anew, or in another way."""
@@ -149,11 +197,17 @@ class Watch:
         self._changed(cast.PE, "", prefix)
 
     def _changed(self, giver: str, node: str, prefix: str | None) -> None:
-        for place, anchors in self._anchors.items():
-            self._anchors[place] = [anchor for anchor in anchors if anchor.given != (giver, node, prefix)]
+        given = giver, node, prefix
+        for anchors in (*self._anchors.values(), *self._told.values()):
+            anchors[:] = [anchor for anchor in anchors if anchor.given != given]
 
     def targets_changed(self) -> None:
         self._anchors.clear()
+        self._told.clear()
+
+    def wishes_changed(self) -> None:
+        """The PE wants other routes."""
+        self._told.clear()
 
     def restarts(self, host: str) -> None:
         """From the first marker on it has what that route server told: all of them have to know of a route."""
@@ -166,7 +220,19 @@ class Watch:
         for host in self._world.hosts.values():
             if host.turns != self._turns.get(host.name):
                 self._turns[host.name] = host.turns
+                check_merge(host)
                 self._look_at(host.name)
+        pe = self._world.pe
+        if pe.turns != self._turns.get(pe.name):
+            self._turns[pe.name] = pe.turns
+            self._look_at_pe()
+
+    def _look_at_pe(self) -> None:
+        held = self._world.pe.held.values()
+        for key, anchors in self._told.items():
+            if not any((family, key) in routes for routes in held for family in VPN_FAMILIES):
+                holding = [anchor for anchor in anchors if self._holds(anchor)]
+                assert not holding, f"the PE has lost a route, although {holding[0]}"
 
     def _look_at(self, host: str) -> None:
         there = self._world.hosts[host]
@@ -182,7 +248,13 @@ class Watch:
         processes = (world.servers[name] for name in anchor.processes)
         if not all(process.is_running and process.started <= self._began for process in processes):
             return False
-        if any(link.up_since is None or link in self._was_away for link in anchor.steady):
+        if any(self._losses[link] for link in anchor.steady) or any(self._losses[link] > 1 for link in anchor.bridged):
             return False
-        now = world.agenda.now
-        return all(link not in self._away_too_long and now - self._gaps.get(link, now) < _KEPT for link in anchor.kept)
+        return all(self._away(link) < _KEPT for link in anchor.kept) and all(
+            self._away(link) < _BRIDGED for link in anchor.bridged
+        )
+
+    def _away(self, link: Link) -> float:
+        """For how long, at the longest."""
+        now = self._world.agenda.now
+        return max(now - self._gaps.get(link, now), self._longest.get(link, 0.0))

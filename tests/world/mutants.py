@@ -48,8 +48,8 @@ MUTANTS = (
     Mutant(
         "published does not go before BGP",
         "routeserver/rib/decision.py",
-        "_lowest(lambda p: p.source.kind)",
-        "_lowest(lambda p: -p.source.kind)",
+        "lambda p: p.source.kind)",
+        "lambda p: -p.source.kind)",
     ),
     Mutant(
         "a stale path that a neighbor tells of is no better than any",
