@@ -4,7 +4,9 @@
 # make bench   the table of figures
 # make fuzz    100 000 random UPDATEs against a running route server, and 1 000 000 random and mutated chunks of XMPP
 #              streams; FUZZ_COUNT and FUZZ_SEED, XMPP_FUZZ_COUNT and XMPP_FUZZ_SEED say how many and which
-# make soak    1000 clients, ten of which stop reading, while everything changes: some ten minutes
+# make soak    1000 clients, ten of which stop reading, while everything changes, and 10 000 random scenarios of several
+#              route servers in memory: some ten minutes each
+# make mutants breaks the programs on purpose, one rule at a time, and sees that scenarios notice
 # make interop every interop test, and the tables of docs/interop.md from what they show
 #
 # CI=true turns a missing peer or kernel from a skip into a failure.
@@ -15,7 +17,7 @@ PYTEST := $(VENV)/python -m pytest
 UNIT := $(wildcard tests/bgp tests/xmpp tests/rib tests/schema tests/forwarder tests/core tests/replay tests/packaging \
 	tests/test_layers.py tests/test_docs.py)
 
-.PHONY: demo test check bench fuzz soak interop bootstrap lint unit whole kernel
+.PHONY: demo test check bench fuzz soak mutants interop bootstrap lint unit whole kernel
 
 demo: bootstrap
 	$(VENV)/python deploy/demo/run.py $(if $(KEEP),--keep)
@@ -39,6 +41,9 @@ fuzz: bootstrap
 
 soak: bootstrap
 	SOAK_SCALE=$${SOAK_SCALE:-10} $(PYTEST) -q -s tests/soak
+
+mutants: bootstrap
+	$(VENV)/python -m tests.world.mutants
 
 interop: bootstrap
 	$(PYTEST) tests/interop --write-interop

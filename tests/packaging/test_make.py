@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
-ELSEWHERE = {"bench", "fuzz", "interop", "kernel", "loopback", "soak", "support", "corpus"}
-"""Directories of tests that need more than Python, and those that hold no tests."""
+ELSEWHERE = {"bench", "fuzz", "interop", "kernel", "loopback", "soak", "support", "corpus", "world"}
+"""Directories of tests that need more than Python or much time, and those that hold no tests."""
 
 
 def recipe(target: str) -> str:
@@ -38,7 +38,7 @@ def test_check_runs_every_directory_of_unit_tests() -> None:
     assert {f"tests/{name}" for name in directories} <= set(named)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "fuzz", "soak", "interop"])
+@pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "fuzz", "soak", "mutants", "interop"])
 def test_every_target_prepares_the_machine_first(target: str) -> None:
     assert recipe(target).splitlines()[0].endswith("deploy/bootstrap.py")
 
@@ -76,3 +76,10 @@ def test_the_crowd_is_small_in_test_and_whole_by_itself() -> None:
     (run,) = [line for line in recipe("soak").splitlines() if "pytest" in line]
     assert run.startswith("SOAK_SCALE=${SOAK_SCALE:-10} ")
     assert run.endswith(" tests/soak")
+
+
+def test_scenarios_are_few_in_test_and_many_by_themselves() -> None:
+    module = (ROOT / "tests" / "soak" / "test_world_soak.py").read_text()
+    assert '"20" if SCALE == 1 else "10000"' in module
+    assert "range(200)" in (ROOT / "tests" / "world" / "test_world.py").read_text()
+    assert recipe("mutants").splitlines()[-1].endswith("-m tests.world.mutants")
