@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from routeserver.log import record
 
+_TEXT_MAX = 300
+
 
 class BoundedLog:
     """At most `lines` of an `event` in each `period` of seconds, then one of `sum_event` with the number of the others.
@@ -67,3 +69,8 @@ class BoundedLog:
         if self._timer is not None:
             self._timer.cancel()
             self._sum_up()
+
+
+def cut(text: str) -> str:
+    """What somebody outside said, as much of it as a person would read."""
+    return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}…"

@@ -170,8 +170,8 @@ class XmppService:
             elif isinstance(event, Detached) and session.jid is not None:
                 connection.reason = connection.reason or event.reason
                 self._ended += 1
-                keys = {"peer": connection.peer_address, "reason": connection.reason, "seconds": event.seconds}
-                self._log.ends("xmpp.session.detached", session.jid, **keys)
+                peer, reason = connection.peer_address, connection.reason
+                self._log.ends("xmpp.session.detached", session.jid, reason=reason, peer=peer, seconds=event.seconds)
             elif isinstance(event, StreamClosed):
                 connection.reason = connection.reason or event.reason
                 self._ended += 1

@@ -11,14 +11,12 @@ what a client said is cut.
 
 from __future__ import annotations
 
-from routeserver.io.bounded_log import BoundedLog
+from routeserver.io.bounded_log import BoundedLog, cut
 from routeserver.io.hub import Hub
 from routeserver.xmpp.errors import Attempt, Refusal
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from schema.values import IPAddress
-
-_TEXT_MAX = 300
 
 
 class RefusalLog:
@@ -49,8 +47,8 @@ class RefusalLog:
             self._told.add(session)
         if jid is not None and refusal.attempt is Attempt.REQUEST:
             self._log_of(jid.bare).note(
-                jid=jid, vpn=_cut(refusal.node), condition=refusal.condition, cause=refusal.cause,
-                reason=_cut(refusal.reason),
+                jid=jid, vpn=cut(refusal.node), condition=refusal.condition, cause=refusal.cause,
+                reason=cut(refusal.reason),
             )  # fmt: skip
         elif not is_bound:
             reason = f"{refusal.condition}: {refusal.reason}".removesuffix(": ")
@@ -76,9 +74,9 @@ class RefusalLog:
     def _note_login(self, session: XmppSession, reason: str, user_name: str = "") -> None:
         """Before a login there is nobody yet, but maybe who it was to be, or a certificate that TLS has verified."""
         certificate = session.certificate
-        names = ", ".join(certificate.names) if certificate is not None else None
-        jid = session.jid or _cut(user_name) or names
-        self._logins.note(jid=jid, peer=session.peer_address, reason=_cut(reason))
+        names = cut(", ".join(certificate.names)) if certificate is not None else None
+        jid = session.jid or cut(user_name) or names
+        self._logins.note(jid=jid, peer=session.peer_address, reason=cut(reason))
 
     def _log_of(self, jid: Jid) -> BoundedLog:
         log = self._requests.get(jid)
@@ -93,7 +91,3 @@ class RefusalLog:
         """Say what there is still to say."""
         for log in (*self._requests.values(), self._logins, self._connections):
             log.stop()
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}…"

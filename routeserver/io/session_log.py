@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from routeserver.io.bounded_log import BoundedLog
+from routeserver.io.bounded_log import BoundedLog, cut
 from routeserver.log import record
 from routeserver.xmpp.jid import Jid
 
@@ -31,15 +31,15 @@ class SessionLog:
         if ends is None or not ends.is_full:
             record(logging.INFO, event, jid=jid, **keys)
 
-    def ends(self, event: str, jid: Jid, **keys: object) -> None:
-        """It is over, or without a connection."""
+    def ends(self, event: str, jid: Jid, *, reason: str, **keys: object) -> None:
+        """It is over, or without a connection; the reason may have words of the client in it."""
         bare = jid.bare
         if bare not in self._ends:
             self._ends[bare] = BoundedLog(
                 self._loop, "xmpp.session.down", "xmpp.sessions.down",
                 lines=_LINES, level=logging.INFO, done=lambda: self._ends.pop(bare), jid=bare,
             )  # fmt: skip
-        self._ends[bare].note(event, jid=jid, **keys)
+        self._ends[bare].note(event, jid=jid, reason=cut(reason), **keys)
 
     def stop(self) -> None:
         """Say what there is still to say."""
