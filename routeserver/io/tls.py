@@ -6,7 +6,7 @@ behind a session, which is what makes thousands of idle ones affordable.
 
 `read_files` makes of the files of the configuration what all sessions share: a context (TLS 1.2 or later, a client
 certificate required, unless clients may have passwords, and checked against the configured authority wherever there is
-one, no session tickets, ALPN for who begins with TLS),
+one, no sessions to resume, ALPN for who begins with TLS),
 the certificates that are revoked, and what ends soon.  `client_certificate` reads the names a certificate gives its
 holder, from the DER itself (XEP-0178 section 2): xmppAddr, dNSName without wildcards, iPAddress.  A certificate whose
 names cannot be read has none.
@@ -29,6 +29,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
+from routeserver.io import tls_sessions
 from routeserver.io.handshake import HandshakeSizes
 from routeserver.pki import XMPP_ADDR
 from routeserver.xmpp.sasl import CertificateId, ClientCertificate
@@ -139,6 +140,7 @@ def server_context(certificate: Path, private_key: Path, client_ca: Path) -> ssl
     context.verify_mode = ssl.CERT_REQUIRED
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 0
+    tls_sessions.keep_none(context)
     context.set_alpn_protocols([_ALPN])  # XEP-0368 section 3; without it, and behind STARTTLS, all is the same
     try:
         context.load_cert_chain(certificate, private_key)

@@ -57,6 +57,28 @@ class Pair:
             assert self.exchange() == b""
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("mode", [ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL], ids=["required", "optional"])
+def test_no_session_is_kept(pki: Pki, version: ssl.TLSVersion, mode: ssl.VerifyMode) -> None:
+    """Each is a whole handshake, and nothing is left behind by connections that end in order."""
+    context = server_context(pki.directory / "rs.pem", pki.directory / "rs.key", pki.ca)
+    context.verify_mode = mode
+    made = client_context(pki)
+    made.maximum_version = version
+    session = None
+    for _ in range(3):
+        pair = Pair(pki)
+        pair.pump = TlsPump(context)
+        pair.client = made.wrap_bio(pair.to_client, pair.from_client, server_hostname=DOMAIN, session=session)
+        pair.handshake()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            pair.client.read()
+        assert not pair.client.session_reused
+        session = pair.client.session
+        pair.pump.close()
+    assert context.session_stats()["number"] == 0
+
+
 def record(kind: int, octets: bytes) -> bytes:
     return bytes((kind, 3, 1)) + len(octets).to_bytes(2, "big") + octets
 
