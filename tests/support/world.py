@@ -46,7 +46,10 @@ class World:
         bgp = (*plan.servers, *plan.reflectors)
         self.servers = {name: ServerProcess(name, self.agenda, self._settings(name)) for name in bgp}
         self.hosts = {
-            name: ForwarderProcess(name, self.agenda, plan.servers, self.watch.offered(name)) for name in plan.hosts
+            name: ForwarderProcess(
+                name, self.agenda, plan.servers, self.watch.offered(name), has_own_ids=plan.has_own_ids
+            )
+            for name in plan.hosts
         }
         self.pe = Pe(self.agenda)
         parties: dict[str, Party] = {**self.servers, **self.hosts, cast.PE: self.pe}
@@ -150,11 +153,9 @@ class World:
 
     # What can happen. Whatever cannot be done now is skipped, so that lists can be cut down.
 
-    def _on_world(self, seed: int, servers: int, reflectors: int, hosts: int) -> None:
-        self._build(
-            cast.Plan(tuple(cast.SERVERS[:servers]), tuple(cast.REFLECTORS[:reflectors]), tuple(cast.HOSTS[:hosts])),
-            seed,
-        )
+    def _on_world(self, seed: int, servers: int, reflectors: int, hosts: int, has_own_ids: bool = False) -> None:
+        there = tuple(cast.SERVERS[:servers]), tuple(cast.REFLECTORS[:reflectors]), tuple(cast.HOSTS[:hosts])
+        self._build(cast.Plan(*there, has_own_ids), seed)
 
     def _on_attach(self, host: str, name: str, node: str, prefix: str | None, sequence: int, lp: int) -> None:
         forwarder = self.hosts.get(host)

@@ -49,6 +49,8 @@ class Plan:
     servers: tuple[str, ...]
     reflectors: tuple[str, ...]
     hosts: tuple[str, ...]
+    has_own_ids: bool = False
+    """Whether forwarders give items ids that do not look like their RD and prefix."""
 
     @property
     def bgp_links(self) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ from forwarder.pubsub import (
 from forwarder.stale import StaleTimers
 from forwarder.xmpp import Listener, RouteServerClient
 from schema.items import RouteItem
-from schema.names import NS_CLIENT, NS_PING, route_item_id
+from schema.names import NS_CLIENT, NS_PING
 from schema.values import Encapsulation, IPNetwork, NextHop
 from tests.support import world_cast
 from tests.support.world_network import Agenda, Link
@@ -75,7 +75,9 @@ class _ServerConfig(RouteServerConfig):
 class ForwarderProcess:
     """`vms` is what its host has, whether the program runs or not."""
 
-    def __init__(self, name: str, agenda: Agenda, servers: Iterable[str], watch: Watch) -> None:
+    def __init__(
+        self, name: str, agenda: Agenda, servers: Iterable[str], watch: Watch, *, has_own_ids: bool = False
+    ) -> None:
         self.name = name
         self.address = world_cast.address(name)
         self.jid = world_cast.jid(name)
@@ -89,6 +91,7 @@ class ForwarderProcess:
         self.servers = list(servers)
         self._agenda = agenda
         self._watch = watch
+        self._has_own_ids = has_own_ids
         self._ticks_at: float | None = None
         self._begin()
 
@@ -128,14 +131,18 @@ class ForwarderProcess:
             self.fib.remove_vif(name)
             self._settle()
 
+    def item_id(self, name: str) -> str:
+        """Of what is published for a virtual interface."""
+        vm = self.vms[name]
+        return f"{self.name} {name}" if self._has_own_ids else f"{world_cast.rd(self.name, vm.vpn)}:{vm.prefix}"
+
     def wanted(self) -> Wanted:
         items: dict[ItemKey, RouteItem] = {}
-        for vm in self.vms.values():
+        for name, vm in self.vms.items():
             if vm.prefix is not None:
                 hop = NextHop(self.address, vm.label, _ENCAPSULATIONS)
                 prefix = ip_network(vm.prefix)
-                item_id = route_item_id(world_cast.rd(self.name, vm.vpn), prefix)
-                items[vm.vpn, item_id] = RouteItem(prefix, (hop,), vm.sequence, vm.local_pref)
+                items[vm.vpn, self.item_id(name)] = RouteItem(prefix, (hop,), vm.sequence, vm.local_pref)
         return Wanted(items, {vm.vpn: world_cast.instance_id(self.name, vm.vpn) for vm in self.vms.values()})
 
     # Its life

@@ -42,6 +42,8 @@ class Route:
     sequence: int
     local_pref: int
     targets: frozenset[bytes]
+    item_id: str = ""
+    """Under which it was published."""
 
     @property
     def words(self) -> Words:
@@ -70,11 +72,12 @@ class Oracle:
 
     def _published(self) -> Iterator[Route]:
         for host in self.world.hosts.values():
-            for vm in host.vms.values():
+            for name, vm in host.vms.items():
                 if vm.prefix is not None:
                     targets = self.world.vpns[vm.vpn].export_rts
                     rd = cast.rd(host.name, vm.vpn)
-                    yield Route(host.name, vm.vpn, rd, vm.prefix, vm.label, vm.sequence, vm.local_pref, targets)
+                    words = vm.label, vm.sequence, vm.local_pref
+                    yield Route(host.name, vm.vpn, rd, vm.prefix, *words, targets, host.item_id(name))
 
     def _announced(self) -> Iterator[Route]:
         for said in self.world.pe.routes.values():
@@ -125,6 +128,11 @@ class Oracle:
             return route.rank(True, server)
         others = [origin for origin in origins if self.reaches(origin, server)]
         return min((route.rank(False, origin) for origin in others), default=None)
+
+    def item_id(self, server: str, vpn: str, route: Route) -> str:
+        """The publisher's where it was published, RD and prefix elsewhere."""
+        is_own = route.vpn == vpn and server in self.servers_with(route)
+        return route.item_id if is_own else f"{route.rd}:{route.prefix}"
 
     def subscribers(self, server: str, vpn: str) -> list[str]:
         hosts = self.world.hosts.values()
@@ -210,7 +218,7 @@ def check(world: World) -> None:
 def _check_entries(oracle: Oracle, server: str, vpn: str) -> None:
     vrf = oracle.world.servers[server].core.rib.vrfs[vpn]
     shown = {str(e.path.prefix): (e.item_id, _words(path_item(e.path))) for e in vrf.entries.values()}
-    wanted = {p: (f"{route.rd}:{p}", route.words) for p, route in oracle.entries(server, vpn).items()}
+    wanted = {p: (oracle.item_id(server, vpn, r), r.words) for p, r in oracle.entries(server, vpn).items()}
     assert shown == wanted, f"entries of {vpn} at {server}"
 
 
