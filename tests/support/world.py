@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from random import Random
 
-from routeserver.settings import Settings, VpnSettings
+from routeserver.settings import AtSessionLoss, Settings, VpnSettings
 from tests.support import world_cast as cast
 from tests.support.routes import rts
 from tests.support.world_events import Event
@@ -153,9 +153,11 @@ class World:
 
     # What can happen. Whatever cannot be done now is skipped, so that lists can be cut down.
 
-    def _on_world(self, seed: int, servers: int, reflectors: int, hosts: int, has_own_ids: bool = False) -> None:
+    def _on_world(
+        self, seed: int, servers: int, reflectors: int, hosts: int, has_own_ids: bool = False, at_loss: str = "keep"
+    ) -> None:
         there = tuple(cast.SERVERS[:servers]), tuple(cast.REFLECTORS[:reflectors]), tuple(cast.HOSTS[:hosts])
-        self._build(cast.Plan(*there, has_own_ids), seed)
+        self._build(cast.Plan(*there, has_own_ids, AtSessionLoss(at_loss)), seed)
 
     def _on_attach(self, host: str, name: str, node: str, prefix: str | None, sequence: int, lp: int) -> None:
         forwarder = self.hosts.get(host)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
-from routeserver.settings import GracefulRestart, NeighborSettings, Settings, VpnSettings
+from routeserver.settings import AtSessionLoss, GracefulRestart, NeighborSettings, Settings, VpnSettings
 from routeserver.xmpp.stream import StreamLimits
 from tests.support.routes import LOCAL_AS, rts, vpn
 
@@ -51,6 +51,7 @@ class Plan:
     hosts: tuple[str, ...]
     has_own_ids: bool = False
     """Whether forwarders give items ids that do not look like their RD and prefix."""
+    at_session_loss: AtSessionLoss = AtSessionLoss.KEEP
 
     @property
     def bgp_links(self) -> list[tuple[str, str]]:
@@ -90,6 +91,7 @@ def settings(plan: Plan, name: str, vpns: tuple[VpnSettings, ...]) -> Settings:
         neighbors=neighbors,
         vpns=vpns if name in SERVERS else (),
         next_hop_check=False,
+        at_session_loss=plan.at_session_loss,
         startup_hold=60.0 if name in SERVERS else 5.0,
         stale_time=STALE_TIME,
     )

@@ -22,7 +22,8 @@ def events(seed: int, length: int) -> list[Event]:
     """A beginning in which everybody comes up, then `length` random events."""
     random = Random(seed)
     servers, reflectors, hosts = random.choice((1, 2, 2, 2, 3)), random.choice((0, 1, 2)), random.choice((2, 3, 4))
-    begin: list[Event] = [(0.0, "world", seed, servers, reflectors, hosts, random.random() < 0.5)]
+    ways = random.random() < 0.5, random.choice(("keep", "keep", "depreference"))
+    begin: list[Event] = [(0.0, "world", seed, servers, reflectors, hosts, *ways)]
     begin += [(0.0, *_attach(random)) for _ in range(3)]
     begin.append((0.0, "settle"))
     everything: list[Event] = []
