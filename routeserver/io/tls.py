@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -35,6 +35,9 @@ from routeserver.pki import XMPP_ADDR
 from routeserver.xmpp.sasl import CertificateId, ClientCertificate
 
 _RECORD_MAX = 16384
+_STEP = 8192
+"""Octets that pass a buffer at a time, in either direction: OpenSSL's grow to what they once held, for as long as the
+session lasts."""
 _CERTIFICATE_MAX = 16384
 """Octets of a client's certificate, of which OpenSSL keeps some ten times as much with every session. Beyond, it has no
 names."""
@@ -191,12 +194,14 @@ def _read(key: str, file: Path) -> bytes:
 class TlsPump:
     """One server-side TLS connection."""
 
-    __slots__ = ("_incoming", "_is_broken", "_outgoing", "_sizes", "_tls", "ended", "established")
+    __slots__ = ("_incoming", "_is_broken", "_outgoing", "_sealed", "_sizes", "_tls", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._sealed: list[bytes] = []
+        """What is encrypted and not drained yet."""
         self._is_broken = False
         self._sizes: HandshakeSizes | None = HandshakeSizes()
         self.established = False
@@ -209,37 +214,38 @@ class TlsPump:
         try:
             if self._sizes is not None:
                 self._sizes.check(ciphertext)
-            self._incoming.write(ciphertext)
-            if not self.established:
-                self._tls.do_handshake()
-                self.established, self._sizes = True, None
-            return self._plaintext()
-        except ssl.SSLWantReadError:
-            return b""
+            chunks = [
+                chunk
+                for start in range(0, len(ciphertext), _STEP)
+                for chunk in self._pass_in(ciphertext[start : start + _STEP])
+            ]
         except ssl.SSLError:
             self._is_broken = True
             del self._tls  # its alert is in the buffer; it would keep what it has read of a certificate
             raise
-
-    def _plaintext(self) -> bytes:
-        chunks = []
-        try:
-            while chunk := self._tls.read(_RECORD_MAX):
-                chunks.append(chunk)
-            self.ended = True  # an empty read is the peer's close_notify
-        except ssl.SSLWantReadError:
-            pass
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _pass_in(self, ciphertext: bytes) -> Iterator[bytes]:
+        self._incoming.write(ciphertext)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            if not self.established:
+                self._tls.do_handshake()
+                self.established, self._sizes = True, None
+            while chunk := self._tls.read(_RECORD_MAX):
+                yield chunk
+            self.ended = True  # an empty read is the peer's close_notify
 
     def send(self, plaintext: bytes) -> None:
         """Encrypt; OpenSSL takes one record at a time, and none after a fault, when its alert was the last word."""
         view = memoryview(b"" if self._is_broken else plaintext)
         while view:
-            view = view[self._tls.write(view) :]
+            view = view[self._tls.write(view[:_STEP]) :]
+            self._sealed.append(self._outgoing.read())
 
     def data_to_send(self) -> bytes:
         """Drain what belongs on the wire: handshake, records, alerts."""
-        return self._outgoing.read()
+        sealed, self._sealed = self._sealed, []
+        return b"".join((*sealed, self._outgoing.read()))
 
     def close(self) -> None:
         """Queue our close_notify; the peer's is not waited for (RFC 8446 section 6.1). After a fault there is none."""

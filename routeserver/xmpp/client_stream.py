@@ -66,6 +66,33 @@ class ClientStream(ABC):
     bound_features: ClassVar[str]
     """What is offered behind the login."""
 
+    __slots__ = (
+        "_bare",
+        "_domain",
+        "_events",
+        "_is_open",
+        "_is_pipelined",
+        "_limits",
+        "_liveness",
+        "_login",
+        "_new_stream_id",
+        "_now",
+        "_out",
+        "_pace",
+        "_reader",
+        "_stage",
+        "_stream_from",
+        "_stream_id",
+        "_unfinished",
+        "account",
+        "certificate",
+        "closing",
+        "jid",
+        "other_host",
+        "refused",
+        "writable",
+    )
+
     def __init__(
         self,
         domain: str,

@@ -20,7 +20,7 @@ from routeserver.xmpp.accounts import Accounts
 from routeserver.xmpp.client_stream import BEFORE_LOGIN, IQ, MESSAGE, PRESENCE, ClientStream, Stage, elsewhere
 from routeserver.xmpp.errors import Attempt, Cause, Refusal, StanzaError, StreamError, resource_constraint
 from routeserver.xmpp.events import Bound, Detached, Iq, Resumed, StreamClosed, XmppEvent
-from routeserver.xmpp.jid import Jid, ServiceAddresses
+from routeserver.xmpp.jid import Jid, service_addresses
 from routeserver.xmpp.liveness import GiveUp
 from routeserver.xmpp.management import Management, Resumptions
 from routeserver.xmpp.pubsub import Requester
@@ -33,6 +33,23 @@ class XmppSession(ClientStream):
     """One client's. The arguments are those of its stream, and the JID its service is called by."""
 
     bound_features = stanza.BIND_FEATURE + management.FEATURE
+
+    __slots__ = (
+        "_management",
+        "_messages",
+        "_own_names",
+        "_requester",
+        "_resumptions",
+        "_service",
+        "_service_jid",
+        "_to",
+        "given_up",
+        "has_room",
+        "is_detached",
+        "is_outlived",
+        "peer_address",
+        "predecessor",
+    )
 
     def __init__(
         self,
@@ -59,7 +76,7 @@ class XmppSession(ClientStream):
         self.predecessor: XmppSession | None = None
         """The one this has resumed, until the core has heard of it."""
         self._service_jid = service_jid
-        self._service = ServiceAddresses(service_jid, domain)
+        self._service = service_addresses(service_jid, domain)
         self._messages = 0
         self._resumptions = Resumptions() if resumptions is None else resumptions
         self._management: Management | None = None

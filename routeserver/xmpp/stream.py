@@ -143,6 +143,23 @@ class StreamReader:
     `unfinished` is what the streams share; `close` gives this one's part of it back.
     """
 
+    __slots__ = (
+        "_attributes",
+        "_declared",
+        "_depth",
+        "_elements",
+        "_held",
+        "_limits",
+        "_opened",
+        "_parser",
+        "_pending",
+        "_prolog",
+        "_root",
+        "_signs",
+        "_since_tag",
+        "_unfinished",
+    )
+
     def __init__(self, limits: StreamLimits, unfinished: Unfinished | None = None) -> None:
         self._limits = limits
         self._unfinished = unfinished or Unfinished()
