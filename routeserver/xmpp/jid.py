@@ -1,8 +1,9 @@
 """JIDs (RFC 7622) as far as this server needs them: split, prepared, compared.
 
 Domain-only JIDs (`host1.example.net`) are the draft's recommendation for forwarders and as good as any other; so
-are addresses, where IPv6 stands in brackets and is brought to its one short form.  `ServiceAddresses` is the set
-of names this server answers to.
+are addresses, where IPv6 stands in brackets and is brought to its one short form.  What cannot be seen is in no JID.
+International names stay as they come, in letters or in ASCII (`xn--`): those are two names here.  `ServiceAddresses` is
+the set of names this server answers to.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import unicodedata
 from dataclasses import dataclass, replace
-from functools import cache
 
 from schema.names import ROUTE_SERVER_JID
 
@@ -36,11 +36,12 @@ class Jid:
         domain = _prepare_domain(domain)
         if not domain or "@" in domain or (at and not local) or (slash and not resource):
             raise ValueError(f"{text!r} is not a JID")
-        if any(ord(c) <= 0x20 or c in _FORBIDDEN_LOCAL for c in local) or any(ord(c) <= 0x20 for c in domain):
+        local = unicodedata.normalize("NFC", local.lower())
+        if not (_FORBIDDEN_LOCAL.isdisjoint(local) and local.isprintable() and domain.isprintable()) or " " in domain:
             raise ValueError(f"{text!r} is not a JID: a character is not allowed there")
         if max(len(part.encode()) for part in (local, domain)) > _PART_MAX:
             raise ValueError("a part of the JID is longer than 1023 octets")
-        return cls(local.lower(), domain, prepare_resource(resource) if slash else "")
+        return cls(local, domain, prepare_resource(resource) if slash else "")
 
     @property
     def bare(self) -> Jid:
@@ -52,12 +53,15 @@ class Jid:
 
 
 def _prepare_domain(text: str) -> str:
-    """Lower case, no trailing dot, an IPv6 literal in its canonical form. Raises ValueError."""
+    """Lower case, no empty label nor a trailing dot, an IPv6 literal in its canonical form. Raises ValueError."""
     if text.startswith("[") and text.endswith("]") and "%" not in text:
         return f"[{ipaddress.IPv6Address(text[1:-1])}]"
     if not _FORBIDDEN_DOMAIN.isdisjoint(text):
         raise ValueError(f"{text!r} is not a domain")
-    return text.lower().removesuffix(".")
+    domain = unicodedata.normalize("NFC", text.lower()).removesuffix(".")
+    if domain and "" in domain.split("."):
+        raise ValueError(f"{text!r} is not a domain")
+    return domain
 
 
 def prepare_resource(text: str) -> str:
@@ -81,9 +85,3 @@ class ServiceAddresses:
     def __contains__(self, text: str) -> bool:
         """True when the JID, of any spelling and resource, is ours. Raises ValueError when it is no JID."""
         return text in self._texts or Jid.parse(text).bare in self._bare
-
-
-@cache
-def service_addresses(service_jid: str, domain: str) -> ServiceAddresses:
-    """One for all sessions of a server, each of which has it for as long as it lasts."""
-    return ServiceAddresses(service_jid, domain)
