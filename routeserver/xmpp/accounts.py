@@ -35,25 +35,30 @@ class Accounts:
     def __init__(self, domain: str, secret: bytes = b"", accounts: Iterable[AccountSettings] = ()) -> None:
         self._domain = domain
         self._secret = secret
+        self._by_settings: dict[AccountSettings, Account] = {}
         self.replace(accounts)
 
     def __bool__(self) -> bool:
         return bool(self._by_name)
 
     def replace(self, accounts: Iterable[AccountSettings]) -> None:
-        """Have these and no others. Deriving keys from passwords takes its time, by design."""
-        self._by_name = {account_name(str(one.jid), self._domain): self._account(one) for one in accounts}
+        """Have these and no others. Deriving keys from passwords takes its time, by design: those that were there
+        before have theirs."""
+        before = self._by_settings
+        self._by_settings = {one: before.get(one) or self._account(one) for one in accounts}
+        self._by_name = {account_name(str(one.jid), self._domain): one for one in self._by_settings.values()}
         keys = [account.keys for account in self._by_name.values()]
         self._shapes = [(one.iterations, len(one.salt)) for one in keys] or [(ITERATIONS, _SALT)]
 
     def find(self, user_name: str) -> Account:
         """What to hold a client against that calls itself so."""
         name = account_name(user_name, self._domain)
-        return self._by_name.get(name) or self._nobody(name)
+        nobody = self._nobody(name)  # made for all, so that it takes as long for those who exist
+        return self._by_name.get(name, nobody)
 
     def holds(self, account: Account) -> bool:
         """Whether it is still one of the accounts, with the same password."""
-        return account in self._by_name.values()
+        return self._by_name.get(account_name(str(account.jid), self._domain)) == account
 
     def _account(self, settings: AccountSettings) -> Account:
         secret = settings.secret

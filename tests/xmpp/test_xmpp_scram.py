@@ -295,6 +295,7 @@ def test_an_account_by_password_keeps_its_salt_over_reloads_and_has_the_shape_of
     assert before.keys == ScramKeys.derive("pencil", before.keys.salt, ITERATIONS)
     found.replace((AccountSettings(HOST2, KEYS), settings))
     assert found.holds(before)
+    assert found.find("host1.example.net") is before, "its keys are not derived again"
     assert (before.keys.iterations, len(before.keys.salt)) == (nobody.keys.iterations, len(nobody.keys.salt))
     found.replace((AccountSettings(HOST1, "another"),))
     assert not found.holds(before)
