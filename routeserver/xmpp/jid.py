@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import unicodedata
 from dataclasses import dataclass, replace
+from functools import cache
 
 from schema.names import ROUTE_SERVER_JID
 
@@ -85,3 +86,9 @@ class ServiceAddresses:
     def __contains__(self, text: str) -> bool:
         """True when the JID, of any spelling and resource, is ours. Raises ValueError when it is no JID."""
         return text in self._texts or Jid.parse(text).bare in self._bare
+
+
+@cache
+def service_addresses(service_jid: str, domain: str) -> ServiceAddresses:
+    """One for all sessions of a server, each of which has it for as long as it lasts."""
+    return ServiceAddresses(service_jid, domain)
