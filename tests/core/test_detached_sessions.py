@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -10,6 +11,7 @@ import pytest
 from routeserver import views
 from routeserver.bgp.iana import VPN_FAMILIES
 from routeserver.settings import NeighborSettings
+from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits
 from tests.support.conversation import Conversation, Forwarder
 from tests.support.far_neighbor import Neighbor
@@ -319,3 +321,27 @@ def test_a_session_that_is_away_and_loses_the_only_reason_for_a_membership_gives
     assert len(nodes.membership_since) == count
     scene.talk.advance(60.0)
     assert len(nodes.membership_since) == count - 1
+
+
+def _alive(*names: str) -> list[str]:
+    """The sessions of these forwarders that are in memory still."""
+    gc.collect()
+    found = [one for one in gc.get_objects() if type(one) is XmppSession and one.jid is not None]
+    return sorted(str(one.jid) for one in found if one.jid is not None and one.jid.domain in names)
+
+
+def test_nothing_is_left_of_a_session_that_is_resumed_or_over(scene: _Scene) -> None:
+    names = "resumed.example.net", "over.example.net"
+    resumed, over = (scene.talk.forwarder(name, resumable=True) for name in names)
+    for client in (resumed, over):
+        client.subscribe("blue")
+        client.publish("blue", (str(client.session.jid), item("10.0.0.9/32")))
+        client.drop()
+    assert resumed.resume()
+    scene.talk.turn()
+    assert _alive(*names) == ["over.example.net/vpn", "resumed.example.net/vpn"]
+    scene.talk.forwarders.remove(over)
+    del over, client
+    scene.talk.advance(60.0)
+    assert _alive(*names) == ["resumed.example.net/vpn"]
+    assert scene.talk.resumptions.octets == 0
