@@ -5,6 +5,7 @@ Changed for a test are the directory and the loopback address of the route serve
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -97,8 +98,7 @@ class DeployedForwarder(Daemon):
     def __init__(self, directory: Path) -> None:
         super().__init__(f"forwarder {directory}", directory)
         pki.init(directory, "rs.example.net")
-        for path in pki.issue(directory, "host1.example.net"):
-            path.rename(directory / f"host1{path.suffix}")
+        pki.issue(directory, "host1.example.net")
         self.file = directory / "forwarder.toml"
         self.file.write_text((CONFIG / "forwarder.toml").read_text())
 
@@ -125,6 +125,24 @@ def test_the_forwarders_file_says_what_it_seems_to(forwarder: DeployedForwarder)
     config = forwarder_config.load(forwarder.file)
     assert config.backend == "linux"
     assert [str(network) for network in config.peers] == ["192.0.2.0/24"]
+
+
+def test_the_steps_of_the_readme_lead_to_two_configurations_that_are_taken(tmp_path: Path) -> None:
+    """Word by word, from certificates to what is read at a start."""
+    section = (ROOT / "README.md").read_text().partition("\n## Set it up\n")[2].partition("\n## ")[0]
+    steps = re.findall(r"^    ((?:cp|routeserver (?:pki|config)) .*)$", section, re.MULTILINE)
+    assert [step.split()[0] for step in steps] == ["routeserver", "routeserver", "cp", "routeserver", "cp"]
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-ec", "\n".join(steps)], cwd=tmp_path, env={**os.environ, "PATH": path},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    configs = re.findall(r"^    (\w+) run --config (\S+)$", section, re.MULTILINE)
+    assert [program for program, _ in configs] == ["routeserver", "forwarder"]
+    assert routeserver_config.load(tmp_path / configs[0][1]).xmpp is not None
+    assert forwarder_config.load(tmp_path / configs[1][1]).identity.jid == "host1.example.net"
 
 
 def test_the_forwarder_starts_without_a_route_server_and_ends_cleanly(forwarder: DeployedForwarder) -> None:
