@@ -173,7 +173,10 @@ class World:
         """The same address, with other words."""
         forwarder = self.hosts.get(host)
         if forwarder is not None and name in forwarder.vms:
-            forwarder.attach(name, replace(forwarder.vms[name], sequence=sequence, local_pref=lp))
+            vm = forwarder.vms[name]
+            if (lp, sequence) < (vm.local_pref, vm.sequence):
+                self.watch.lowered(host, vm.vpn, vm.prefix)
+            forwarder.attach(name, replace(vm, sequence=sequence, local_pref=lp))
 
     def _on_detach(self, host: str, name: str) -> None:
         forwarder = self.hosts.get(host)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from forwarder.pubsub import ItemOffered
 from routeserver.bgp.iana import VPN_FAMILIES
+from routeserver.settings import AtSessionLoss
 from schema.values import IPNetwork
 from tests.support import world_cast as cast
 from tests.support.routes import key as key_of
@@ -159,7 +160,11 @@ class Watch:
             if links is not None and publisher is not None and told is not None:
                 given = route.giver, route.vpn, route.prefix
                 reflectors = tuple(name for name in way if name in cast.REFLECTORS)
-                anchors.append(Anchor(given, reflectors, (), (publisher,), (*links, told)))
+                bridged = *links, told
+                if self._world.plan.at_session_loss is AtSessionLoss.KEEP:
+                    anchors.append(Anchor(given, reflectors, (), (publisher,), bridged))
+                else:  # a loss lowers what it concerns
+                    anchors.append(Anchor(given, reflectors, (publisher,), (), bridged))
         return anchors
 
     def _links(self, way: list[str]) -> tuple[Link, ...] | None:
@@ -199,6 +204,13 @@ class Watch:
     def _changed(self, giver: str, node: str, prefix: str | None) -> None:
         given = giver, node, prefix
         for anchors in (*self._anchors.values(), *self._told.values()):
+            anchors[:] = [anchor for anchor in anchors if anchor.given != given]
+
+    def lowered(self, giver: str, node: str, prefix: str | None) -> None:
+        """Each route server that has it prefers for a moment what others still tell of it, and none tells its own:
+        until their withdrawals have crossed the PE has none of them."""
+        given = giver, node, prefix
+        for anchors in self._told.values():
             anchors[:] = [anchor for anchor in anchors if anchor.given != given]
 
     def targets_changed(self) -> None:

@@ -143,6 +143,12 @@ MUTANTS = (
         "        self._kept.pop(family, None)\n",
     ),
     Mutant(
+        "routes of a lost neighbor go at once",
+        "routeserver/receiving_speaker.py",
+        "if not (restart_time or long_lived) or (before",
+        "if restart_time >= 0 or (before",
+    ),
+    Mutant(
         "End-of-RIB does not wait for forwarders",
         "routeserver/restarting_speaker.py",
         "return family in self._deferred",
@@ -159,6 +165,12 @@ MUTANTS = (
         "routeserver/rib/rib.py",
         "            vrf.reconsider([(family, key, self.table.best(family, key)) for family, key in routes])\n",
         "            pass\n",
+    ),
+    Mutant(
+        "the subscriber goes on, the membership goes",
+        "routeserver/nodes.py",
+        "        if not vrf.watchers:\n            for rt in self._rib.unsubscribed(vrf):\n",
+        "        if len(vrf.watchers) == 1:\n            for rt in self._rib.unsubscribed(vrf):\n",
     ),
     Mutant(
         "a forwarder takes the older of two items",
