@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.pki import DOMAIN, Pki
 from tests.support.server import HEAD, RunningServer, running
+from tests.support.waiting import eventually_async
 
 _PYTHON = Path("/usr/bin/python3")
 _PROGRAM = Path(__file__).resolve().parents[1] / "support" / "aioxmpp_client.py"
@@ -90,6 +91,18 @@ async def test_the_life_of_a_subscription(pki: Pki) -> None:
         "unsubscribed": ["cancel", "unexpected-request"],
         "after that": 0,
     }
+
+
+async def test_a_connection_that_breaks(pki: Pki) -> None:
+    async with running(pki, _VPNS) as server:
+        client = asyncio.create_task(_saw(server, _JID, *map(str, pki.client(_JID)), str(pki.ca)))
+        hub = server.server.hub
+        published = hub.core.rib.vrfs["blue"].published
+        await eventually_async(lambda: "one" in published, describe="the client has published")
+        for link in list(hub.connections.values()):
+            link.cut()
+        saw = await client
+    assert saw == {"before": "one", "resumable": True, "after": "two", "besides": 0}
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """A forwarder on aioxmpp, the second of the client stacks the server is tried with; run by /usr/bin/python3.
 
     aioxmpp_client.py JID HOST PORT CERTIFICATE KEY AUTHORITY OTHERS_NODE
+    aioxmpp_client.py JID HOST PORT CERTIFICATE KEY AUTHORITY
     aioxmpp_client.py JID HOST PORT AUTHORITY PASSWORD
 
 Debian's package is for Debian's Python and knows nothing of our environment, so this is a program of its own: it goes
 through the life of a subscription by the library's own pub-sub service and prints what it saw, as one JSON object.
 Stream, TLS (pyOpenSSL), resource binding and stanzas are the library's.  What it leaves to applications is here: the
 payload of an item, and EXTERNAL, for which it has the interface and no class.  With a password it logs in by what it
-has for that, says who it is and leaves.
+has for that, says who it is and leaves.  Without the others' node it waits for its connection to
+break, which the library's stream management is to mend.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from datetime import timedelta
 from typing import Any
 
 import aiosasl
@@ -205,6 +208,26 @@ async def main(jid: str, host: str, port: str, certificate: str, key: str, autho
     print(json.dumps(await life(client_of(jid, host, port, layer), others_node)))
 
 
+async def broken(jid: str, host: str, port: str, certificate: str, key: str, authority: str) -> None:
+    """A connection that breaks: the stream goes on over another one, and so does the subscription."""
+    client = client_of(jid, host, port, security_layer(ExternalProvider(), authority, certificate, key))
+    client.backoff_start = timedelta(milliseconds=10)
+    service, resumed = client.summon(aioxmpp.PubSubClient), asyncio.Event()
+    client.on_stream_resumed.connect(resumed.set)
+    saw: dict[str, Any] = {}
+    async with client.connected() as stream:
+        notified = Notified(service)
+        await service.subscribe(SERVICE, NODE)
+        await service.publish(SERVICE, NODE, Entry.of("10.1.0.1/32", 10000), id_="one")
+        saw["before"] = (await notified.next())[3]
+        saw["resumable"] = stream.sm_resumable
+        await asyncio.wait_for(resumed.wait(), TIMEOUT)
+        await service.publish(SERVICE, NODE, Entry.of("10.1.0.2/32", 10000), id_="two")
+        saw["after"] = (await notified.next())[3]
+        saw["besides"] = notified.rest()
+    print(json.dumps(saw))
+
+
 async def log_in(jid: str, host: str, port: str, authority: str, password: str) -> None:
     """Once; the library would try three times."""
 
@@ -223,4 +246,4 @@ async def log_in(jid: str, host: str, port: str, authority: str, password: str) 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    asyncio.run(log_in(*words) if len(words) == 5 else main(*words))
+    asyncio.run({5: log_in, 6: broken, 7: main}[len(words)](*words))
