@@ -1,14 +1,20 @@
-"""What clients say is in the log and in tables of the command line, and no terminal obeys it."""
+"""What clients say is in the log and in tables of the command line: cut, and in a form that no terminal obeys."""
 
 from __future__ import annotations
 
 import json
 import logging
+import ssl
 
 import pytest
 
 from routeserver.cli_words import cell
 from routeserver.log import JsonFormatter, TextFormatter
+from tests.support.pki import Pki
+from tests.support.raw_xmpp import RawXmpp
+from tests.support.server import running
+from tests.support.waiting import eventually_async
+from tests.support.xmpp_script import AUTH, HEADER
 
 SAID = [
     ("münchen", "münchen"),
@@ -32,3 +38,39 @@ def test_a_line_of_log(said: str, told: str) -> None:
 def test_a_cell_of_a_table(said: str, told: str) -> None:
     assert cell(said) == told
     assert cell([said, 1]) == f"{told},1"
+
+
+def certified(pki: Pki) -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=str(pki.ca))
+    made.load_cert_chain(*pki.client("host1.example.net"))
+    return made
+
+
+LONG = b"x" * 10_000
+LAST_WORDS = {
+    "an element nobody knows": b"<" + LONG + b"/>",
+    "an error of the client's": b"<stream:error><" + LONG + b"/></stream:error>",
+    "another sender": b"<message from='" + LONG + b"'/>",
+}
+
+
+@pytest.mark.parametrize("words", LAST_WORDS.values(), ids=LAST_WORDS)
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_last_words_are_cut(pki: Pki, caplog: pytest.LogCaptureFixture, words: bytes, is_bound: bool) -> None:
+    """With those of a client that can resume, which is over all the same."""
+    caplog.set_level("INFO")
+    async with running(pki) as server:
+        client = await RawXmpp.connect(server.address("xmpp"))
+        await client.start_tls(certified(pki))
+        if is_bound:
+            await client.login()
+            client.send(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+        else:
+            client.send(HEADER + AUTH + HEADER)
+        client.send(words)
+        await client.rest()
+        client.close()
+        await eventually_async(lambda: not server.server.hub.connections, describe="it is gone")
+    (line,) = [line for line in caplog.records if line.msg in ("xmpp.session.down", "xmpp.login.failed")]
+    assert (line.msg == "xmpp.session.down") == is_bound
+    assert 10 < len(str(vars(line)["event_keys"]["reason"])) <= 301

@@ -326,36 +326,6 @@ async def test_a_host_that_comes_and_goes_fills_no_log(pki: Pki, caplog: pytest.
     assert [keys["count"] for event, keys in lines if event == "xmpp.sessions.down"] == [5]
 
 
-LONG = b"x" * 10_000
-LAST_WORDS = {
-    "an element nobody knows": b"<" + LONG + b"/>",
-    "an error of the client's": b"<stream:error><" + LONG + b"/></stream:error>",
-    "another sender": b"<message from='" + LONG + b"'/>",
-}
-
-
-@pytest.mark.parametrize("words", LAST_WORDS.values(), ids=LAST_WORDS)
-@pytest.mark.parametrize("is_bound", [False, True])
-async def test_last_words_are_cut(pki: Pki, caplog: pytest.LogCaptureFixture, words: bytes, is_bound: bool) -> None:
-    """With those of a client that can resume, which is over all the same."""
-    caplog.set_level("INFO")
-    async with running(pki, VPNS) as server:
-        client = await RawXmpp.connect(server.address("xmpp"))
-        await client.start_tls(context(pki, A))
-        if is_bound:
-            await client.login()
-            client.send(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
-        else:
-            client.send(HEADER + AUTH + HEADER)
-        client.send(words)
-        await client.rest()
-        client.close()
-        await eventually_async(lambda: not server.server.hub.connections, describe="it is gone")
-    (line,) = [line for line in caplog.records if line.msg in (SESSION, LOGIN)]
-    assert (line.msg == SESSION) == is_bound
-    assert 10 < len(str(vars(line)["event_keys"]["reason"])) <= 301
-
-
 async def test_what_never_came_to_a_session(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
     head = HEAD.replace("client-ca", "max-sessions-per-address = 1\nclient-ca")
     async with running(pki, VPNS, head) as server:
