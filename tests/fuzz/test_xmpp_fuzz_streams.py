@@ -34,8 +34,9 @@ COUNT = int(os.environ.get("XMPP_FUZZ_COUNT", "20000"))
 SEED = os.environ.get("XMPP_FUZZ_SEED", "1")
 ROUND = 250
 """Chunks, after which the witnesses are looked at."""
-GROWTH_MAX = 16 << 20
-"""Octets this process may grow by, once it has seen some rounds."""
+GROWTH_MAX = 48 << 20
+"""Octets this process may grow by, once it has seen some rounds: what the parser may learn of names, and what is not
+given back of stanzas of the greatest size."""
 ATTACKERS = 8
 """At a time, over TLS."""
 END = b"\xff>\xff<\xff'\xff\">\xff"

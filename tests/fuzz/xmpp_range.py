@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from random import Random
@@ -17,19 +18,23 @@ from typing import Any, TypeAlias
 
 from lxml import etree
 
+from routeserver.xmpp.accounts import Accounts, AccountSettings
 from routeserver.xmpp.events import StartTls, StreamClosed, XmppEvent
+from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.stream import StreamLimits, Unfinished
 from tests.fuzz.xmpp_mutations import mutated, noise, pieces, well_formed
-from tests.fuzz.xmpp_seeds import STAGES, story
+from tests.fuzz.xmpp_seeds import PREVIOUS, STAGES, story
 from tests.support.conversation import Conversation, Forwarder
 from tests.support.routes import item, vpn
-from tests.support.xmpp_script import AUTH, HEADER, STARTTLS, bind, new_session
+from tests.support.xmpp_script import AUTH, DOMAIN, HEADER, STARTTLS, bind, new_session
 
 Step: TypeAlias = tuple[Any, ...]
 SLOTS = 4
 WITNESSES = ("w1.example.net", "w2.example.net")
 _LIMITS = StreamLimits(ping_interval=1e5, stanza_timeout=1e5)
+_ENABLED = re.compile(b"<enabled [^>]*id='([^']*)'")
+_ACCOUNT = AccountSettings(Jid("lab", DOMAIN), "a password")
 _LONG = 1e7
 """Seconds after which nobody who left is waited for."""
 
@@ -86,15 +91,19 @@ _ASIDES = (
 class Attacker:
     """A session of the server with somebody hostile at the other end."""
 
-    def __init__(self, name: str, slot: int, now: float, unfinished: Unfinished) -> None:
+    def __init__(self, name: str, slot: int, now: float, **shared: Any) -> None:
         self.certificate = ClientCertificate(xmpp_addresses=(jid(slot),))
-        self.session = new_session(limits=_LIMITS, now=now, unfinished=unfinished, ids=name)
+        self.session = new_session(limits=_LIMITS, now=now, ids=name, **shared)
         self.session.peer_address = ip_address("192.0.2.6")
         self.written = b""
+        self.resumption = b""
+        """What the server calls the session once it may be resumed."""
 
     def read(self) -> None:
         """What the server wrote is a beginning of documents."""
         self.written += self.session.data_to_send()
+        if enabled := _ENABLED.search(self.written):
+            self.resumption = enabled[1]
         if self.session.closing:
             documents, self.written = self.written.split(b"<?xml version='1.0'?>")[1:], b""
             for text in documents:
@@ -118,6 +127,9 @@ class Range:
         self.attackers: dict[int, Attacker] = {}
         self.ended = 0
         self.unfinished = Unfinished()
+        self._accounts = Accounts(DOMAIN, b"secret", (_ACCOUNT,))
+        self._resumptions: dict[int, bytes] = {}
+        """The latest of each slot."""
         self._numbers = itertools.count(1)
         self.witnesses = [self._witness(name, number) for number, name in enumerate(WITNESSES, 1)]
         self.talk.turn()
@@ -155,6 +167,7 @@ class Range:
         assert len(core.nodes.clients) == len(WITNESSES)
         assert not core.nodes.dirty
         assert self.unfinished.octets == 0
+        assert self.talk.resumptions.all_detached() == []
 
     def _check(self) -> None:
         """The witnesses are up and hold what there is; a route of an attacker is in the VPNs it may use only."""
@@ -171,7 +184,8 @@ class Range:
 
     def _on_connect(self, slot: int, stage: str) -> None:
         self._on_lose(slot)
-        attacker = self.attackers[slot] = Attacker(f"a{next(self._numbers)}x", slot, self.talk.now, self.unfinished)
+        shared = {"unfinished": self.unfinished, "accounts": self._accounts, "resumptions": self.talk.resumptions}
+        attacker = self.attackers[slot] = Attacker(f"a{next(self._numbers)}x", slot, self.talk.now, **shared)
         if stage != "clear":
             self._feed(attacker, HEADER + STARTTLS)
         if stage in ("authenticated", "bound"):
@@ -182,7 +196,7 @@ class Range:
         """Who was thrown out comes back and goes on."""
         if slot not in self.attackers or self.attackers[slot].session.closing:
             self._on_connect(slot, "bound")
-        self._feed(self.attackers[slot], data)
+        self._feed(self.attackers[slot], data.replace(PREVIOUS, self._resumptions.get(slot, PREVIOUS)))
 
     _on_chunk = _on_say
 
@@ -208,6 +222,8 @@ class Range:
     def _on_lose(self, slot: int) -> None:
         attacker = self.attackers.pop(slot, None)
         if attacker is not None:
+            attacker.read()
+            self._resumptions[slot] = attacker.resumption or self._resumptions.get(slot, PREVIOUS)
             self._tell(attacker, attacker.session.receive_data(b"", self.talk.now))
             attacker.read()
 
@@ -219,6 +235,9 @@ class Range:
         self.talk.now += seconds
         for attacker in list(self.attackers.values()):
             self._tell(attacker, attacker.session.handle_timer(self.talk.now))
+        for session in self.talk.resumptions.all_detached():
+            for event in session.handle_timer(self.talk.now):
+                self.talk.core.handle(session, event, self.talk.now)
         self.talk.advance(0.0)
         self.talk.core.handle_timer(self.talk.now)
         self._on_turn()

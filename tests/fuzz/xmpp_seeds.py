@@ -28,6 +28,9 @@ from schema.names import (
 from tests.support.xmpp_script import AUTH, CONVERSATIONS, DOMAIN, HEADER, STARTTLS, STREAM_END, bind, read_script
 
 NS_SM = "urn:xmpp:sm:3"
+_ENABLE = f"<enable xmlns='{NS_SM}' resume='true'/>".encode()
+PREVIOUS = b"PREVIOUS"
+"""Stands for what the server has called the client's last session, if that may be resumed."""
 STAGES = ("clear", "secured", "authenticated", "bound")
 NODES = ("blue", "few", "hidden", "nowhere")
 """Open to all, one with quotas, one only the witnesses may see, and one that is not there."""
@@ -90,7 +93,8 @@ _OTHERS = (
     f"<r xmlns='{NS_SM}'/>",
     f"<a xmlns='{NS_SM}' h='1'/>",
     f"<enable xmlns='{NS_SM}' resume='true' max='30'/>",
-    f"<resume xmlns='{NS_SM}' h='0' previd='s1'/>",
+    f"<resume xmlns='{NS_SM}' h='0' previd='{PREVIOUS.decode()}'/>",
+    _ENABLE.decode(),
     f"<stream:error xmlns:stream='{NS_STREAM}'><undefined-condition/></stream:error>",
     " \n",
 )
@@ -113,7 +117,7 @@ _LOGINS: tuple[Callable[[str], list[str]], ...] = (
 
 
 def _resume() -> bytes:
-    return f"<resume xmlns='{NS_SM}' h='3' previd='s2'/>".encode()
+    return f"<resume xmlns='{NS_SM}' h='0' previd='{PREVIOUS.decode()}'/>".encode()
 
 
 def _login(random: Random, jid: str) -> list[bytes]:
@@ -121,7 +125,7 @@ def _login(random: Random, jid: str) -> list[bytes]:
 
 
 def _binding(random: Random) -> list[bytes]:
-    first = [_resume()] if random.random() < 0.1 else []
+    first = [_resume()] if random.random() < 0.3 else []
     return [HEADER, *first, bind(random.choice(("vpn", "other", "a b", "\N{SNOWMAN}")))]
 
 
@@ -156,5 +160,7 @@ def story(random: Random, stage: str, jid: str, length: int) -> list[bytes]:
         parts += _login(random, jid)
     if stage != "bound":
         parts += _binding(random)
+    if random.random() < 0.3:
+        parts.append(_ENABLE)
     parts += [request(random, jid) for _ in range(length)]
     return [*parts, STREAM_END] if random.random() < 0.2 else parts
