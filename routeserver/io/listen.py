@@ -163,10 +163,10 @@ class XmppService:
                 continue
             if isinstance(event, Bound):
                 self._bound[event.jid.bare].add(session)
-                self._log.begins("xmpp.session.up", event.jid, peer=connection.peer_address)
+                self._log.begins(event.jid, peer=connection.peer_address)
             elif isinstance(event, Resumed):
                 self._bound[event.jid.bare].add(session)
-                self._log.begins("xmpp.session.resumed", event.jid, peer=connection.peer_address)
+                self._log.goes_on(event.jid, peer=connection.peer_address)
             elif isinstance(event, Detached) and session.jid is not None:
                 connection.reason = connection.reason or event.reason
                 self._ended += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import ssl
+from collections import Counter
 
 import pytest
 
@@ -74,3 +75,23 @@ async def test_last_words_are_cut(pki: Pki, caplog: pytest.LogCaptureFixture, wo
     (line,) = [line for line in caplog.records if line.msg in ("xmpp.session.down", "xmpp.login.failed")]
     assert (line.msg == "xmpp.session.down") == is_bound
     assert 10 < len(str(vars(line)["event_keys"]["reason"])) <= 301
+
+
+async def test_a_session_that_is_resumed_over_and_over_fills_no_log(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+    """From connections that are all open still: none of them ends before."""
+    caplog.set_level("INFO")
+    async with running(pki) as server:
+        clients = [await RawXmpp.connect(server.address("xmpp")) for _ in range(25)]
+        for client in clients:
+            await client.start_tls(certified(pki))
+        await clients[0].login()
+        clients[0].send(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>")
+        name = (await clients[0].until(b"/>")).partition(b" id='")[2].partition(b"'")[0]
+        for client in clients[1:]:
+            client.send(HEADER + AUTH + HEADER + b"<resume xmlns='urn:xmpp:sm:3' h='0' previd='" + name + b"'/>")
+            await client.until(b"<resumed ")
+        for client in clients:
+            client.close()
+        await eventually_async(lambda: not server.server.hub.connections, describe="all are gone")
+    told = Counter(line.msg for line in caplog.records if line.msg.startswith("xmpp.session"))
+    assert told == {"xmpp.session.up": 1, "xmpp.session.resumed": 20, "xmpp.sessions.down": 1}
