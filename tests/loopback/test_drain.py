@@ -174,6 +174,20 @@ async def test_it_is_told_under_tls_and_after_its_login(server: RunningServer) -
     client.close()
 
 
+async def test_those_that_are_on_the_way_to_a_login_are_told_behind_it(server: RunningServer) -> None:
+    """A stranger is not told of other hosts, and nobody in the clear."""
+    in_clear, under_tls = [await RawXmpp.connect(server.address("xmpp")) for _ in range(2)]
+    await under_tls.start_tls(context(server.pki))
+    await eventually_async(lambda: len(server.server.hub.connections) == 2, describe="both are there")
+    await drain(server, "0s")
+    await in_clear.start_tls(context(server.pki))
+    for client in (in_clear, under_tls):
+        client.send(HEADER + AUTH + HEADER)
+        assert b"see-other-host" not in await client.until(b"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+        assert REDIRECT in await client.rest()
+        client.close()
+
+
 async def test_one_that_has_logged_in_and_not_bound_is_sent_on_with_the_others(server: RunningServer) -> None:
     client = await RawXmpp.connect(server.address("xmpp"))
     await client.start_tls(context(server.pki))
