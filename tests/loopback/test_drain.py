@@ -104,6 +104,17 @@ async def test_each_waits_for_its_turn(server: RunningServer) -> None:
     assert not_told == ["[2001:db8::1]"]
 
 
+async def test_who_leaves_without_being_told_is_not_waited_for(server: RunningServer) -> None:
+    clients = [await logged_in(server, number) for number in range(3)]
+    await drain(server)
+    await clients[0][0].ended()
+    await clients[1][0].logout()
+    await eventually_async(lambda: len(server.server.hub.connections) == 1, describe="two are gone")
+    answer = await state(server)
+    assert (answer["sessions-ended"], answer["sessions-left"]) == (1, 1)
+    assert [told for _, told in clients] == [[HOST], [], []]
+
+
 async def test_what_they_published_is_stale_then(server: RunningServer) -> None:
     publisher, _ = await logged_in(server, 1)
     await publisher.publish("blue", Published("10.0.0.1/32", 16, "127.0.0.1").item)
