@@ -204,6 +204,7 @@ class XmppService:
         connection = self._connections.get(session)
         if connection is None or session.closing:
             return False
+        self._refusals.sent_elsewhere(session)
         self.deliver(connection, session.send_elsewhere(host))
         self._hub.touch(connection)
         return True

@@ -35,8 +35,7 @@ class RefusalLog:
     def refused(self, session: XmppSession, refusal: Refusal) -> None:
         """A session's `refused`: an attempt of its client's failed."""
         if refusal.condition == "see-other-host":
-            self._counts.connections["draining"] += 1
-            self._told.add(session)
+            self.sent_elsewhere(session)
             return
         jid = session.jid
         is_bound = jid is not None and bool(jid.resource)
@@ -63,6 +62,12 @@ class RefusalLog:
         cause = "before-tls" if session.is_in_clear else "before-login" if session.jid is None else "before-binding"
         self._counts.note(session.jid, Refusal(Attempt.LOGIN, "", reason, cause))
         self._note_login(session, reason)
+
+    def sent_elsewhere(self, session: XmppSession) -> None:
+        """For a drain, which is no fault of the client's; whoever had no session counts as turned away."""
+        if session.jid is None or not session.jid.resource:
+            self._counts.connections["draining"] += 1
+            self._told.add(session)
 
     def refused_connection(self, peer: IPAddress, cause: str, reason: str, session: XmppSession | None = None) -> None:
         """One that is turned away whoever it is; with a session if it is told so."""

@@ -208,6 +208,9 @@ async def test_one_that_has_logged_in_and_not_bound_is_sent_on_with_the_others(s
     await drain(server, "0s")
     assert REDIRECT in await client.rest()
     client.close()
+    await eventually_async(lambda: not server.server.hub.connections, describe="it is gone")
+    assert await sent_on(server) == 1
+    assert (await server.get("/api/v1/xmpp"))[2]["failed-logins"] == {}
 
 
 async def test_a_stock_client_that_follows_gives_up(server: RunningServer) -> None:
