@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from routeserver.xmpp.scram import ScramKeys
 from schema.items import RouteItem, entry_xml
@@ -136,13 +139,28 @@ async def test_without_accounts_a_certificate_is_needed_in_the_handshake(
     assert logged(caplog, "config.insecure") == []
 
 
+NAMES = [x509.DNSName(HOST1)]
+UNFIT: dict[str, Callable[[Pki, Path], tuple[Path, Path]]] = {
+    "of another authority": lambda pki, elsewhere: Pki.create(elsewhere).client(HOST1),
+    "expired": lambda pki, elsewhere: pki.certify("expired", NAMES, life=timedelta(days=-1)),
+    "not for clients": lambda pki, elsewhere: pki.certify("server", NAMES, [ExtendedKeyUsageOID.SERVER_AUTH]),
+}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("unfit", UNFIT.values(), ids=UNFIT)
 async def test_a_certificate_that_is_shown_is_checked_all_the_same(
-    server: RunningServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: RunningServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    unfit: Callable[[Pki, Path], tuple[Path, Path]],
+    version: ssl.TLSVersion,
 ) -> None:
-    stranger = anonymous(server.pki)
-    stranger.load_cert_chain(*Pki.create(tmp_path).client(HOST1))
+    made = anonymous(server.pki)
+    made.load_cert_chain(*unfit(server.pki, tmp_path / "elsewhere"))
+    made.maximum_version = version
     client = await RawXmpp.connect(server.address("xmpp"))
-    assert await hears(client, stranger) == b""
+    assert await hears(client, made) == b""
     client.close()
     await eventually_async(lambda: not server.server.hub.connections, describe="the connection is gone")
     (keys,) = logged(caplog, "xmpp.login.failed")
