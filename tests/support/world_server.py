@@ -82,8 +82,11 @@ class ServerProcess:
     def received(self, link: Link, data: bytes, sent_at: int) -> None:
         session = self._sessions.get(link)
         if session is not None and self.is_running:
-            self._handle(link, session, session.receive_data(data, self._agenda.now))
-            self.turn()
+            if self._handle(link, session, session.receive_data(data, self._agenda.now)):
+                self.turn()
+            else:  # the session's own affair, as most of what keeps it alive is
+                self._write()
+                self._see_to_waking()
 
     def room_changed(self, link: Link, *, has_room: bool) -> None:
         session = self._sessions.get(link)
@@ -92,9 +95,13 @@ class ServerProcess:
             if has_room:
                 self.turn()
 
-    def _handle(self, link: Link, session: Session, events: Iterable[bgp.BgpEvent] | Iterable[xmpp.XmppEvent]) -> None:
+    def _handle(self, link: Link, session: Session, events: Iterable[bgp.BgpEvent] | Iterable[xmpp.XmppEvent]) -> bool:
+        """Whether the core was told anything."""
+        is_told = False
         for event in events:
             self.core.handle(session, event, self._agenda.now)
+            is_told = True
+        return is_told
 
     # Its turns
 
@@ -104,6 +111,9 @@ class ServerProcess:
             return
         self.core.flush(self._agenda.now)
         self._write()
+        self._see_to_waking()
+
+    def _see_to_waking(self) -> None:
         wakes = self._agenda.now if self.core.wants_flush else self.next_timer()
         if wakes is not None and (self._wakes_at is None or wakes < self._wakes_at):
             self._wakes_at = max(wakes, self._agenda.now)
