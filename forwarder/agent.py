@@ -29,7 +29,7 @@ from forwarder.departures import Departures
 from forwarder.fib import Fib
 from forwarder.installer import Installer
 from forwarder.log import record
-from forwarder.peers import Peer, is_any_in_sync, is_any_live, is_closed_by_all, running_timers
+from forwarder.peers import Peer, ask_again, is_any_in_sync, is_any_live, is_closed_by_all, running_timers
 from forwarder.pubsub import (
     BadItem,
     Event,
@@ -335,16 +335,13 @@ class Agent:
 
     def _answered(self, peer: Peer, request: Request, error: StanzaError | None) -> None:
         if peer.conversation.answered(request, error):
-            record(
-                logging.WARNING,
-                f"{type(request).__name__.lower()}.refused",
-                route_server=peer.name,
-                vpn=getattr(request, "vpn", None),
-                item_id=getattr(request, "item_id", None),
-                reason=str(error),
-            )
+            event = f"{type(request).__name__.lower()}.refused"
+            vpn, item_id = getattr(request, "vpn", None), getattr(request, "item_id", None)
+            record(logging.WARNING, event, route_server=peer.name, vpn=vpn, item_id=item_id, reason=str(error))
         if isinstance(request, Subscribe):
             self._closed(peer, request.vpn)
+            if peer.conversation.is_behind:
+                self._publish()
         elif isinstance(request, Retract):
             self._departures.answered((peer.name, request.vpn, request.item_id))
 
@@ -378,6 +375,7 @@ class Agent:
             record(logging.WARNING, "stale.expired", route_server=server, vpn=vpn)
             self.peers[server].conversation.marker(vpn)
             self.fib.in_sync(server, vpn)
+        ask_again(self.peers, now)
         if now >= self._retry_at:
             self._retry_at = now + RETRY_SECONDS
             self._retry()

@@ -5,8 +5,10 @@ requests that make up the difference.  A new session starts from nothing, so the
 everything and subscribes to everything, and adds the end-of-publish marker.  Requests are answered in any order; what
 an answer means for an item is kept here, for `forwarder get vifs`.
 
-A refused request is not repeated until what is wanted changes or a new session begins: the route server was precise
-about its reason, and asking again would only say it again.
+A refused publish is not repeated until what is wanted changes or a new session begins: the route server was precise
+about its reason, and asking again would only say it again.  A VPN that is refused, or taken away, is asked for again
+after a while, ever longer (`ask_again`): whoever runs the route server may give it back without a word to those who
+are not in it.  With its subscription went what was published to it, so that is said again once it is there.
 
 Order within one difference: subscribe, publish, retract, unsubscribe.  The subscribe names the instance-id, which the
 route server needs for the RD of what is published; a VPN whose last interface went is retracted before it is
@@ -31,6 +33,8 @@ _HARMLESS: dict[type[Request], tuple[str, ...]] = {
 }
 
 
+ASK_FIRST, ASK_LAST = 30.0, 600.0
+"""Seconds from the refusal of a subscribe to the next one: the first time, and at most; the caller shortens them."""
 _CLOSED = ("item-not-found", "forbidden", "not-allowed", "gone")
 """Refusals of a subscribe that say: there is nothing of this VPN for you here. Others may be for the moment only."""
 
@@ -54,12 +58,19 @@ class Said:
 
 @dataclass(slots=True)
 class Subscription:
-    """A subscribe of this session. In sync once the marker came after the result of this very subscribe."""
+    """A subscribe of this session. In sync once the marker came after the result of this very subscribe.
+
+    After a refusal the VPN is asked for again at `again_at`, which is `delay` or less after it; `before` is what was
+    said the last time.
+    """
 
     request: Subscribe
     answered: bool = False
     error: StanzaError | None = None
     in_sync: bool = False
+    delay: float = ASK_FIRST
+    again_at: float | None = None
+    before: StanzaError | None = None
 
     @property
     def is_active(self) -> bool:
@@ -71,6 +82,8 @@ class Conversation:
 
     def __init__(self) -> None:
         self.is_live = False
+        self.is_behind = False
+        """A VPN has been given back: what is published there has to be said again."""
         self.said: dict[ItemKey, Said] = {}
         self.subscriptions: dict[str, Subscription] = {}
 
@@ -90,12 +103,31 @@ class Conversation:
         """The requests that make what was said equal to what is wanted; empty while there is no session."""
         if not self.is_live:
             return []
+        self.is_behind = False
         return [
             *self._subscribes(wanted),
             *self._publishes(wanted),
             *self._retracts(wanted),
             *self._unsubscribes(wanted),
         ]
+
+    def ask_again(self, now: float, share: float) -> list[Request]:
+        """Subscribes for which it is time, to VPNs that were refused or taken away.
+
+        `now` is seconds of any one monotonic clock, `share` random between 0 and 1: as much of the delay is waited.
+        """
+        requests: list[Request] = []
+        for vpn, refused in self.subscriptions.items():
+            if refused.error is None:
+                continue
+            if refused.again_at is None:
+                refused.again_at = now + refused.delay * share
+            elif now >= refused.again_at:
+                request = Subscribe(vpn, refused.request.instance_id)
+                delay = min(refused.delay * 2, ASK_LAST)
+                self.subscriptions[vpn] = Subscription(request, delay=delay, before=refused.error)
+                requests.append(request)
+        return requests
 
     def _subscribes(self, wanted: Wanted) -> list[Request]:
         requests: list[Request] = []
@@ -126,7 +158,8 @@ class Conversation:
         return [Unsubscribe(vpn) for vpn in gone if self.subscriptions.pop(vpn).error is None]
 
     def answered(self, request: Request, error: StanzaError | None) -> bool:
-        """Take the answer to a request of this session; True when a person should hear of the refusal."""
+        """Take the answer to a request of this session; True when a person should hear of the refusal, which is once
+        for each reason a VPN is refused for."""
         if isinstance(request, Publish):
             said = self.said.get((request.vpn, request.item_id))
             if said is not None and said.item is request.item:
@@ -134,10 +167,19 @@ class Conversation:
         elif isinstance(request, Subscribe):
             subscription = self.subscriptions.get(request.vpn)
             if subscription is not None and subscription.request is request:
-                subscription.answered, subscription.error = True, error
+                return self._subscribed(subscription, error)
         if error is None:
             return False
         return error.condition not in _HARMLESS.get(type(request), ())
+
+    def _subscribed(self, subscription: Subscription, error: StanzaError | None) -> bool:
+        before = subscription.before
+        subscription.answered, subscription.error = True, error
+        if error is None and before is not None:
+            subscription.delay, subscription.before, self.is_behind = ASK_FIRST, None, True
+            vpn = subscription.request.vpn
+            self.said = {key: said for key, said in self.said.items() if key[0] != vpn or said.error is None}
+        return error is not None and error != before
 
     def is_subscribed(self, vpn: str) -> bool:
         """Events of this VPN are for us."""
@@ -152,10 +194,13 @@ class Conversation:
         return True
 
     def subscription_ended(self, vpn: str) -> None:
-        """The route server ended it: not asked for again in this session."""
+        """The route server ended it, and with it what was published there."""
         if (subscription := self.subscriptions.get(vpn)) is not None:
-            subscription.answered, subscription.in_sync = True, False
-            subscription.error = StanzaError("gone", "the route server ended the subscription")
+            ended = StanzaError("gone", "the route server ended the subscription")
+            self.subscriptions[vpn] = Subscription(subscription.request, answered=True, error=ended)
+            for (node, _), said in self.said.items():
+                if node == vpn:
+                    said.answered, said.error = True, ended
 
     def is_serving(self, vpn: str) -> bool:
         """We are subscribed, or may be once the answer is there: the marker is still to come, or has come."""

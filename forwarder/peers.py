@@ -5,6 +5,7 @@ A `Peer` is the connection, the conversation and the counters of one; the functi
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -29,6 +30,12 @@ class Peer:
     def send(self, requests: Iterable[Request]) -> None:
         for request in requests:
             self.client.send(request)
+
+
+def ask_again(peers: Mapping[str, Peer], now: float) -> None:
+    """Ask for the VPNs that were refused, as far as it is time; not all forwarders of a route server at once."""
+    for peer in peers.values():
+        peer.send(peer.conversation.ask_again(now, random.uniform(0.5, 1.0)))
 
 
 def is_any_live(peers: Mapping[str, Peer]) -> bool:

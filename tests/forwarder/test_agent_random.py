@@ -40,7 +40,7 @@ ADDRESSES = [ip_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "
 PREFIXES = [ip_network(address) for address in ADDRESSES] + [ip_network("10.0.0.0/24"), ip_network("10.9.0.0/16")]
 SERVERS = tuple(RouteServerConfig(f"192.0.2.10{number}", 5222, "rs.example.net") for number in (1, 2, 3))
 LONG = 700.0
-"""Longer than stale entries live, refusals rest and audits take to come, in any sequence."""
+"""Longer than stale entries live, refusals of any kind rest and audits take to come, in any sequence."""
 STEPS = 40
 
 
@@ -168,7 +168,7 @@ class World:
             server.mine = {key for key in server.mine if key[0] in server.vpns}
             server.start()
             return
-        match self.random.randrange(4):
+        match self.random.randrange(6):
             case 0:
                 server.stop(forgets=False)
             case 1:
@@ -178,6 +178,9 @@ class World:
                 server.start()
             case 3:
                 server.delete_vpn(self.random.choice(VPNS))
+            case _:
+                missing = [vpn for vpn in VPNS if vpn not in server.vpns]
+                server.vpns |= set(missing[: self.random.choice((1, 3))])  # nobody is told
 
     async def lie(self) -> None:
         """What makes no sense, and what concerns nobody here."""

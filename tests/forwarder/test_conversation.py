@@ -120,6 +120,69 @@ def test_a_refused_or_ended_subscription_is_not_in_sync_and_not_unsubscribed() -
     assert ended.difference(ONE) == []
 
 
+def refused_at(conversation: Conversation, now: float, error: StanzaError | None = FORBIDDEN) -> bool:
+    """The one subscribe that is sent at this time and not a moment earlier is answered so; whether a person hears."""
+    assert conversation.ask_again(now - 1, 1.0) == []
+    (request,) = conversation.ask_again(now, 1.0)
+    assert request == Subscribe("blue", 1)
+    assert conversation.ask_again(now + 1000, 1.0) == [], "it is not answered yet"
+    told = conversation.answered(request, error)
+    assert conversation.ask_again(now, 1.0) == []
+    return told
+
+
+def test_a_vpn_that_is_refused_is_asked_for_again_ever_more_rarely_and_told_of_once() -> None:
+    conversation = Conversation()
+    subscribe = conversation.start(ONE)[0]
+    assert conversation.ask_again(0.0, 1.0) == [], "it is not answered yet"
+    assert conversation.answered(subscribe, FORBIDDEN)
+    assert conversation.ask_again(0.0, 1.0) == []
+    times = [30.0, 90.0, 210.0, 450.0, 930.0, 1530.0, 2130.0]
+    assert [refused_at(conversation, now) for now in times] == [False] * len(times)
+    assert refused_at(conversation, 2730.0, StanzaError("item-not-found")), "another reason"
+    conversation.difference(Wanted())
+    assert conversation.ask_again(10_000.0, 1.0) == [], "nobody here is in it any more"
+
+
+def test_less_than_the_whole_delay_is_waited() -> None:
+    conversation = Conversation()
+    conversation.answered(conversation.start(ONE)[0], FORBIDDEN)
+    assert conversation.ask_again(0.0, 0.5) == []
+    assert conversation.ask_again(14.0, 0.5) == []
+    assert conversation.ask_again(15.0, 0.5) == [Subscribe("blue", 1)]
+
+
+def test_a_vpn_that_was_taken_away_is_published_to_again_when_it_is_back() -> None:
+    conversation = Conversation()
+    subscribe, _, publish, other, _ = conversation.start(TWO)
+    for request in (subscribe, publish, other):
+        assert not conversation.answered(request, None)
+    conversation.subscription_ended("blue")
+    assert conversation.said["blue", "a"].error == StanzaError("gone", "the route server ended the subscription")
+    assert conversation.ask_again(0.0, 1.0) == []
+    assert refused_at(conversation, 30.0)
+    assert not conversation.is_behind
+    assert conversation.difference(TWO) == []
+    assert not refused_at(conversation, 90.0, None)
+    assert conversation.is_behind
+    assert conversation.difference(TWO) == [Publish("blue", "a", item(16))]
+    assert not conversation.is_behind
+    assert conversation.marker("blue")
+
+    conversation.subscription_ended("blue")
+    assert conversation.ask_again(100.0, 1.0) == []
+    assert not refused_at(conversation, 130.0, None), "it begins anew after it was there"
+
+
+def test_what_was_refused_before_a_vpn_was_given_is_published_then() -> None:
+    conversation = Conversation()
+    for request in conversation.start(ONE)[:2]:
+        conversation.answered(request, FORBIDDEN)
+    assert conversation.ask_again(0.0, 1.0) == []
+    refused_at(conversation, 30.0, None)
+    assert conversation.difference(ONE) == [Publish("blue", "a", item(16))]
+
+
 def test_stale_time_runs_only_while_it_may_and_starts_anew_after_a_pause() -> None:
     timers, pair = StaleTimers(), ("rs1", "blue")
     assert timers.due({pair: 60.0}, 0.0) == []
