@@ -79,17 +79,17 @@ def request(operation: str) -> bytes:
 def requests(number: int) -> bytes:
     route = RouteItem(ip_network(f"10.{number >> 8}.{number & 255}.1/32"), (NextHop(IPv4Address("127.0.0.1"), 16),))
     publish = f"<publish node='blue'><item id='i{number % 7}'>{entry_xml(route)}</item></publish>"
-    subscribes = [f"<subscribe node='{node}' jid='host1.example.net'/>" for node in ("red", "blue")]
+    subscribes = [f"<subscribe node='{node}' jid='host1.example.net'/>" for node in ("red", "nowhere", "blue")]
     return b"".join(map(request, (*subscribes, publish, "<unsubscribe node='red' jid='host1.example.net'/>")))
 
 
 async def xmpp_cycle(server: RunningServer, context: ssl.SSLContext, number: int) -> None:
-    """Log in, subscribe, publish, and leave in one of three ways."""
+    """Fail to log in, log in, subscribe, publish, and leave in one of three ways."""
     reader, writer = await asyncio.open_connection(*server.address("xmpp"))
     writer.write(HEADER + STARTTLS)
     await reader.readuntil(b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
     await writer.start_tls(context, server_hostname=DOMAIN)
-    writer.write(HEADER + AUTH + HEADER + bind(f"r{number % 3}"))
+    writer.write(HEADER + AUTH.replace(b"EXTERNAL", b"X") + AUTH + HEADER + bind(f"r{number % 3}"))
     await reader.readuntil(b"</iq>")
     writer.write(requests(number))
     await reader.readuntil(b"</publish></pubsub></iq>")
@@ -158,3 +158,7 @@ async def test_nothing_is_left_of_sessions_that_are_over(pki: Pki) -> None:
         assert left_over(core) == {}
         assert server.server.hub.connections == {}
         assert alive() - before == Counter()
+        xmpp = server.server._xmpp
+        assert xmpp is not None
+        assert core.refusals.requests.total() == core.refusals.logins.total() == CYCLES
+    assert not (xmpp._refusals._requests or xmpp._log._ends), "who was refused, and whose sessions ended, a minute ago"
