@@ -242,3 +242,37 @@ def test_with_depreference_nobody_takes_the_others_word_when_it_sweeps() -> None
     assert reader.take()[1] == [("192.0.2.2",)]
     pair.advance(61)
     assert reader.take()[1] == []
+
+
+@pytest.mark.parametrize(
+    ("at_loss", "held"),
+    [(AtSessionLoss.KEEP, ["192.0.2.2", "192.0.2.1"]), (AtSessionLoss.DEPREFERENCE, ["192.0.2.1"] * 2)],
+)
+def test_of_two_hosts_of_an_address_the_better_one_loses_one_of_its_two_sessions(
+    at_loss: AtSessionLoss, held: list[str]
+) -> None:
+    """With "keep" the route server that lost it cannot know whether the other one did, and takes the other host; with
+    "depreference" the other one's word says so."""
+    pair = ServerPair(_BLUE, at_session_loss=at_loss, stale_time=60.0)
+    readers = [server.forwarder("reader.example.net") for server in pair.servers]
+    sessions = {
+        (number, server): server.forwarder(f"h{number}.example.net") for number in (1, 2) for server in pair.servers
+    }
+    for reader in readers:
+        reader.subscribe("blue")
+    for (number, _), session in sessions.items():
+        session.subscribe("blue", instance=1)
+        assert session.publish(
+            "blue", (f"i{number}", item(_PREFIX, hop(f"192.0.2.{number}"), seq=5 - number))
+        ).is_result
+    pair.turn()
+    sessions[1, pair.rs1].lose()
+    pair.turn()
+    assert [_next_hop(reader) for reader in readers] == held
+    pair.advance(61)
+    assert [_next_hop(reader) for reader in readers] == ["192.0.2.1"] * 2
+
+
+def _next_hop(reader: Forwarder) -> str:
+    (route,) = reader.held["blue"].values()
+    return str(route.next_hops[0].address)
