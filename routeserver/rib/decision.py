@@ -32,6 +32,19 @@ def _lowest(key: Callable[[Path], Any]) -> Callable[[Sequence[Path]], list[Path]
     return keep
 
 
+def _own_word(paths: Sequence[Path]) -> list[Path]:
+    """All but what neighbors tell of an NLRI that is published here, in a session that stands to it.
+
+    They have it from where the same forwarder publishes too, and it may be what the forwarder said before.  When it
+    lowers what an item is worth, each route server would prefer what the others still tell, withdraw its own, and
+    nobody would have the route until those withdrawals have crossed.
+    """
+    live = {path.key for path in paths if path.published is not None and not path.stale}
+    if not live:
+        return list(paths)
+    return [path for path in paths if path.published is not None or path.key not in live]
+
+
 def _fresh(paths: Sequence[Path]) -> list[Path]:
     """All that are not stale, and a stale one that a neighbor tells of as well, in the same words.
 
@@ -87,6 +100,7 @@ def _next_hop(path: Path) -> tuple[int, int]:
 NOT_USABLE = "no label or tunnel a forwarder could use"
 COMPARED: tuple[Step, ...] = (
     (NOT_USABLE, _lowest(lambda p: not is_usable(p))),
+    ("published here as well", _own_word),
     ("long-lived stale", _lowest(is_long_lived_stale)),
     ("stale", _fresh),
     ("lower local-preference", _lowest(lambda p: -local_preference(p))),

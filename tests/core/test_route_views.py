@@ -83,10 +83,10 @@ def test_a_path_is_lost_among_those_of_its_rd_or_in_the_vpn() -> None:
     scene.announce(scene.internal, "192.0.2.1:1", _from_pe(seq=1))
     scene.announce(scene.client, "64512:9", _from_pe(seq=0))
     scene.announce(scene.external, "64512:9", attributes(seq=0, as_path=(65001,)))
-    sequence, farther = "not sticky, or lower sequence-number", "learned farther away (published, then eBGP, then iBGP)"
+    sequence, here = "not sticky, or lower sequence-number", "published here as well"
     assert scene.shown() == [
         ("192.0.2.1:1", None, None),
-        ("192.0.2.1:1", farther, "route-distinguisher"),
+        ("192.0.2.1:1", here, "route-distinguisher"),
         ("64512:9", sequence, "vpn"),
         ("64512:9", "longer AS_PATH", "route-distinguisher"),
     ]

@@ -53,6 +53,7 @@ def _path(**words: object) -> Path:
 # side use published paths on both sides.
 LADDER: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("no label or tunnel", {}, {"label": 3}),
+    ("published here as well", {"item_id": "a", "rd": "64512:5", "stale": False}, {"rd": "64512:5"}),
     ("long-lived stale", {}, {"source": _HELPED, "communities": (LLGR_STALE,)}),
     ("stale", {}, {"stale": True}),
     ("lower local-preference", {"local_pref": 101}, {"local_pref": 99}),
@@ -83,7 +84,9 @@ def test_a_step_beats_all_later_steps_together(step: int) -> None:
     for_better = _merged([LADDER[step][1], *(row[2] for row in LADDER[step + 1 :])])
     for_worse = _merged([LADDER[step][2], *(row[1] for row in LADDER[step + 1 :])])
     if step == 0:  # a published path is usable whatever its label
-        del for_better["item_id"], for_worse["item_id"]
+        del for_better["item_id"]
+    if step <= 1:
+        del for_worse["item_id"]
     better, worse = _path(**for_better), _path(**for_worse)
     assert best_of([better, worse]) is better
     assert best_of([worse, better]) is better
@@ -145,6 +148,25 @@ def test_a_stale_path_stays_when_a_neighbor_tells_of_it_in_the_same_words(
     assert best_of([ours, theirs]) is (ours if stays else theirs)
     assert best_of([theirs, ours]) is (ours if stays else theirs)
     assert best_of([ours, _path(source=local("b"), item_id="b")]) is not ours, "fresh, and published here"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "stays"),
+    [
+        pytest.param({}, {"local_pref": 200, "seq": 9, "label": 21}, True, id="worth more there"),
+        pytest.param({}, {"local_pref": 200, "rd": "64512:6"}, False, id="another RD"),
+        pytest.param({"stale": True}, {"local_pref": 200}, False, id="stale here"),
+        pytest.param({"item_id": None}, {"local_pref": 200}, False, id="from BGP here"),
+    ],
+)
+def test_what_is_published_here_goes_before_what_a_neighbor_tells_of_it(
+    ours: dict[str, object], theirs: dict[str, object], stays: bool
+) -> None:
+    """A forwarder that lowers its route would be nowhere while several route servers prefer each other's old copy."""
+    here = _path(**{"source": local(), "item_id": "a"} | ours)
+    there = _path(source=ibgp("127.0.2.9"), **theirs)
+    assert best_of([here, there]) is (here if stays else there)
+    assert best_of([there, here]) is (here if stays else there)
 
 
 def test_originator_id_stands_in_for_the_bgp_identifier() -> None:

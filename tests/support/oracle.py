@@ -270,7 +270,7 @@ class Oracle:
         for path in (*self._published(), *self._received()):
             if path.family is not Family.RTC:
                 by_nlri.setdefault((path.family, path.key), []).append(path)
-        return [min(paths, key=Candidate.rank) for paths in by_nlri.values()]
+        return [min(_own_if_live(paths), key=Candidate.rank) for paths in by_nlri.values()]
 
     def _memberships(self) -> dict[bytes, list[Candidate]]:
         by_key: dict[bytes, list[Candidate]] = {}
@@ -348,3 +348,9 @@ class Oracle:
 def _matches(key: bytes, targets: frozenset[bytes]) -> bool:
     wanted = "".join(f"{octet:08b}" for octet in key[5:])[: key[0] - 32]
     return any("".join(f"{octet:08b}" for octet in target).startswith(wanted) for target in targets)
+
+
+def _own_if_live(paths: list[Candidate]) -> list[Candidate]:
+    """Of one NLRI: what is published here and vouched for, if anything is, else everything."""
+    published = [path for path in paths if path.route is not None]
+    return published if any(not path.stale for path in published) else paths

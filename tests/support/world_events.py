@@ -56,6 +56,13 @@ def _move(random: Random) -> list[Event]:
     return story + ([comes, *between, goes] if random.random() < 0.7 else [goes, *between, comes])
 
 
+def _lowering(random: Random) -> list[Event]:
+    """What everybody has is worth less all of a sudden."""
+    host, vm, node = random.choice(cast.HOSTS), random.choice(_VMS), random.choice(cast.NODES)
+    story: list[Event] = [("attach", host, vm, node, random.choice(cast.PREFIXES), 2, 200), ("settle",)]
+    return [*story, ("change", host, vm, *random.choice(((2, 100), (1, 200), (0, 100))))]
+
+
 def _one(random: Random) -> list[Event]:
     return [random.choices(list(_MAKERS), list(_MAKERS.values()))[0](random)]
 
@@ -134,6 +141,7 @@ _MAKERS: dict[Callable[[Random], Event], int] = {
 }
 _STORIES: dict[Callable[[Random], list[Event]], int] = {
     _one: 12,
+    _lowering: 1,
     _move: 2,
     _outage: 2,
 }

@@ -206,13 +206,6 @@ class Watch:
         for anchors in (*self._anchors.values(), *self._told.values()):
             anchors[:] = [anchor for anchor in anchors if anchor.given != given]
 
-    def lowered(self, giver: str, node: str, prefix: str | None) -> None:
-        """Each route server that has it prefers for a moment what others still tell of it, and none tells its own:
-        until their withdrawals have crossed the PE has none of them."""
-        given = giver, node, prefix
-        for anchors in self._told.values():
-            anchors[:] = [anchor for anchor in anchors if anchor.given != given]
-
     def targets_changed(self) -> None:
         self._anchors.clear()
         self._told.clear()

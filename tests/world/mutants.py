@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 _TREES = ("routeserver", "forwarder", "schema", "tests/support", "tests/world")
-SEEDS = 60
+SEEDS = 150
 _LIMIT = 900.0
 
 
@@ -50,6 +50,12 @@ MUTANTS = (
         "routeserver/rib/decision.py",
         "lambda p: p.source.kind)",
         "lambda p: -p.source.kind)",
+    ),
+    Mutant(
+        "what neighbors tell of an NLRI published here is as good as our own",
+        "routeserver/rib/decision.py",
+        "return [path for path in paths if path.published is not None or path.key not in live]",
+        "return list(paths)",
     ),
     Mutant(
         "a stale path that a neighbor tells of is no better than any",

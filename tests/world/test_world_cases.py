@@ -76,6 +76,14 @@ CASES: dict[str, list[Event]] = {
         (0.0, "imports", "blue", ("64512:200",), (1, 2, 0), 2.0),
         (0.0, "settle"),
     ],
+    # Each preferred what the other still told, withdrew its own, and the PE had neither.
+    "a publisher lowers what its route is worth": [
+        (0.0, "world", 2, 2, 0, 3),
+        (0.0, "attach", "h1", "v1", "blue", "10.0.0.1/32", 0, 200),
+        *_OTHERS[1:],
+        (0.0, "change", "h1", "v1", 0, 100),
+        (0.0, "settle"),
+    ],
     "a VPN goes and another of its name comes": [*_world(2, 2), (0.0, "recreate", "blue", (0, 1, 2), 0.5)],
 }
 
