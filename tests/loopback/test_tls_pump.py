@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes.util
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from routeserver.io import tls_sessions
 from routeserver.io.handshake import HandshakeSizes
 from routeserver.io.tls import TlsPump, client_certificate, server_context
 from routeserver.pki import XMPP_ADDR, utf8_string
@@ -77,6 +79,14 @@ def test_no_session_is_kept(pki: Pki, version: ssl.TLSVersion, mode: ssl.VerifyM
         session = pair.client.session
         pair.pump.close()
     assert context.session_stats()["number"] == 0
+
+
+def test_where_openssl_cannot_be_asked_only_what_keeps_nothing_is_spoken() -> None:
+    contexts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    before = contexts[0].minimum_version
+    tls_sessions.keep_none(contexts[0])
+    tls_sessions.keep_none(contexts[1], library=ctypes.util.find_library("m"))
+    assert [context.minimum_version for context in contexts] == [before, ssl.TLSVersion.TLSv1_3]
 
 
 def record(kind: int, octets: bytes) -> bytes:
