@@ -6,7 +6,8 @@ resumes one is not checked again (RFC 8446 section 2.2): its certificate may hav
 keeps nothing.
 
 Python's `ssl` can do without tickets and has no word for this, so OpenSSL is asked itself, in the library and the
-structure that `ssl` works with.  A Python that has OpenSSL built in may hide its functions: then TLS 1.3 is all there is.
+structure that `ssl` works with.  A Python that has OpenSSL built in may hide its functions: then TLS 1.3 is all there
+is.
 """
 
 from __future__ import annotations
