@@ -24,5 +24,5 @@ def failure(seed: int) -> str | None:
     if error_of(steps) is None:
         return None
     shortest = smallest(steps, lambda fewer: error_of(fewer) is not None)
-    lines = "\n".join(f"    {step!r}," for step in shortest)
+    lines = "\n".join(map(repr, shortest))
     return f"seed {seed}: {error_of(shortest)}\nshortest failing list of events:\n{lines}"

@@ -1,7 +1,8 @@
 """Random scenarios of the whole: forwarders, route servers, reflectors, a PE, held to a model that remembers nothing.
 
 A failure prints its seed, the error, and the shortest list of events that still fails.  One seed is run again with
-`WORLD_SEED=17 pytest tests/world/test_world.py`; many of them run in `make soak`.
+`WORLD_SEED=17 pytest tests/world/test_world.py`; many of them run in `make soak`.  A list that is printed and was the
+product's fault becomes an `events.txt` in a folder of `tests/replay`.
 """
 
 from __future__ import annotations
