@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from routeserver.cli import main
+from routeserver.cli.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,18 +20,19 @@ from typing import TypeAlias
 
 from routeserver.bgp import events as bgp
 from routeserver.bgp.session import BgpSession
-from routeserver.nodes import Nodes
+from routeserver.nodes.forwarders import Client
+from routeserver.nodes.nodes import Nodes
+from routeserver.nodes.queries import Queries
+from routeserver.nodes.refusals import Refusals
 from routeserver.notices import Notice
-from routeserver.parties import Client, Neighbor
 from routeserver.provisioning import Provisioned, Provisioning
-from routeserver.queries import Queries
-from routeserver.refusals import Refusals
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
 from routeserver.settings import Settings, VpnSettings
-from routeserver.speaker import Speaker
+from routeserver.speaker.neighbor import Neighbor
+from routeserver.speaker.speaker import Speaker
 from routeserver.xmpp import events as xmpp
 from routeserver.xmpp.errors import StanzaError
 from routeserver.xmpp.session import XmppSession

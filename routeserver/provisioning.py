@@ -21,13 +21,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from routeserver.admission import find_vrf
-from routeserver.nodes import Nodes
-from routeserver.parties import Client
+from routeserver.nodes.admission import find_vrf
+from routeserver.nodes.forwarders import Client
+from routeserver.nodes.nodes import Nodes
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
 from routeserver.settings import VpnSettings
-from routeserver.speaker import Speaker
+from routeserver.speaker.speaker import Speaker
 from routeserver.xmpp.session import XmppSession
 
 

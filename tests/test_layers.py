@@ -70,6 +70,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "routeserver.bgp": ("routeserver.bgp", "routeserver.settings", "schema"),
     "routeserver.xmpp": ("routeserver.xmpp", "schema"),
     "routeserver.rib": ("routeserver.rib", *BGP_VALUES, "routeserver.settings", "schema"),
+    "routeserver.nodes": (
+        *("routeserver.nodes", "routeserver.xmpp", "routeserver.rib", *BGP_VALUES),
+        *("routeserver.notices", "routeserver.settings", "schema"),
+    ),
+    "routeserver.speaker": (
+        *("routeserver.speaker", "routeserver.bgp", "routeserver.rib"),
+        *("routeserver.notices", "routeserver.settings", "schema"),
+    ),
     "routeserver.settings": ("routeserver.bgp.iana", "schema"),
     "routeserver": ("routeserver", "schema"),
     "forwarder": ("forwarder", "schema"),

@@ -29,7 +29,7 @@ from datetime import UTC, datetime, timedelta
 
 from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.session import BgpSession
-from routeserver.config_xmpp import XmppConfig
+from routeserver.config.xmpp import XmppConfig
 from routeserver.io import tcp
 from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.dial import NeighborLink
@@ -40,9 +40,9 @@ from routeserver.io.refusal_log import RefusalLog
 from routeserver.io.session_log import SessionLog
 from routeserver.io.trace import Traces
 from routeserver.log import record
-from routeserver.parties import Neighbor
 from routeserver.reconfiguration import Reconfiguration
 from routeserver.settings import NeighborSettings, Settings
+from routeserver.speaker.neighbor import Neighbor
 from routeserver.xmpp.accounts import Accounts
 from routeserver.xmpp.errors import Attempt, Refusal
 from routeserver.xmpp.events import Bound, Detached, Resumed, StartTls, StreamClosed

@@ -22,8 +22,8 @@ from typing import Any
 
 from aiohttp import web
 
-from routeserver.api import application
-from routeserver.config import Config, ConfigError
+from routeserver.api.application import application
+from routeserver.config.file import Config, ConfigError
 from routeserver.core import RouteServer
 from routeserver.io import tcp
 from routeserver.io.hub import Hub

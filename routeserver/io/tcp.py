@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 
-from routeserver.config_values import SocketAddress
+from routeserver.config.values import SocketAddress
 from routeserver.settings import NeighborRange, NeighborSettings
 from schema.values import IPNetwork
 

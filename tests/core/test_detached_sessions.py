@@ -8,9 +8,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from routeserver import views
 from routeserver.bgp.iana import VPN_FAMILIES
 from routeserver.settings import NeighborSettings
+from routeserver.views import vpns as views
 from routeserver.xmpp.session import XmppSession
 from routeserver.xmpp.stream import StreamLimits
 from tests.support.conversation import Conversation, Forwarder

@@ -15,8 +15,9 @@ import pytest
 
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop
 from forwarder.fib import Fib, LocalVif
-from routeserver import views_rib, views_routes
 from routeserver.settings import VpnSettings
+from routeserver.views import rib as views_rib
+from routeserver.views import routes as views_routes
 from schema.names import route_item_id
 from schema.values import Encapsulation
 from tests.support.conversation import Forwarder

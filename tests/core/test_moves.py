@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from routeserver.bgp.iana import VPN_FAMILIES
-from routeserver.moves import MOVES, PERIOD
+from routeserver.nodes.moves import MOVES, PERIOD
 from routeserver.settings import NeighborSettings
 from tests.support.conversation import Conversation, Forwarder
 from tests.support.routes import LOCAL_AS, attributes, hop, item, vpn

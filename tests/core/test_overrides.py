@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from routeserver.bgp.iana import Family
-from routeserver.views import vpn as vpn_view
+from routeserver.views.vpns import vpn as vpn_view
 from schema.names import NS_DATA, NS_DISCO_INFO, NS_PUBSUB
 from tests.support.routes import hop, item, key, membership_key, rts, vpn
 from tests.support.vpn_site import (

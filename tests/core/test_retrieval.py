@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from lxml import etree
 
-from routeserver.retrieval import ANSWER_MAX
+from routeserver.nodes.retrieval import ANSWER_MAX
 from schema.names import NS_PUBSUB, NS_RSM
 from tests.support.conversation import Answer, Conversation, Forwarder
 from tests.support.routes import hop, item, vpn

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from routeserver import views_routes
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES
 from routeserver.settings import GracefulRestart, NeighborSettings
+from routeserver.views import routes as views_routes
 from schema.values import Encapsulation
 from tests.support.conversation import Conversation
 from tests.support.far_neighbor import Neighbor

@@ -17,7 +17,7 @@ from typing import Any
 from routeserver.bgp.events import FamilyDisabled, RoutesReceived, RoutesWithdrawn
 from routeserver.bgp.iana import Family
 from routeserver.bgp.session import BgpSession
-from routeserver.config import load
+from routeserver.config.file import load
 from routeserver.rib.export import is_looped
 from routeserver.settings import NeighborSettings
 from tests.support.bgp_corpus import entries

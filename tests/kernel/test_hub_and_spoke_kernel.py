@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-import routeserver.cli
+import routeserver.cli.program
 from tests.support.forwarder_program import ForwarderProgram
 from tests.support.namespaces import Namespace
 from tests.support.pki import Pki
@@ -54,7 +54,7 @@ class RouteServerInside(RouteServerProcess):
         self._namespace = namespace
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self.fork(routeserver.cli.main, command[command.index("run") :], self._namespace)
+        self.fork(routeserver.cli.program.main, command[command.index("run") :], self._namespace)
 
     def wait_ready(self, ready: Callable[[], object], within: float) -> None:
         super().wait_ready(ready, SLOW)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from routeserver.config import load
+from routeserver.config.file import load
 from routeserver.io import tcp
 from routeserver.io.server import Server
 from routeserver.settings import NeighborSettings

@@ -19,7 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from routeserver.cli import main
+from routeserver.cli.program import main
 from routeserver.io.tls import client_certificate
 from routeserver.xmpp.sasl import ClientCertificate
 from schema.items import RouteItem, entry_xml

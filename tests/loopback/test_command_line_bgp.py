@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from routeserver.cli import main
-from routeserver.cli_words import cut, duration
+from routeserver.cli.program import main
+from routeserver.cli.words import cut, duration
 from tests.support.pki import Pki
 from tests.support.protected_dial import connect
 from tests.support.raw_bgp import (

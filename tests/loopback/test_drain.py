@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from routeserver.cli import main
+from routeserver.cli.program import main
 from tests.support.pki import DOMAIN, Pki
 from tests.support.published import Published
 from tests.support.raw_bgp import VPNV4, RawPeer

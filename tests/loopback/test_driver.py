@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from routeserver.config import load
+from routeserver.config.file import load
 from routeserver.core import RouteServer
 from routeserver.io.driver import Connection
 from routeserver.io.hub import Event, Hub

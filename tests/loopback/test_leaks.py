@@ -16,7 +16,7 @@ from routeserver.bgp.session import BgpSession
 from routeserver.core import RouteServer
 from routeserver.io.driver import Connection
 from routeserver.io.tls import TlsPump
-from routeserver.parties import Client, Forwarder
+from routeserver.nodes.forwarders import Client, Forwarder
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.path import Path

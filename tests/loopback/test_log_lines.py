@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from routeserver.cli_words import cell
+from routeserver.cli.words import cell
 from routeserver.log import JsonFormatter, TextFormatter
 from tests.support.pki import Pki
 from tests.support.raw_xmpp import RawXmpp

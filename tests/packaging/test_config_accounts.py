@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from routeserver.cli import main
-from routeserver.config import Config, ConfigError, load
+from routeserver.cli.program import main
+from routeserver.config.file import Config, ConfigError, load
 from routeserver.xmpp.accounts import AccountSettings
 from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.scram import ITERATIONS, ScramKeys

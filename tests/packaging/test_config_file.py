@@ -10,8 +10,8 @@ import pytest
 
 from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import Family
-from routeserver.config import Config, ConfigError, load
-from routeserver.config_xmpp import AdmissionLimits
+from routeserver.config.file import Config, ConfigError, load
+from routeserver.config.xmpp import AdmissionLimits
 from routeserver.settings import AtSessionLoss, ForwarderSettings, NeighborSettings, Settings, VpnSettings
 from routeserver.xmpp.stream import StreamLimits
 from tests.support.pki import Pki

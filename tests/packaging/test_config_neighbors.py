@@ -12,8 +12,8 @@ import pytest
 
 from routeserver.bgp.communities import WELL_KNOWN_NAMES, community_text, parse_route_target
 from routeserver.bgp.iana import Family, Role
-from routeserver.config import ConfigError, load
-from routeserver.config_values import community
+from routeserver.config.file import ConfigError, load
+from routeserver.config.values import community
 from routeserver.settings import (
     GracefulRestart,
     NeighborRange,

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from forwarder import config as forwarder_config
-from routeserver import config as routeserver_config
 from routeserver import pki
+from routeserver.config import file as routeserver_config
 from tests.support.images import ROOT, compose, stages
 from tests.support.process import Daemon, loopback_address
 from tests.support.waiting import eventually

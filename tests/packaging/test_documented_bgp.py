@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from routeserver import config_bgp
 from routeserver.bgp.fsm import State
 from routeserver.bgp.iana import Role
-from routeserver.config import load
+from routeserver.config import bgp as config_bgp
+from routeserver.config.file import load
 from routeserver.rib.adj_in import Refusal
 from routeserver.settings import OnExcess
 

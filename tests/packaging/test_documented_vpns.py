@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from routeserver import config
 from routeserver.bgp.communities import parse_route_target
-from routeserver.config import ConfigError, load
+from routeserver.config import file as config
+from routeserver.config.file import ConfigError, load
 from routeserver.settings import VpnOverride, VpnSettings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "vpns.md").read_text()

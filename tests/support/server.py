@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import ClientSession
 
-from routeserver.config import load
+from routeserver.config.file import load
 from routeserver.io.server import Server
 from tests.support.pki import DOMAIN, Pki
 from tests.support.xmpp_client import XmppClient

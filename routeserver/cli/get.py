@@ -12,8 +12,8 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from routeserver.cli_client import EXIT_DEGRADED, EXIT_OK, Output, ask, ask_list
-from routeserver.cli_words import Row, cell, cut, duration, print_json, print_table
+from routeserver.cli.client import EXIT_DEGRADED, EXIT_OK, Output, ask, ask_list
+from routeserver.cli.words import Row, cell, cut, duration, print_json, print_table
 
 _Rows: TypeAlias = Callable[[Iterable[Row], bool], Iterable[Row]]
 _ERROR_WIDTH = 50

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from routeserver import config_values as values
 from routeserver.bgp.communities import parse_route_target
 from routeserver.bgp.iana import VPN_FAMILIES, Family, Role
-from routeserver.config_values import ConfigKeyError, Table, at, given, listed, optional, tables
+from routeserver.config import values
+from routeserver.config.values import ConfigKeyError, Table, at, given, listed, optional, tables
 from routeserver.settings import (
     GracefulRestart,
     NeighborRange,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from routeserver import config_values as values
-from routeserver.config_values import (
+from routeserver.config import values
+from routeserver.config.values import (
     ConfigKeyError,
     SocketAddress,
     Table,

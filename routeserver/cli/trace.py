@@ -19,8 +19,8 @@ from textwrap import TextWrapper
 
 from routeserver.bgp.decoded_trace import HERE, IN, OUT, Entry, decoded
 from routeserver.bgp.replay import TraceError, read_trace
-from routeserver.cli_client import EXIT_ERROR, EXIT_OK, CommandError, Output, ask
-from routeserver.cli_words import print_json
+from routeserver.cli.client import EXIT_ERROR, EXIT_OK, CommandError, Output, ask
+from routeserver.cli.words import print_json
 
 _SIGNS = {IN: "<", OUT: ">", HERE: "-"}
 _INDENT = " " * 19

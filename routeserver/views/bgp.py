@@ -16,11 +16,11 @@ from routeserver.bgp.negotiation import Negotiated
 from routeserver.bgp.nlri import RtMembership
 from routeserver.bgp.totals import Told
 from routeserver.core import RouteServer
-from routeserver.parties import Neighbor
-from routeserver.receiving_speaker import Kept
 from routeserver.rib.adj_in import Refusal
 from routeserver.settings import NeighborSettings, PrefixLimit
-from routeserver.views import View
+from routeserver.speaker.neighbor import Neighbor
+from routeserver.speaker.receiving import Kept
+from routeserver.views.vpns import View
 
 
 def neighbors(core: RouteServer, now: float) -> list[View]:

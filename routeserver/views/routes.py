@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from routeserver.admission import find_vrf
 from routeserver.bgp.communities import route_target_text
 from routeserver.bgp.iana import Family
 from routeserver.bgp.nlri import RouteDistinguisher, key_rd, vpn_family, vpn_key
 from routeserver.core import RouteServer
+from routeserver.nodes.admission import find_vrf
 from routeserver.rib.decision import NOT_USABLE, why_not_best
 from routeserver.rib.path import Path, path_item
 from routeserver.rib.vrf import Entry, Vrf, prefix_key
-from routeserver.views import Page, View, page
+from routeserver.views.vpns import Page, View, page
 from routeserver.xmpp.jid import Jid
 from schema.values import IPNetwork, NextHop
 

@@ -16,7 +16,7 @@ from routeserver.bgp.nlri import RouteDistinguisher, RtMembership, key_prefix, k
 from routeserver.core import RouteServer
 from routeserver.rib.decision import why_not_best
 from routeserver.rib.path import Path, SourceKind
-from routeserver.views import Page, View, page
+from routeserver.views.vpns import Page, View, page
 from schema.values import IPNetwork
 
 

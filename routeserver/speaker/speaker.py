@@ -17,19 +17,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from routeserver import prefix_limits
 from routeserver.bgp import events
 from routeserver.bgp.errors import Cease, ErrorCode
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.bgp.session import BgpSession
 from routeserver.notices import Notice
-from routeserver.parties import Neighbor
-from routeserver.restarting_speaker import RestartingSpeaker
-from routeserver.retention import can_be_selective, passes_routes_on
 from routeserver.rib.adj_out import AdjRibOut
 from routeserver.rib.export import Receiver
 from routeserver.rib.rib import Rib
 from routeserver.settings import NeighborRange, NeighborSettings, Settings
+from routeserver.speaker import prefix_limits
+from routeserver.speaker.neighbor import Neighbor
+from routeserver.speaker.restarting import RestartingSpeaker
+from routeserver.speaker.retention import can_be_selective, passes_routes_on
 from schema.values import IPAddress
 
 _HARD_RESET = (ErrorCode.CEASE, Cease.HARD_RESET)

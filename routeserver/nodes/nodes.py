@@ -12,9 +12,9 @@ when it is resumed it vouches for them again.  So it is over when one of them is
 
 from __future__ import annotations
 
-from routeserver import admission
-from routeserver.parties import Client, Forwarder
-from routeserver.publications import Publications
+from routeserver.nodes import admission
+from routeserver.nodes.forwarders import Client, Forwarder
+from routeserver.nodes.publications import Publications
 from routeserver.rib.outbox import SubscriberOutbox
 from routeserver.rib.path import Source, SourceKind
 from routeserver.rib.rib import Rib

@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from routeserver import config_bgp, config_xmpp
-from routeserver import config_values as values
 from routeserver.bgp.communities import parse_route_target
-from routeserver.config_values import (
+from routeserver.config import bgp as config_bgp
+from routeserver.config import values
+from routeserver.config import xmpp as config_xmpp
+from routeserver.config.values import (
     ConfigKeyError,
     SocketAddress,
     Table,
@@ -36,7 +37,7 @@ from routeserver.config_values import (
     refuse_repetition,
     tables,
 )
-from routeserver.config_xmpp import XmppConfig
+from routeserver.config.xmpp import XmppConfig
 from routeserver.settings import AtSessionLoss, ForwarderSettings, Settings, VpnOverride, VpnSettings
 from schema.values import IPAddress
 

@@ -22,11 +22,15 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
 
-from routeserver import api_query, views, views_bgp, views_rib, views_routes
+from routeserver.api import query as api_query
 from routeserver.core import RouteServer
 from routeserver.io.listen import XmppService
 from routeserver.io.trace import Traces, TracesOffError
 from routeserver.log import record
+from routeserver.views import bgp as views_bgp
+from routeserver.views import rib as views_rib
+from routeserver.views import routes as views_routes
+from routeserver.views import vpns as views
 from schema.values import IPAddress
 
 PREFIX = "/api/v1"

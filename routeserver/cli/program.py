@@ -17,9 +17,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from routeserver import cli_account, cli_describe, cli_drain, cli_get, cli_trace, log, pki
-from routeserver.cli_client import EXIT_ERROR, EXIT_OK, EXIT_USAGE, CommandError, Output
-from routeserver.config import Config, ConfigError, load
+from routeserver import log, pki
+from routeserver.cli import account as cli_account
+from routeserver.cli import describe as cli_describe
+from routeserver.cli import drain as cli_drain
+from routeserver.cli import get as cli_get
+from routeserver.cli import trace as cli_trace
+from routeserver.cli.client import EXIT_ERROR, EXIT_OK, EXIT_USAGE, CommandError, Output
+from routeserver.config.file import Config, ConfigError, load
 
 DEFAULT_API = "http://127.0.0.1:8080"
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from routeserver import admission
-from routeserver.parties import Client
-from routeserver.retrieval import retrieve
+from routeserver.nodes import admission
+from routeserver.nodes.forwarders import Client
+from routeserver.nodes.retrieval import retrieve
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf
 from routeserver.xmpp import disco, errors, events, forms, results

@@ -13,8 +13,8 @@ import json
 import secrets
 import sys
 
-from routeserver import config_values as values
-from routeserver.cli_client import EXIT_OK, EXIT_USAGE, CommandError
+from routeserver.cli.client import EXIT_OK, EXIT_USAGE, CommandError
+from routeserver.config import values
 from routeserver.xmpp.scram import ITERATIONS, ITERATIONS_MAX, ITERATIONS_MIN, ScramKeys, prepared_password
 
 _SALT = 16

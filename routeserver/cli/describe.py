@@ -6,8 +6,8 @@ import argparse
 import urllib.parse
 from typing import Any
 
-from routeserver.cli_client import EXIT_OK, Output, ask
-from routeserver.cli_words import Row, duration, print_fields, print_json, print_table
+from routeserver.cli.client import EXIT_OK, Output, ask
+from routeserver.cli.words import Row, duration, print_fields, print_json, print_table
 
 _SECONDS = "-seconds"
 

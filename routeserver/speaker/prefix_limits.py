@@ -15,8 +15,8 @@ from routeserver.bgp.events import BgpEvent
 from routeserver.bgp.iana import Family
 from routeserver.bgp.session import BgpSession
 from routeserver.notices import Notice
-from routeserver.parties import Neighbor
 from routeserver.settings import OnExcess, PrefixLimit
+from routeserver.speaker.neighbor import Neighbor
 
 
 def check(neighbor: Neighbor, limit: PrefixLimit, family: Family, notices: list[Notice]) -> bool:

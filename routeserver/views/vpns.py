@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 from routeserver.bgp.communities import route_target_text
 from routeserver.core import RouteServer
-from routeserver.parties import Forwarder, Neighbor
+from routeserver.nodes.forwarders import Forwarder
 from routeserver.rib.vrf import Vrf
+from routeserver.speaker.neighbor import Neighbor
 
 View: TypeAlias = dict[str, Any]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from routeserver.parties import Forwarder
+from routeserver.nodes.forwarders import Forwarder
 from routeserver.xmpp.errors import Attempt, Refusal
 from routeserver.xmpp.jid import Jid
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from routeserver.bgp.nlri import RouteDistinguisher
-from routeserver.moves import Moves
-from routeserver.parties import Forwarder, Vouched
+from routeserver.nodes.forwarders import Forwarder, Vouched
+from routeserver.nodes.moves import Moves
 from routeserver.rib.path import Path, revalued
 from routeserver.rib.rib import Rib
 from routeserver.rib.vrf import Vrf

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from routeserver.cli_client import EXIT_OK, EXIT_USAGE, CommandError, Output, ask
-from routeserver.cli_words import duration, print_json
+from routeserver.cli.client import EXIT_OK, EXIT_USAGE, CommandError, Output, ask
+from routeserver.cli.words import duration, print_json
 
 _PATH = "api/v1/drain"
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from routeserver.bgp.iana import Family
-from routeserver.parties import Neighbor
 from routeserver.settings import Settings
+from routeserver.speaker.neighbor import Neighbor
 
 
 class RestartingSpeaker:

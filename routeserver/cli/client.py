@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any
 
-from routeserver.cli_words import print_json
+from routeserver.cli.words import print_json
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DEGRADED = range(6)
 TIMEOUT = 10.0

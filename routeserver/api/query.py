@@ -16,7 +16,7 @@ import msgspec
 
 from routeserver.bgp.iana import FAMILY_NAMES, VPN_FAMILIES, Family
 from routeserver.bgp.nlri import RouteDistinguisher
-from routeserver.config_values import seconds
+from routeserver.config.values import seconds
 from routeserver.draining import OVER, OVER_MAX, other_host
 from routeserver.xmpp.jid import Jid
 

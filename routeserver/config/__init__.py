@@ -1,0 +1,1 @@
+"""The configuration file, read once at the start and at every reload."""

@@ -1,0 +1,1 @@
+"""Sockets, TLS, signals and the clock: everything that moves bytes between the world and the core."""

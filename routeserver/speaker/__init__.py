@@ -1,0 +1,1 @@
+"""The BGP speaker: neighbors, what they say, and how long it holds."""
