@@ -174,6 +174,8 @@ class World:
         forwarder = self.hosts.get(host)
         if forwarder is not None and name in forwarder.vms:
             vm = forwarder.vms[name]
+            if (lp, sequence) < (vm.local_pref, vm.sequence):
+                self.watch.lowered(host, vm.vpn, vm.prefix)
             forwarder.attach(name, replace(vm, sequence=sequence, local_pref=lp))
 
     def _on_detach(self, host: str, name: str) -> None:

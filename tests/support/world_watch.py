@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
@@ -160,11 +160,12 @@ class Watch:
             if links is not None and publisher is not None and told is not None:
                 given = route.giver, route.vpn, route.prefix
                 reflectors = tuple(name for name in way if name in cast.REFLECTORS)
-                bridged = *links, told
+                # A reflector forgets what the PE wants; it may be the only one, and BGP marks no end of what follows.
+                steady, bridged = ((told,), links) if neighbor in reflectors else ((), (*links, told))
                 if self._world.plan.at_session_loss is AtSessionLoss.KEEP:
-                    anchors.append(Anchor(given, reflectors, (), (publisher,), bridged))
+                    anchors.append(Anchor(given, reflectors, steady, (publisher,), bridged))
                 else:  # a loss lowers what it concerns
-                    anchors.append(Anchor(given, reflectors, (publisher,), (), bridged))
+                    anchors.append(Anchor(given, reflectors, (publisher, *steady), (), bridged))
         return anchors
 
     def _links(self, way: list[str]) -> tuple[Link, ...] | None:
@@ -205,6 +206,16 @@ class Watch:
         given = giver, node, prefix
         for anchors in (*self._anchors.values(), *self._told.values()):
             anchors[:] = [anchor for anchor in anchors if anchor.given != given]
+
+    def lowered(self, giver: str, node: str, prefix: str | None) -> None:
+        """Who dies of it at once leaves route servers that have what is better from each other, for a moment: nobody's
+        own word counts then."""
+        given = giver, node, prefix
+        for anchors in self._told.values():
+            anchors[:] = [
+                replace(anchor, steady=(*anchor.steady, *anchor.kept), kept=()) if anchor.given == given else anchor
+                for anchor in anchors
+            ]
 
     def targets_changed(self) -> None:
         self._anchors.clear()
