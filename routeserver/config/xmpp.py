@@ -8,7 +8,7 @@ A key that is missing has the default of `StreamLimits` or `AdmissionLimits`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from routeserver.xmpp.scram import ScramKeys, prepared_password
 from routeserver.xmpp.stream import UNAUTHENTICATED_BYTES, StreamLimits
 
 RELOADED = (
-    *("certificate", "private-key", "client-ca", "client-crl", "denied-certificates", "accounts"),
+    *("certificate", "private-key", "client-ca", "client-crl", "denied-certificates", "accounts", "identities"),
     *("max-stanza-bytes", "max-depth", "max-attributes", "max-tag-bytes", "max-unfinished-bytes", "max-stanza-rate"),
     *("max-unacknowledged-bytes", "max-unacknowledged-bytes-total"),
     *("login-timeout", "stanza-timeout", "ping-interval", "ping-misses", "slow-reader-timeout"),
@@ -58,6 +58,8 @@ class XmppConfig:
     limits: StreamLimits
     admission: AdmissionLimits
     accounts: tuple[AccountSettings, ...]
+    identities: Mapping[bytes, Jid]
+    """By the SHA-256 of a certificate without xmppAddr: whose it is."""
 
 
 class Account(Table):
@@ -66,6 +68,13 @@ class Account(Table):
     jid: str
     password_file: str | None = None
     scram_sha_256: str | None = None
+
+
+class Identity(Table):
+    """One of `identities`, as the file has it."""
+
+    fingerprint: str
+    jid: str
 
 
 class Xmpp(Table):
@@ -96,6 +105,7 @@ class Xmpp(Table):
     max_sessions_per_jid: int | None = None
     max_sessions_per_address: int | None = None
     accounts: list[Account] | None = None
+    identities: list[Identity] | None = None
 
 
 def read(raw: Xmpp, base: Path) -> XmppConfig:
@@ -113,7 +123,18 @@ def read(raw: Xmpp, base: Path) -> XmppConfig:
         tls = read_files(*files, domain, crl, frozenset(denied), needs_certificate=not accounts)
     except TlsFileError as error:
         raise ConfigKeyError(f"xmpp.{error.key}", error.reason) from None
-    return XmppConfig(domain, listen, direct, tls, _limits(raw), _admission(raw), accounts)
+    return XmppConfig(domain, listen, direct, tls, _limits(raw), _admission(raw), accounts, _identities(raw))
+
+
+def _identities(raw: Xmpp) -> Mapping[bytes, Jid]:
+    named = raw.identities or ()
+    fingerprints = [
+        at(f"xmpp.identities[{index}].fingerprint", values.fingerprint, one.fingerprint)
+        for index, one in enumerate(named)
+    ]
+    refuse_repetition(fingerprints, lambda index: f"xmpp.identities[{index}].fingerprint")
+    jids = [at(f"xmpp.identities[{index}].jid", values.bare_jid, one.jid) for index, one in enumerate(named)]
+    return dict(zip(fingerprints, map(Jid.parse, jids), strict=True))
 
 
 def _accounts(raw: Sequence[Account], domain: str, base: Path) -> tuple[AccountSettings, ...]:

@@ -23,7 +23,7 @@ import gc
 import logging
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -146,12 +146,20 @@ class XmppService:
 
     def _certified(self, connection: Connection[XmppSession], certificate: ClientCertificate | None) -> Sequence[Event]:
         session = connection.session
+        certificate = self._named(certificate)
         events = session.tls_established(certificate)
         reason = self._config.tls.revoked.reason(certificate)
         if reason is None:
             return events
         self._refusals.refused(session, Refusal(Attempt.LOGIN, "not-authorized", reason, "revoked"))
         return [*events, *session.close("not-authorized", reason)]
+
+    def _named(self, certificate: ClientCertificate | None) -> ClientCertificate | None:
+        """With the xmppAddr the configuration gives to one that has none."""
+        if certificate is None or certificate.id is None or certificate.xmpp_addresses:
+            return certificate
+        jid = self._config.identities.get(certificate.id.fingerprint)
+        return certificate if jid is None else replace(certificate, xmpp_addresses=(str(jid),))
 
     # --- What they say ----------------------------------------------------------------------------------------------
 
@@ -227,21 +235,25 @@ class XmppService:
 
     def follow(self, config: XmppConfig) -> None:
         """Use these certificates, accounts and limits from now on, and end the sessions, detached or not, of
-        certificates that are revoked and of accounts that are gone or have another password."""
+        certificates that are revoked or have another name, and of accounts that are gone or have another password."""
+        before = self._config.identities
         self._config = replace(config, domain=self._config.domain)
         self._accounts.replace(config.accounts)
         self._warn()
         for session, connection in list(self._connections.items()):
-            if (reason := self._why_to_end(session)) is not None:
+            if (reason := self._why_to_end(session, before)) is not None:
                 self.deliver(connection, session.close("not-authorized", reason))
                 self._hub.touch(connection)
         for session in self._resumptions.all_detached():
-            if (reason := self._why_to_end(session)) is not None:
+            if (reason := self._why_to_end(session, before)) is not None:
                 self._end_detached(session, "not-authorized", reason)
 
-    def _why_to_end(self, session: XmppSession) -> str | None:
+    def _why_to_end(self, session: XmppSession, before: Mapping[bytes, Jid]) -> str | None:
         if session.account is not None and not self._accounts.holds(session.account):
             return "the account is gone, or has another password now"
+        name = session.certificate and session.certificate.id
+        if name and before.get(name.fingerprint) != self._config.identities.get(name.fingerprint):
+            return "the certificate has another name now"
         return self._config.tls.revoked.reason(session.certificate)
 
     def _warn(self) -> None:

@@ -292,6 +292,10 @@ MISTAKES = [
         "xmpp.denied-certificates[1]: the same as xmpp.denied-certificates[0]",
     ),
     (
+        documented_but("[bgp]", '[[xmpp.identities]]\nfingerprint = "0f"\njid = "a.example"\n[bgp]'),
+        "xmpp.identities[0].fingerprint: '0f' is not the SHA-256 of a certificate in hex",
+    ),
+    (
         documented_but("[xmpp]", '[xmpp]\nclient-crl = "ca.pem"'),
         "xmpp.client-crl: {dir}/ca.pem is not a certificate revocation list in PEM",
     ),
