@@ -182,8 +182,10 @@ class Conversation:
         return error is not None and error != before
 
     def is_subscribed(self, vpn: str) -> bool:
-        """Events of this VPN are for us."""
-        return vpn in self.subscriptions
+        """Events of this VPN are for us: what comes before the result of the latest subscribe is left over from an
+        earlier subscription, which ended, and whose retracts would not come any more."""
+        subscription = self.subscriptions.get(vpn)
+        return subscription is not None and subscription.is_active
 
     def marker(self, vpn: str) -> bool:
         """An in-sync marker came; False when it belongs to no subscribe that was answered, so means nothing."""

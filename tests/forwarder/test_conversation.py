@@ -97,7 +97,9 @@ def test_a_marker_counts_only_after_the_result_of_the_latest_subscribe() -> None
     (again,) = [r for r in conversation.difference(ONE) if isinstance(r, Subscribe)]
     conversation.answered(first, None)
     assert not conversation.marker("blue"), "the answer was to the subscribe before"
+    assert not conversation.is_subscribed("blue"), "what comes is what that one brought, and nobody will retract it"
     conversation.answered(again, None)
+    assert conversation.is_subscribed("blue")
     assert conversation.marker("blue")
     assert conversation.is_in_sync("blue")
     assert not conversation.marker("red")
@@ -115,7 +117,7 @@ def test_a_refused_or_ended_subscription_is_not_in_sync_and_not_unsubscribed() -
     ended.marker("blue")
     ended.subscription_ended("blue")
     ended.subscription_ended("red")
-    assert ended.is_subscribed("blue")
+    assert not ended.is_subscribed("blue")
     assert not ended.is_in_sync("blue")
     assert ended.difference(ONE) == []
 
