@@ -65,8 +65,6 @@ class Program(Daemon):
 def _certificates(directory: Path) -> None:
     pki.init(directory, "rs.example.net")
     pki.issue(directory, "host1.example.net", [IPv4Address(HOST)])
-    for suffix in ("pem", "key"):
-        (directory / f"host1.example.net.{suffix}").rename(directory / f"host1.{suffix}")
 
 
 @pytest.fixture
