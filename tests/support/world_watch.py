@@ -194,10 +194,16 @@ class Watch:
         self._changed(host, node, prefix)
         gone = None if prefix is None else ip_network(prefix)
         self._anchors = {
-            place: anchors
+            place: [anchor for anchor in anchors if not self._waits(place, anchor)]
             for place, anchors in self._anchors.items()
             if place[0] != host or (place[1] != name and place[2] != gone)
         }
+
+    def _waits(self, place: Place, anchor: Anchor) -> bool:
+        """For the marker: a route of the PE comes and goes with the wish for it, which another subscriber may take away."""
+        host = self._world.hosts[place[0]]
+        vm = host.vms.get(place[1])
+        return anchor.given[0] == cast.PE and vm is not None and not host.is_in_sync(anchor.processes[-1], vm.vpn)
 
     def announced(self, prefix: str) -> None:
         self._changed(cast.PE, "", prefix)
