@@ -200,7 +200,7 @@ class Watch:
         }
 
     def _waits(self, place: Place, anchor: Anchor) -> bool:
-        """For the marker: a route of the PE comes and goes with the wish for it, which another subscriber may take away."""
+        """For the marker: a route of the PE comes and goes with the wish for it, which may be another subscriber's."""
         host = self._world.hosts[place[0]]
         vm = host.vms.get(place[1])
         return anchor.given[0] == cast.PE and vm is not None and not host.is_in_sync(anchor.processes[-1], vm.vpn)
