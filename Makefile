@@ -57,7 +57,7 @@ lint:
 	$(VENV)/mypy
 
 unit:
-	$(PYTEST) -q -m "not kernel and not interop" $(UNIT)
+	$(PYTEST) -q -n 2 -m "not kernel and not interop" $(UNIT)
 
 whole:
 	$(PYTEST) -m "not kernel"
