@@ -136,7 +136,7 @@ def _dataplane(config: Config) -> Dataplane:
         from forwarder.dataplane.fake import FakeDataplane
 
         return FakeDataplane()
-    from forwarder.dataplane.linux import LinuxDataplane
+    from forwarder.dataplane.linux.backend import LinuxDataplane
 
     return LinuxDataplane(config.addresses, config.peers)
 

@@ -45,7 +45,7 @@ PURE_AT_THE_RIM = (
     "forwarder.dataplane.admission",
     "forwarder.dataplane.contract",
     "forwarder.dataplane.fake",
-    "forwarder.dataplane.plan",
+    *(f"forwarder.dataplane.linux.{name}" for name in ("facts", "names", "plan", "underlay_facts", "vif_facts")),
     "forwarder.state.Record",
     "forwarder.state.State",
 )

@@ -31,6 +31,8 @@ class Vif:
     mac: str | None = None
     rate: int | None = None
     mode: Mode = Mode.POINT_TO_POINT
+    prefixes: tuple[IPNetwork, ...] = ()
+    """Routed behind the interface, to the VM's address of the same family: the VM is a router."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
-from forwarder.dataplane.guards import elements_script, parse_elements, rules_of, tables_script
-from forwarder.dataplane.plan import Guarded, Source
+from forwarder.dataplane.linux.facts import Guarded, Source
+from forwarder.dataplane.linux.guards import elements_script, parse_elements, rules_of, tables_script
 
 FOUR, SIX, MAC = ip_address("10.0.0.1"), ip_address("fd00::1"), "02:00:00:00:00:01"
 

@@ -8,8 +8,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane import netlink as nl
-from forwarder.dataplane import rtnetlink as rt
+from forwarder.dataplane.netlink import codec as nl
+from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="netlink is in the machine's byte order")
 
@@ -79,28 +79,32 @@ def test_a_dump_that_breaks_off_says_so() -> None:
 
 # ---------------------------------------------------------------- routes
 
-GRE_HOP = rt.NextHopEntry(5, ip_address("192.0.2.2"), 20)
+GRE_HOP = rtroutes.NextHopEntry(5, ip_address("192.0.2.2"), 20)
 ROUTES = [
     (
         "one labelled hop",
-        rt.KernelRoute(1001, ip_network("10.0.0.2/32"), 1024, rt.LEARNED, hops=(GRE_HOP,)),
+        rtroutes.KernelRoute(1001, ip_network("10.0.0.2/32"), 1024, numbers.LEARNED, hops=(GRE_HOP,)),
         "02 20 00 00 00 c9 00 01 04000000 | 0800 0f00 e9030000 | 0800 0600 00040000 | 0800 0100 0a000002 |"
         "0800 0400 05000000 | 0800 0500 c0000202 | 0600 1500 0100 0000 | 0c00 1680 0800 0100 00014100",
     ),
     (
         "a default out of a device",
-        rt.KernelRoute(1001, ip_network("0.0.0.0/0"), 7, rt.OWN, hops=(rt.NextHopEntry(9),)),
+        rtroutes.KernelRoute(1001, ip_network("0.0.0.0/0"), 7, numbers.OWN, hops=(rtroutes.NextHopEntry(9),)),
         "02 00 00 00 00 ca 00 01 00000000 | 0800 0f00 e9030000 | 0800 0600 07000000 | 0800 0400 09000000",
     ),
     (
         "unreachable IPv6",
-        rt.KernelRoute(70000, ip_network("::/0"), 9, rt.OWN, rt.RTN_UNREACHABLE),
+        rtroutes.KernelRoute(70000, ip_network("::/0"), 9, numbers.OWN, rtroutes.RTN_UNREACHABLE),
         "0a 00 00 00 00 ca 00 07 00000000 | 0800 0f00 70110100 | 0800 0600 09000000",
     ),
     (
         "two hops, one without a label",
-        rt.KernelRoute(
-            300, ip_network("10.1.0.0/16"), 1024, rt.LEARNED, hops=(GRE_HOP, rt.NextHopEntry(6, ip_address("10.0.0.3")))
+        rtroutes.KernelRoute(
+            300,
+            ip_network("10.1.0.0/16"),
+            1024,
+            numbers.LEARNED,
+            hops=(GRE_HOP, rtroutes.NextHopEntry(6, ip_address("10.0.0.3"))),
         ),
         "02 10 00 00 00 c9 00 01 00000000 | 0800 0f00 2c010000 | 0800 0600 00040000 | 0800 0100 0a010000 |"
         "3800 0900 | 2400 04 00 05000000 0800 0500 c0000202 0600 1500 0100 0000 0c00 1680 0800 0100 00014100 |"
@@ -110,33 +114,33 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("name", "route", "expected"), ROUTES, ids=[name for name, _, _ in ROUTES])
-def test_routes_both_ways(name: str, route: rt.KernelRoute, expected: str) -> None:
-    message = rt.put_route(route)
+def test_routes_both_ways(name: str, route: rtroutes.KernelRoute, expected: str) -> None:
+    message = rtroutes.put_route(route)
     assert message.body.hex(" ") == bare(expected).hex(" ")
     assert (message.kind, message.flags) == (24, nl.NLM_F_CREATE | nl.NLM_F_REPLACE)
-    assert rt.parse_route(message.body) == route
+    assert rtroutes.parse_route(message.body) == route
 
 
 def test_a_label_entry_is_the_bottom_of_its_stack() -> None:
     """RFC 3032 section 2.1: label, traffic class 0, S, and a TTL that the kernel fills in."""
-    assert rt.label_entry(0xABCDE) == bare("abcde1 00")
+    assert rtroutes.label_entry(0xABCDE) == bare("abcde1 00")
 
 
 def test_a_route_is_deleted_whatever_its_scope_and_hops() -> None:
-    message = rt.delete_route(rt.KernelRoute(1001, ip_network("10.0.0.2/32"), 1024, rt.LEARNED))
+    message = rtroutes.delete_route(rtroutes.KernelRoute(1001, ip_network("10.0.0.2/32"), 1024, numbers.LEARNED))
     assert message.body[:12] == bare("02 20 00 00 00 c9 ff 01 00000000")
 
 
 def test_a_label_route_both_ways() -> None:
     for via in ("10.0.0.1", "fd00::1"):
-        message = rt.put_label(16, 4, ip_address(via))
+        message = rtroutes.put_label(16, 4, ip_address(via))
         assert message.body[:20] == bare("1c 14 00 00 fe ca 00 01 00000000 | 0800 0100 00010100")
-        assert rt.parse_label(message.body) == (16, 4, ip_address(via))
+        assert rtroutes.parse_label(message.body) == (16, 4, ip_address(via))
 
 
-@pytest.mark.parametrize("family", [rt.AF_MPLS, 7])
+@pytest.mark.parametrize("family", [numbers.AF_MPLS, 7])
 def test_other_families_are_no_ip_routes(family: int) -> None:
-    assert rt.parse_route(bytes([family]) + bytes(11)) is None
+    assert rtroutes.parse_route(bytes([family]) + bytes(11)) is None
 
 
 # ---------------------------------------------------------------- the rest
@@ -146,15 +150,18 @@ def test_a_link_is_read() -> None:
     head = struct.pack("=BxHiII", 0, 1, 12, 0x1043, 0)
     data = nl.nested(18, nl.text(1, "vrf"), nl.nested(2, nl.u32(1, 1001)))
     body = head + nl.text(3, "esv-1001") + nl.attribute(1, bytes(range(6))) + nl.u32(4, 1500) + nl.u32(10, 3)
-    link = rt.parse_link(body + nl.text(20, "vm-a") + data)
-    assert link == rt.Link(12, "esv-1001", True, "00:01:02:03:04:05", 1500, 3, "vm-a", "vrf", {1: b"\xe9\x03\0\0"})
+    link = rtlinks.parse_link(body + nl.text(20, "vm-a") + data)
+    assert link == rtlinks.Link(12, "esv-1001", True, "00:01:02:03:04:05", 1500, 3, "vm-a", "vrf", {1: b"\xe9\x03\0\0"})
 
 
 def test_neighbours_addresses_and_rules_both_ways() -> None:
     for address in (ip_address("10.0.0.1"), ip_address("fd00::1")):
-        put = rt.put_neighbour(4, address, b"\x02\0\0\0\0\x01")
-        assert rt.parse_neighbour(put.body) == (4, address, b"\x02\0\0\0\0\x01", rt.NUD_PERMANENT)
-        assert rt.parse_address(rt.put_address(4, address, 32).body) == (4, address, 32)
-        assert rt.parse_rule(rt.local_table_rule(rt.family_of(address), 32765).body) == (32765, rt.RT_TABLE_LOCAL)
+        put = rtlinks.put_neighbour(4, address, b"\x02\0\0\0\0\x01")
+        assert rtlinks.parse_neighbour(put.body) == (4, address, b"\x02\0\0\0\0\x01", rtlinks.NUD_PERMANENT)
+        assert rtlinks.parse_address(rtlinks.put_address(4, address, 32).body) == (4, address, 32)
+        assert rtlinks.parse_rule(rtlinks.local_table_rule(numbers.family_of(address), 32765).body) == (
+            32765,
+            rtlinks.RT_TABLE_LOCAL,
+        )
     bridge_entry = struct.pack("=BxxxiHBB", 7, 4, 0x80, 0, 0) + nl.attribute(2, bytes(6))
-    assert rt.parse_neighbour(bridge_entry) == (4, None, bytes(6), 0x80)
+    assert rtlinks.parse_neighbour(bridge_entry) == (4, None, bytes(6), 0x80)

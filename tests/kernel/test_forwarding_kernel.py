@@ -22,7 +22,7 @@ import pytest
 
 from forwarder.attachments import Mode
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, RouteKey, Vif
-from forwarder.dataplane.linux import LinuxDataplane
+from forwarder.dataplane.linux.backend import LinuxDataplane
 from schema.values import Encapsulation
 from tests.support.namespaces import Namespace
 from tests.support.vpn_lab import Fits, Hypervisor, Lab, Machine, echo_request, ipv4, ipv4_packet

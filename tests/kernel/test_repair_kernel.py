@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from forwarder.dataplane.contract import DataplaneError, LocalHop
-from forwarder.dataplane.linux import LinuxDataplane
+from forwarder.dataplane.linux.backend import LinuxDataplane
 from tests.support.dataplane_contract import A, B, C, route, via
 from tests.support.vpn_lab import Hypervisor, Lab
 

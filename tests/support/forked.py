@@ -27,7 +27,7 @@ _IMPORTED_WHEN_RUN = (
     "routeserver.io.server",
     "forwarder.agent",
     "forwarder.api",
-    "forwarder.dataplane.linux",
+    "forwarder.dataplane.linux.backend",
 )
 """What the programs import only when they run: here once for all."""
 

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 from typing import Any, TypeAlias
 
 from forwarder.dataplane.contract import Vif
-from forwarder.dataplane.linux import LinuxDataplane
+from forwarder.dataplane.linux.backend import LinuxDataplane
 from schema.values import IPNetwork
 from tests.support.namespaces import Namespace
 

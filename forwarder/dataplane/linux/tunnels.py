@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from forwarder.dataplane import rtnetlink as rt
 from forwarder.dataplane.contract import Hop, RemoteHop
-from forwarder.dataplane.kernel import Kernel
-from forwarder.dataplane.plan import Drop, Fact, Put, describe, gre_name, link_local_of, remote_facts, sender_name
-from forwarder.dataplane.reading import DeviceIndexes
+from forwarder.dataplane.linux.facts import Fact, describe
+from forwarder.dataplane.linux.kernel import Kernel
+from forwarder.dataplane.linux.links import DeviceIndexes
+from forwarder.dataplane.linux.names import gre_name, link_local_of, sender_name
+from forwarder.dataplane.linux.plan import Drop, Put
+from forwarder.dataplane.linux.underlay_facts import remote_facts
+from forwarder.dataplane.netlink import rtroutes
 from schema.values import Encapsulation, IPAddress
 
 
@@ -48,19 +51,19 @@ class Tunnels:
         self._idle: set[Tunnel] = set()
         """Those that had no user at some moment since the last release."""
 
-    def next_hop(self, hop: RemoteHop, version: int) -> rt.NextHopEntry:
+    def next_hop(self, hop: RemoteHop, version: int) -> rtroutes.NextHopEntry:
         """The hop of an IPv4 or IPv6 route. Makes the tunnel; raises TunnelError or NoDeviceError."""
         tunnel = self._to(hop)
         self._make(tunnel)
         gateway = tunnel.remote if version == 4 else link_local_of(tunnel.remote)
-        return rt.NextHopEntry(self._index[tunnel.device], gateway, hop.label)
+        return rtroutes.NextHopEntry(self._index[tunnel.device], gateway, hop.label)
 
     def way_in(self, hop: RemoteHop, version: int) -> bytes:
         """The same as bytes, up to the label."""
         tunnel = self._to(hop)
         found = tunnel.routes_in.get(version)
         if found is None:
-            found = rt.hop_before_label(self.next_hop(hop, version))
+            found = rtroutes.hop_before_label(self.next_hop(hop, version))
             tunnel.routes_in[version] = found
         return found
 

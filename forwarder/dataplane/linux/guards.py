@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
 from typing import Any
 
-from forwarder.dataplane.plan import Fact, Guarded, Source
+from forwarder.dataplane.linux.facts import Fact, Guarded, Source
 from schema.values import IPNetwork
 
 _VPN = """\

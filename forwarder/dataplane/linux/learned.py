@@ -13,13 +13,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
-from forwarder.dataplane import rtnetlink as rt
 from forwarder.dataplane.admission import same_hops
 from forwarder.dataplane.contract import LocalHop, Refusal, Route, RouteKey, Vif
-from forwarder.dataplane.netlink_socket import Netlink
-from forwarder.dataplane.reading import DeviceIndexes, NoDeviceError, all_links
-from forwarder.dataplane.routes import RouteId, RouteWriter, bare_route, difference, read_routes
-from forwarder.dataplane.tunnels import TunnelError, Tunnels
+from forwarder.dataplane.linux.links import DeviceIndexes, NoDeviceError, all_links
+from forwarder.dataplane.linux.routes import RouteId, RouteWriter, bare_route, difference, read_routes
+from forwarder.dataplane.linux.tunnels import TunnelError, Tunnels
+from forwarder.dataplane.netlink import numbers, rtroutes
+from forwarder.dataplane.netlink.socket import Netlink
 from schema.values import IPNetwork
 
 Key: TypeAlias = tuple[str, int]
@@ -74,7 +74,7 @@ class LearnedRoutes:
                 sent.append((key, route))
             except (TunnelError, NoDeviceError) as error:
                 refusals.append(Refusal(RouteKey(vif_id, route.prefix), str(error)))
-        failed = self._netlink.batch(rt.RTM_NEWROUTE, rt.PUT, bodies)
+        failed = self._netlink.batch(rtroutes.RTM_NEWROUTE, numbers.PUT, bodies)
         for position, (key, route) in enumerate(sent):
             if position in failed:
                 refusals.append(Refusal(RouteKey(route.vif_id, route.prefix), str(failed[position])))
@@ -85,8 +85,8 @@ class LearnedRoutes:
     def drop(self, keys: Mapping[Key, RouteKey], vifs: Mapping[str, Vif]) -> list[Refusal]:
         """Nothing there is no error."""
         held = [key for key in keys if key[0] in self._held and key[1] in self._held[key[0]]]
-        bodies = [rt.delete_route(bare_route(vifs[key[0]].table, keys[key].prefix)).body for key in held]
-        failed = self._netlink.batch(rt.RTM_DELROUTE, 0, bodies)
+        bodies = [rtroutes.delete_route(bare_route(vifs[key[0]].table, keys[key].prefix)).body for key in held]
+        failed = self._netlink.batch(rtroutes.RTM_DELROUTE, 0, bodies)
         refusals = []
         for position, key in enumerate(held):
             if position in failed and not failed[position].is_gone:
@@ -102,7 +102,7 @@ class LearnedRoutes:
     def reconcile(self, routes: Iterable[Route], vifs: Mapping[str, Vif]) -> list[str]:
         """Make the kernel's routes these, and say what was put right. One that cannot be is no longer held."""
         told = []
-        desired: dict[RouteId, rt.KernelRoute] = {}
+        desired: dict[RouteId, rtroutes.KernelRoute] = {}
         source: dict[RouteId, Route] = {}
         for route in routes:
             try:
@@ -115,7 +115,9 @@ class LearnedRoutes:
             source[wanted.table, wanted.prefix] = route
         actual = {(found.table, found.prefix): found for found in self._in_kernel()}
         puts, drops = difference(desired, actual)
-        failed = self._netlink.batch(rt.RTM_NEWROUTE, rt.PUT, [rt.put_route(wanted).body for wanted in puts])
+        failed = self._netlink.batch(
+            rtroutes.RTM_NEWROUTE, numbers.PUT, [rtroutes.put_route(wanted).body for wanted in puts]
+        )
         for position, wanted in enumerate(puts):
             route = source[wanted.table, wanted.prefix]
             state = "was not as wanted" if (wanted.table, wanted.prefix) in actual else "was missing"
@@ -123,17 +125,19 @@ class LearnedRoutes:
                 state += f", and cannot be repaired: {failed[position]}"
                 self._went(route.vif_id, prefix_key(route.prefix))
             told.append(f"route {route.prefix} of {route.vif_id}: {state}")
-        failed = self._netlink.batch(rt.RTM_DELROUTE, 0, [rt.delete_route(unwanted).body for unwanted in drops])
+        failed = self._netlink.batch(
+            rtroutes.RTM_DELROUTE, 0, [rtroutes.delete_route(unwanted).body for unwanted in drops]
+        )
         for position, unwanted in enumerate(drops):
             state = f", and cannot be removed: {failed[position]}" if position in failed else ""
             told.append(f"route {unwanted.prefix} in VRF {unwanted.table}: was not wanted{state}")
         return told
 
-    def _in_kernel(self) -> Iterator[rt.KernelRoute]:
-        for family in (rt.AF_INET, rt.AF_INET6):
-            for body in self._netlink.dump(rt.RTM_GETROUTE, rt.routes_of(family, protocol=rt.LEARNED)):
-                route = rt.parse_route(body)
-                if route is not None and route.protocol == rt.LEARNED:
+    def _in_kernel(self) -> Iterator[rtroutes.KernelRoute]:
+        for family in (numbers.AF_INET, numbers.AF_INET6):
+            for body in self._netlink.dump(rtroutes.RTM_GETROUTE, rtroutes.routes_of(family, protocol=numbers.LEARNED)):
+                route = rtroutes.parse_route(body)
+                if route is not None and route.protocol == numbers.LEARNED:
                     yield route
 
     def _came(self, key: int, route: Route) -> None:

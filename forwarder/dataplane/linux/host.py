@@ -16,10 +16,10 @@ from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Final
 
-from forwarder.dataplane import rtnetlink as rt
-from forwarder.dataplane.netlink import Message, NetlinkError, as_int, attribute, attributes, text, u8
-from forwarder.dataplane.netlink_socket import NETLINK_GENERIC, Netlink
-from forwarder.dataplane.plan import FouPort
+from forwarder.dataplane.linux.facts import FouPort
+from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
+from forwarder.dataplane.netlink.codec import Message, NetlinkError, as_int, attribute, attributes, text, u8
+from forwarder.dataplane.netlink.socket import NETLINK_GENERIC, Netlink
 
 _SYSCTLS: Final = Path("/proc/sys")
 _MODULES: Final = ("vrf", "mpls_router", "mpls_iptunnel", "ip_gre", "ipip", "fou", "dummy")
@@ -63,18 +63,20 @@ def _lacking(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
         yield "IPv6", "ipv6", "IPV6"
     if not (_SYSCTLS / "net/mpls/platform_labels").exists():
         yield "MPLS forwarding", "mpls_router", "MPLS_ROUTING"
-    hop = rt.NextHopEntry(_LOOPBACK_INDEX, label=16)
-    route = rt.KernelRoute(_PROBE_TABLE, ip_network("203.0.113.0/32"), 0, rt.OWN, hops=(hop,))
-    if not _accepted(netlink, rt.put_route(route), rt.delete_route(route)):
+    hop = rtroutes.NextHopEntry(_LOOPBACK_INDEX, label=16)
+    route = rtroutes.KernelRoute(_PROBE_TABLE, ip_network("203.0.113.0/32"), 0, numbers.OWN, hops=(hop,))
+    if not _accepted(netlink, rtroutes.put_route(route), rtroutes.delete_route(route)):
         yield "MPLS encapsulation of routes", "mpls_iptunnel", "MPLS_IPTUNNEL"
     devices: tuple[tuple[str, str, str, str, list[bytes]], ...] = (
-        ("VRF devices", "vrf", "NET_VRF", "vrf", rt.vrf_data(_PROBE_TABLE)),
-        ("GRE devices", "ip_gre", "NET_IPGRE", "gre", rt.gre_data(_LOOPBACK, 64)),
-        ("IP-in-IP devices", "ipip", "NET_IPIP", "ipip", rt.mpls_in_ip_data(_LOOPBACK, 64)),
+        ("VRF devices", "vrf", "NET_VRF", "vrf", rtlinks.vrf_data(_PROBE_TABLE)),
+        ("GRE devices", "ip_gre", "NET_IPGRE", "gre", rtlinks.gre_data(_LOOPBACK, 64)),
+        ("IP-in-IP devices", "ipip", "NET_IPIP", "ipip", rtlinks.mpls_in_ip_data(_LOOPBACK, 64)),
         ("dummy devices", "dummy", "DUMMY", "dummy", []),
     )
     for feature, module, option, kind, data in devices:
-        if not _accepted(netlink, rt.new_link(_PROBE_DEVICE, kind, *data), rt.delete_link_named(_PROBE_DEVICE)):
+        if not _accepted(
+            netlink, rtlinks.new_link(_PROBE_DEVICE, kind, *data), rtlinks.delete_link_named(_PROBE_DEVICE)
+        ):
             yield feature, module, option
     try:
         Fou().close()
@@ -117,13 +119,13 @@ class Fou:
         found = []
         for body in self._netlink.dump(self._family, _GENERIC.pack(_FOU_CMD_GET, 1)):
             told = attributes(body, _GENERIC.size)
-            if as_int(told[_FOU_ATTR_AF]) == rt.AF_INET and as_int(told[_FOU_ATTR_TYPE]) == _FOU_DIRECT:
+            if as_int(told[_FOU_ATTR_AF]) == numbers.AF_INET and as_int(told[_FOU_ATTR_TYPE]) == _FOU_DIRECT:
                 port = int.from_bytes(told[_FOU_ATTR_PORT], "big")
                 found.append(FouPort(port, as_int(told[_FOU_ATTR_IPPROTO])))
         return found
 
     def put(self, wanted: FouPort) -> None:
         body = _GENERIC.pack(_FOU_CMD_ADD, 1)
-        body += attribute(_FOU_ATTR_PORT, wanted.port.to_bytes(2, "big")) + u8(_FOU_ATTR_AF, rt.AF_INET)
+        body += attribute(_FOU_ATTR_PORT, wanted.port.to_bytes(2, "big")) + u8(_FOU_ATTR_AF, numbers.AF_INET)
         body += u8(_FOU_ATTR_IPPROTO, wanted.protocol) + u8(_FOU_ATTR_TYPE, _FOU_DIRECT)
         self._netlink.ask(Message(self._family, 0, body))

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from forwarder.dataplane.netlink import (
+from forwarder.dataplane.netlink.codec import (
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,

@@ -10,9 +10,9 @@ import struct
 import subprocess
 from typing import Final
 
-from forwarder.dataplane.netlink import as_int, as_text, attributes
-from forwarder.dataplane.netlink_socket import Netlink
-from forwarder.dataplane.plan import Rate
+from forwarder.dataplane.linux.facts import Rate
+from forwarder.dataplane.netlink.codec import as_int, as_text, attributes
+from forwarder.dataplane.netlink.socket import Netlink
 
 _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
 _TCM = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info

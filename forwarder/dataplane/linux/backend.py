@@ -24,36 +24,20 @@ from typing import Final
 
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif
 from forwarder.dataplane.contract import DataplaneError, Refusal, Route, RouteChange, RouteKey, Vif
-from forwarder.dataplane.guards import Guards
-from forwarder.dataplane.host import Fou, missing_features
-from forwarder.dataplane.kernel import STEP_ERRORS, Kernel, Op, StepError
-from forwarder.dataplane.learned import Key, LearnedRoutes, prefix_key
-from forwarder.dataplane.netlink_socket import Netlink
-from forwarder.dataplane.plan import (
-    Fact,
-    Guarded,
-    Port,
-    Source,
-    VrfDevice,
-    describe,
-    host_facts,
-    host_part,
-    plan,
-    vif_facts,
-    vifs_of,
-    vrf_name,
-)
-from forwarder.dataplane.reading import (
-    DeviceIndexes,
-    all_links,
-    link_named,
-    links_of,
-    read_host,
-    read_vifs,
-    reason_against_interface,
-    underlay_of,
-)
-from forwarder.dataplane.tunnels import Tunnels
+from forwarder.dataplane.linux.facts import Fact, Guarded, Port, Source, VrfDevice, describe
+from forwarder.dataplane.linux.guards import Guards
+from forwarder.dataplane.linux.host import Fou, missing_features
+from forwarder.dataplane.linux.kernel import STEP_ERRORS, Kernel, Op, StepError
+from forwarder.dataplane.linux.learned import Key, LearnedRoutes, prefix_key
+from forwarder.dataplane.linux.links import DeviceIndexes, all_links, link_named, links_of, reason_against_interface
+from forwarder.dataplane.linux.names import vrf_name
+from forwarder.dataplane.linux.plan import plan
+from forwarder.dataplane.linux.read_host import read_host, underlay_of
+from forwarder.dataplane.linux.read_vifs import read_vifs
+from forwarder.dataplane.linux.tunnels import Tunnels
+from forwarder.dataplane.linux.underlay_facts import host_facts
+from forwarder.dataplane.linux.vif_facts import host_part, vif_facts, vifs_of
+from forwarder.dataplane.netlink.socket import Netlink
 from schema.values import IPAddress, IPNetwork
 
 _PASSES: Final = 3

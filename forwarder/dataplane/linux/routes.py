@@ -18,12 +18,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from forwarder.dataplane import rtnetlink as rt
 from forwarder.dataplane.admission import gateway_at
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, Vif
-from forwarder.dataplane.plan import sender_remote
-from forwarder.dataplane.reading import DeviceIndexes
-from forwarder.dataplane.tunnels import Tunnels
+from forwarder.dataplane.linux.links import DeviceIndexes
+from forwarder.dataplane.linux.names import sender_remote
+from forwarder.dataplane.linux.tunnels import Tunnels
+from forwarder.dataplane.netlink import numbers, rtroutes
 from schema.values import Encapsulation, IPNetwork
 
 LEARNED_METRIC: Final = 1024
@@ -47,68 +47,68 @@ class RouteWriter:
         prefix = route.prefix
         length = prefix.prefixlen
         if len(route.hops) > 1 or not isinstance(hop, RemoteHop) or not length:
-            return rt.put_route(self.route(route, vifs)).body
+            return rtroutes.put_route(self.route(route, vifs)).body
         version = prefix.version
         table = vifs[route.vif_id].table
         head = self._heads.get((table, version, length))
         if head is None:
-            head = rt.put_head(self.route(route, vifs))
+            head = rtroutes.put_head(self.route(route, vifs))
             self._heads[table, version, length] = head
         return (
             head
             + prefix.network_address.packed
             + self.tunnels.way_in(hop, version)
-            + (hop.label << 12 | rt.BOTTOM_OF_STACK).to_bytes(4, "big")
+            + (hop.label << 12 | rtroutes.BOTTOM_OF_STACK).to_bytes(4, "big")
         )
 
-    def route(self, route: Route, vifs: Mapping[str, Vif]) -> rt.KernelRoute:
+    def route(self, route: Route, vifs: Mapping[str, Vif]) -> rtroutes.KernelRoute:
         version = route.prefix.version
         hops = tuple(dict.fromkeys(self._hop(hop, version, vifs) for hop in route.hops))
-        return rt.KernelRoute(vifs[route.vif_id].table, route.prefix, LEARNED_METRIC, rt.LEARNED, hops=hops)
+        return rtroutes.KernelRoute(vifs[route.vif_id].table, route.prefix, LEARNED_METRIC, numbers.LEARNED, hops=hops)
 
-    def _hop(self, hop: Hop, version: int, vifs: Mapping[str, Vif]) -> rt.NextHopEntry:
+    def _hop(self, hop: Hop, version: int, vifs: Mapping[str, Vif]) -> rtroutes.NextHopEntry:
         if isinstance(hop, RemoteHop):
             return self.tunnels.next_hop(hop, version)
         vif = vifs[hop.vif_id]
-        return rt.NextHopEntry(self.index[vif.interface], gateway_at(vif, version))
+        return rtroutes.NextHopEntry(self.index[vif.interface], gateway_at(vif, version))
 
 
-def bare_route(table: int, prefix: IPNetwork) -> rt.KernelRoute:
+def bare_route(table: int, prefix: IPNetwork) -> rtroutes.KernelRoute:
     """Enough of a learned route to delete it."""
-    return rt.KernelRoute(table, prefix, LEARNED_METRIC, rt.LEARNED)
+    return rtroutes.KernelRoute(table, prefix, LEARNED_METRIC, numbers.LEARNED)
 
 
-def read_routes(found: Iterable[rt.KernelRoute], vifs: Iterable[Vif], names: Mapping[int, str]) -> list[Route]:
+def read_routes(found: Iterable[rtroutes.KernelRoute], vifs: Iterable[Vif], names: Mapping[int, str]) -> list[Route]:
     """Learned routes in the VRFs of `vifs`. Hops that lead where no tunnel or vif of ours is are left out."""
     owner = {vif.table: vif.id for vif in vifs}
     at = {vif.interface: vif.id for vif in vifs}
     routes = []
     for route in found:
-        if route.table in owner and route.protocol == rt.LEARNED:
+        if route.table in owner and route.protocol == numbers.LEARNED:
             hops = (_read_hop(hop, names.get(hop.index, ""), at) for hop in route.hops)
             routes.append(Route(owner[route.table], route.prefix, tuple(hop for hop in hops if hop is not None)))
     return routes
 
 
-def _read_hop(hop: rt.NextHopEntry, device: str, at: Mapping[str, str]) -> Hop | None:
+def _read_hop(hop: rtroutes.NextHopEntry, device: str, at: Mapping[str, str]) -> Hop | None:
     if hop.label is None:
         return LocalHop(at[device]) if device in at else None
     remote = sender_remote(device)
     if remote is not None:
         return RemoteHop(remote, hop.label, Encapsulation.UDP)
     if device.startswith("esg-") and hop.via is not None:
-        return RemoteHop(rt.embedded_ipv4(hop.via), hop.label, Encapsulation.GRE)
+        return RemoteHop(rtroutes.embedded_ipv4(hop.via), hop.label, Encapsulation.GRE)
     return None
 
 
 def difference(
-    desired: Mapping[RouteId, rt.KernelRoute], actual: Mapping[RouteId, rt.KernelRoute]
-) -> tuple[list[rt.KernelRoute], list[rt.KernelRoute]]:
+    desired: Mapping[RouteId, rtroutes.KernelRoute], actual: Mapping[RouteId, rtroutes.KernelRoute]
+) -> tuple[list[rtroutes.KernelRoute], list[rtroutes.KernelRoute]]:
     """(to put, to drop). The order of hops has no meaning."""
     put = [route for key, route in desired.items() if not _same(route, actual.get(key))]
     drop = [route for key, route in actual.items() if key not in desired]
     return put, drop
 
 
-def _same(one: rt.KernelRoute, other: rt.KernelRoute | None) -> bool:
+def _same(one: rtroutes.KernelRoute, other: rtroutes.KernelRoute | None) -> bool:
     return other is not None and one.kind == other.kind and set(one.hops) == set(other.hops)

@@ -1,0 +1,1 @@
+"""The data plane of a stock Linux kernel; see docs/architecture.md."""

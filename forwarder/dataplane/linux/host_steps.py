@@ -1,0 +1,83 @@
+"""Steps for what exists once on the host: sysctls, rules, tunnel devices, the UDP port."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from forwarder.dataplane.linux.facts import (
+    Fact,
+    Form,
+    FouPort,
+    LocalTableLast,
+    SinkDevice,
+    Sysctl,
+    TunnelDevice,
+)
+from forwarder.dataplane.linux.host import write_sysctl
+from forwarder.dataplane.linux.links import link_named
+from forwarder.dataplane.linux.names import (
+    MPLS_IN_UDP_PORT,
+    SINK,
+)
+from forwarder.dataplane.linux.steps import Hands, Step
+from forwarder.dataplane.netlink import numbers, rtlinks
+from forwarder.dataplane.netlink.codec import NetlinkError, u32
+
+_TUNNEL_TTL = 64
+_LOCAL_RULE_PRIORITY = 32765  # after the VRFs' rule, before the main table's (32766)
+
+
+def _put_sysctl(hands: Hands, fact: Sysctl) -> None:
+    write_sysctl(fact.path, fact.value)
+
+
+def _put_local_table_last(hands: Hands, fact: LocalTableLast) -> None:
+    """The new rule first, so that the host is never without its own addresses."""
+    family = numbers.AF_INET if fact.version == 4 else numbers.AF_INET6
+    try:
+        hands.netlink.ask(rtlinks.local_table_rule(family, _LOCAL_RULE_PRIORITY))
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:  # an earlier run made it, and somebody put the first one back
+            raise
+    hands.netlink.ask(rtlinks.local_table_rule(family, 0, delete=True))
+
+
+def _put_fou(hands: Hands, fact: FouPort) -> None:
+    hands.fou.put(fact)
+
+
+def _put_tunnel(hands: Hands, fact: TunnelDevice) -> None:
+    """Addresses of a tunnel are fixed when it is made, so one with others is made again."""
+    if link_named(hands.netlink, fact.name) is not None:
+        hands.netlink.ask(rtlinks.delete_link_named(fact.name))
+    if fact.form is Form.GRE:
+        kind, data = "gre", rtlinks.gre_data(fact.local, _TUNNEL_TTL)
+    else:
+        kind, data = "ipip", rtlinks.mpls_in_ip_data(fact.local, _TUNNEL_TTL, fact.remote, MPLS_IN_UDP_PORT)
+    hands.netlink.ask(rtlinks.new_link(fact.name, kind, *data))
+    write_sysctl(f"net/mpls/conf/{fact.name}/input", "1")
+    hands.netlink.ask(rtlinks.set_link(hands.index(fact.name), u32(rtlinks.IFLA_MTU, fact.mtu), up=True))
+
+
+def _put_sink(hands: Hands, fact: SinkDevice) -> None:
+    if link_named(hands.netlink, SINK) is None:
+        hands.netlink.ask(rtlinks.new_link(SINK, "dummy"))
+    hands.netlink.ask(rtlinks.set_link(hands.index(SINK), up=True))
+
+
+def _drop_tunnel(hands: Hands, fact: TunnelDevice) -> None:
+    hands.netlink.ask(rtlinks.delete_link_named(fact.name))
+
+
+PUT: Final[dict[type[Fact], Step]] = {
+    Sysctl: _put_sysctl,
+    LocalTableLast: _put_local_table_last,
+    TunnelDevice: _put_tunnel,
+    SinkDevice: _put_sink,
+    FouPort: _put_fou,
+}
+# What belongs to the host as a whole stays: forwarding outlives the forwarder.
+DROP: Final[dict[type[Fact], Step]] = {
+    TunnelDevice: _drop_tunnel,
+}

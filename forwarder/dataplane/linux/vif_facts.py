@@ -1,0 +1,100 @@
+"""What follows from one virtual interface, and back: which interfaces the facts read from a kernel amount to.  Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+from forwarder.attachments import Mode
+from forwarder.dataplane.contract import Vif
+from forwarder.dataplane.linux.facts import (
+    Fact,
+    Guarded,
+    LabelRoute,
+    LastResort,
+    Neighbour,
+    OwnRoute,
+    Port,
+    PortAddress,
+    ProxyArp,
+    Rate,
+    Source,
+    Unreachable,
+    VrfDevice,
+)
+from forwarder.dataplane.linux.names import (
+    FIRST_HOP,
+)
+from schema.values import IPAddress
+
+
+def vif_facts(vif: Vif) -> list[Fact]:
+    """All that one virtual interface needs but its learned routes."""
+    facts: list[Fact] = [VrfDevice(vif.table, vif.id), Guarded(vif.interface), Port(vif.interface, vif.table)]
+    facts += [Unreachable(vif.table, version) for version in (4, 6)]
+    for version in sorted({address.version for address in vif.addresses}):
+        facts.append(PortAddress(vif.interface, FIRST_HOP[version]))
+    for address in vif.addresses:
+        facts.append(Source(vif.interface, address, vif.mac))
+        facts.append(OwnRoute(vif.table, ip_network(address), vif.interface))
+        if vif.mac is not None:
+            facts.append(Neighbour(vif.interface, address, vif.mac))
+    if vif.rate is not None:
+        facts.append(Rate(vif.interface, vif.rate // 8 * 8))
+    if vif.mode is Mode.SUBNET:
+        facts += [ProxyArp(vif.interface), LastResort(vif.table)]
+    facts.append(LabelRoute(vif.label, vif.interface, label_gateway(vif)))
+    return facts
+
+
+def label_gateway(vif: Vif) -> IPAddress:
+    """The address whose MAC a labelled packet is sent to. One serves both families; IPv4 if there is a choice."""
+    return min(vif.addresses, key=lambda address: address.version)
+
+
+def host_part(facts: Iterable[Fact], interface: str) -> list[Fact]:
+    """Those of a vif's facts that can be kept true while its interface is absent."""
+    on_interface = (Rate, ProxyArp, Port, PortAddress, Neighbour, OwnRoute, LabelRoute)
+    return [fact for fact in facts if not (isinstance(fact, on_interface) and fact.interface == interface)]
+
+
+def vifs_of(facts: Iterable[Fact]) -> list[Vif]:
+    """The virtual interfaces that the facts amount to. One without interface, label or address is none."""
+    vrfs: dict[int, str] = {}
+    ports: dict[int, str] = {}
+    own: dict[int, list[IPAddress]] = defaultdict(list)
+    labels: dict[str, int] = {}
+    macs: dict[str, str] = {}
+    rates: dict[str, int] = {}
+    subnets: set[str] = set()
+    for fact in facts:
+        match fact:
+            case VrfDevice(table=table, vif_id=vif_id):
+                vrfs[table] = vif_id
+            case Port(interface=interface, table=table):
+                ports[table] = interface
+            case OwnRoute(table=table, prefix=prefix):
+                own[table].append(prefix.network_address)
+            case LabelRoute(label=label, interface=interface):
+                labels[interface] = label
+            case Neighbour(interface=interface, link_address=mac):
+                macs[interface] = mac
+            case Rate(interface=interface, bits=bits):
+                rates[interface] = bits
+            case ProxyArp(interface=interface):
+                subnets.add(interface)
+    return [
+        Vif(
+            id=vif_id,
+            interface=interface,
+            table=table,
+            label=labels[interface],
+            addresses=tuple(sorted(own[table], key=lambda address: (address.version, int(address)))),
+            mac=macs.get(interface),
+            rate=rates.get(interface),
+            mode=Mode.SUBNET if interface in subnets else Mode.POINT_TO_POINT,
+        )
+        for table, vif_id in vrfs.items()
+        if (interface := ports.get(table, "")) in labels and own[table]
+    ]

@@ -1,0 +1,1 @@
+"""Netlink messages and the socket that moves them; see docs/architecture.md."""

@@ -1,0 +1,212 @@
+"""Messages of NETLINK_ROUTE about links, addresses, neighbours and rules, as bytes and back.
+
+Pure: nothing here opens a socket.  Numbers are those of <linux/rtnetlink.h> and its neighbours; only what the
+data plane uses is here.  Builders return a `Message` for `Netlink.ask` or `.batch`; parsers take the body of one
+answer.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_address
+from typing import Final
+
+from forwarder.dataplane.netlink.codec import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+    as_int,
+    as_text,
+    attribute,
+    attributes,
+    nested,
+    text,
+    u8,
+    u16,
+    u32,
+)
+from forwarder.dataplane.netlink.numbers import AF_INET, AF_INET6, OWN, PUT, family_of
+from schema.values import IPAddress
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+IFF_UP = 1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 10, 18, 20
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_VRF_TABLE = 1
+IFLA_GRE_LOCAL, IFLA_GRE_REMOTE, IFLA_GRE_TTL, IFLA_GRE_PMTUDISC = 6, 7, 8, 10
+IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO, IFLA_IPTUN_PMTUDISC = 2, 3, 4, 9, 10
+IFLA_IPTUN_ENCAP_TYPE, IFLA_IPTUN_ENCAP_FLAGS, IFLA_IPTUN_ENCAP_SPORT, IFLA_IPTUN_ENCAP_DPORT = 15, 16, 17, 18
+TUNNEL_ENCAP_FOU = 1
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_F_NODAD = 0x02
+NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_PROTOCOL = 1, 2, 8, 12
+NUD_PERMANENT = 0x80
+FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 6, 15, 21
+RT_TABLE_LOCAL = 255
+RTPROT_KERNEL = 2
+_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
+_ADDRESS = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+_RULE = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, protocol, scope, type, flags
+RTN_UNICAST = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device as the kernel shows it. `data` holds the attributes of its kind."""
+
+    index: int
+    name: str
+    up: bool
+    mac: str
+    mtu: int
+    master: int
+    alias: str
+    kind: str
+    data: dict[int, bytes] = field(default_factory=dict)
+
+
+def parse_link(body: bytes) -> Link:
+    _, _, index, flags, _ = _LINK.unpack_from(body)
+    found = attributes(body, _LINK.size)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    return Link(
+        index=index,
+        name=as_text(found.get(IFLA_IFNAME, b"")),
+        up=bool(flags & IFF_UP),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=as_int(found.get(IFLA_MTU, b"")),
+        master=as_int(found.get(IFLA_MASTER, b"")),
+        alias=as_text(found.get(IFLA_IFALIAS, b"")),
+        kind=as_text(info.get(IFLA_INFO_KIND, b"")),
+        data=attributes(info.get(IFLA_INFO_DATA, b"")),
+    )
+
+
+LINKS: Final = _LINK.pack(0, 0, 0, 0, 0)
+"""The body of a request for every link."""
+
+
+def get_link(name: str) -> Message:
+    return Message(RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name))
+
+
+def new_link(name: str, kind: str, *data: bytes) -> Message:
+    info = nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nested(IFLA_INFO_DATA, *data))
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + info)
+
+
+def set_link(index: int, *changes: bytes, up: bool | None = None) -> Message:
+    flags, mask = (IFF_UP if up else 0, IFF_UP) if up is not None else (0, 0)
+    return Message(RTM_SETLINK, 0, _LINK.pack(0, 0, index, flags, mask) + b"".join(changes))
+
+
+def delete_link_named(name: str) -> Message:
+    return Message(RTM_DELLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name))
+
+
+def vrf_data(table: int) -> list[bytes]:
+    return [u32(IFLA_VRF_TABLE, table)]
+
+
+def gre_data(local: IPv4Address, ttl: int) -> list[bytes]:
+    """A GRE device without a remote: each neighbour's link-layer address is an outer destination."""
+    return [attribute(IFLA_GRE_LOCAL, local.packed), u8(IFLA_GRE_TTL, ttl), u8(IFLA_GRE_PMTUDISC, 1)]
+
+
+def mpls_in_ip_data(local: IPv4Address, ttl: int, remote: IPv4Address | None = None, port: int = 0) -> list[bytes]:
+    """An MPLS-in-IP device (RFC 4023); with a remote and a port, sent as UDP to that port (RFC 7510)."""
+    data = [
+        attribute(IFLA_IPTUN_LOCAL, local.packed),
+        u8(IFLA_IPTUN_TTL, ttl),
+        u8(IFLA_IPTUN_PROTO, 137),
+        u8(IFLA_IPTUN_PMTUDISC, 1),
+    ]
+    if remote is not None:
+        data += [
+            attribute(IFLA_IPTUN_REMOTE, remote.packed),
+            u16(IFLA_IPTUN_ENCAP_TYPE, TUNNEL_ENCAP_FOU),
+            u16(IFLA_IPTUN_ENCAP_FLAGS, 0),
+            attribute(IFLA_IPTUN_ENCAP_SPORT, bytes(2)),  # 0: chosen per flow
+            attribute(IFLA_IPTUN_ENCAP_DPORT, port.to_bytes(2, "big")),
+        ]
+    return data
+
+
+# ---------------------------------------------------------------- addresses and neighbours
+
+
+def parse_address(body: bytes) -> tuple[int, IPAddress, int]:
+    """(device index, address, prefix length)"""
+    _, length, _, _, index = _ADDRESS.unpack_from(body)
+    found = attributes(body, _ADDRESS.size)
+    return index, ip_address(found.get(IFA_LOCAL) or found[IFA_ADDRESS]), length
+
+
+def addresses_on(index: int = 0) -> bytes:
+    """The body of a request for the addresses of one device, or of all."""
+    return _ADDRESS.pack(0, 0, 0, 0, index)
+
+
+def put_address(index: int, address: IPAddress, length: int) -> Message:
+    return Message(RTM_NEWADDR, PUT, _address(index, address, length))
+
+
+def delete_address(index: int, address: IPAddress, length: int) -> Message:
+    return Message(RTM_DELADDR, 0, _address(index, address, length))
+
+
+def _address(index: int, address: IPAddress, length: int) -> bytes:
+    packed = attribute(IFA_LOCAL, address.packed) + attribute(IFA_ADDRESS, address.packed)
+    return _ADDRESS.pack(family_of(address), length, 0, 0, index) + packed + u32(IFA_FLAGS, IFA_F_NODAD)
+
+
+def parse_neighbour(body: bytes) -> tuple[int, IPAddress | None, bytes, int]:
+    """(device index, address, link-layer address, state)"""
+    family, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    found = attributes(body, _NEIGHBOUR.size)
+    packed = found.get(NDA_DST, b"")
+    known = family in (AF_INET, AF_INET6) and len(packed) in (4, 16)
+    return index, ip_address(packed) if known else None, found.get(NDA_LLADDR, b""), state
+
+
+def neighbours_on(index: int = 0) -> bytes:
+    body = _NEIGHBOUR.pack(0, 0, 0, 0, 0)
+    return body + u32(NDA_IFINDEX, index) if index else body
+
+
+def put_neighbour(index: int, address: IPAddress, link_address: bytes) -> Message:
+    body = _NEIGHBOUR.pack(family_of(address), index, NUD_PERMANENT, 0, 0) + attribute(NDA_DST, address.packed)
+    body += attribute(NDA_LLADDR, link_address) + u8(NDA_PROTOCOL, OWN)
+    return Message(RTM_NEWNEIGH, PUT, body)
+
+
+def delete_neighbour(index: int, address: IPAddress) -> Message:
+    body = _NEIGHBOUR.pack(family_of(address), index, 0, 0, 0) + attribute(NDA_DST, address.packed)
+    return Message(RTM_DELNEIGH, 0, body)
+
+
+# ---------------------------------------------------------------- rules
+
+
+def rules_of(family: int) -> bytes:
+    return _RULE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def parse_rule(body: bytes) -> tuple[int, int]:
+    """(priority, table)"""
+    found = attributes(body, _RULE.size)
+    return as_int(found.get(FRA_PRIORITY, b"")), as_int(found.get(FRA_TABLE, b"")) or body[4]
+
+
+def local_table_rule(family: int, priority: int, delete: bool = False) -> Message:
+    """The rule that consults the table of the host's own addresses, marked as the kernel's own."""
+    body = _RULE.pack(family, 0, 0, 0, RT_TABLE_LOCAL, 0, 0, RTN_UNICAST, 0)
+    body += u32(FRA_PRIORITY, priority) + u32(FRA_TABLE, RT_TABLE_LOCAL)
+    if delete:
+        return Message(RTM_DELRULE, 0, body)
+    return Message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body + u8(FRA_PROTOCOL, RTPROT_KERNEL))
