@@ -2,29 +2,57 @@
 
 A refusal concerns one route: the others of the batch stand, the refused one is reported, and asked for again when its
 prefix changes or the agent says so.
+
+What is to change is applied in turns of the loop, as many changes in one as it may be away from its streams for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
 from forwarder.dataplane.contract import Dataplane, DataplaneError, RouteKey, Vif
 from forwarder.fib import Fib
+from forwarder.guarded import guarded
 from forwarder.log import record
 from forwarder.unclaimed import Unclaimed
 
 CHANGES_PER_TURN = 2000
 """Installing this many takes the kernel some 20 ms: as long as the loop should be away from its streams."""
+AUDIT_SECONDS = 300.0
 
 
 class Installer:
-    """`refusals` has the reason for every route the data plane would not take."""
+    """`refusals` has the reason for every route the data plane would not take; `revision` grows with what changed."""
 
     def __init__(self, fib: Fib, dataplane: Dataplane) -> None:
         self.refusals: dict[RouteKey, str] = {}
+        self.revision = 0
         self._fib = fib
         self._dataplane = dataplane
+        self._flush_handle: asyncio.Handle | None = None
+        self._audit_at = 0.0
+
+    def start(self, now: float) -> None:
+        """`now` is monotonic seconds, as everywhere here: what was restored just now need not be audited at once."""
+        self._audit_at = now + AUDIT_SECONDS
+
+    def stop(self) -> None:
+        """Apply no more."""
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+
+    def schedule(self) -> None:
+        """Apply what changed, once per turn of the loop, however many events it brought."""
+        if self._flush_handle is None and self._fib.is_dirty:
+            self._flush_handle = asyncio.get_running_loop().call_soon(guarded, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_handle = None
+        if self.apply_some():
+            self.revision += 1
+        self.schedule()
 
     def apply_some(self) -> bool:
         """Apply the next changes; True if there were any."""
@@ -48,6 +76,16 @@ class Installer:
     def forget(self, vif_id: str) -> None:
         """The interface is gone, and with it what was refused for its VRF."""
         self.refusals = {key: reason for key, reason in self.refusals.items() if key.vif_id != vif_id}
+
+    def audit_soon(self) -> None:
+        """Somebody may have changed the kernel behind our back."""
+        self._audit_at = 0.0
+
+    def audit_if_due(self, now: float, vifs: Sequence[Vif], unclaimed: Unclaimed) -> None:
+        """Every five minutes, and when `audit_soon` was said."""
+        if now >= self._audit_at:
+            self._audit_at = now + AUDIT_SECONDS
+            self.audit(vifs, unclaimed)
 
     def audit(self, vifs: Sequence[Vif], unclaimed: Unclaimed) -> None:
         """Have the kernel compared with everything wanted, and say what had to be repaired."""

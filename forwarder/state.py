@@ -12,13 +12,17 @@ working in either case.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from forwarder.attachments import Attachment, AttachmentError, Mode, parse_attachment, rate_text
 from forwarder.labels import INSTANCE_ID_LAST, LABEL_FIRST, LABEL_LAST
+from forwarder.log import record
 from schema.values import UINT32_MAX
 
 STATE_VERSION = 1
@@ -123,18 +127,47 @@ class StateFile:
         return kept
 
 
+class SavedState:
+    """Writes down what is served whenever that changes; `revision` grows each time."""
+
+    def __init__(self, file: StateFile, current: Callable[[float], State]) -> None:
+        self.revision = 0
+        self.is_up_to_date = True
+        self._file = file
+        self._current = current
+
+    def save(self) -> None:
+        """Raises StateError."""
+        self.revision += 1
+        self.is_up_to_date = False
+        self._file.save(self._current(time.time()))
+        self.is_up_to_date = True
+
+    def save_if_possible(self) -> None:
+        """What is to be said now is worth more than the same number after a restart."""
+        try:
+            self.save()
+        except StateError as error:
+            record(logging.ERROR, "state.unwritable", reason=str(error))
+
+    def catch_up(self) -> None:
+        """Save if the last time failed. Raises StateError."""
+        if not self.is_up_to_date:
+            self.save()
+
+
 def _decode(text: bytes) -> State:
     """Checked as a whole, for nothing later on expects it to be wrong. Raises ValueError and what decoding raises."""
     version = msgspec.json.decode(text, type=_Version).version
     if version != STATE_VERSION:
         raise ValueError(f"version {version}, this program writes {STATE_VERSION}")
     state = msgspec.json.decode(text, type=State)
-    for record in state.attachments:
-        record.attachment()
-        for prefix, number in record.sequence_numbers.items():
+    for written in state.attachments:
+        written.attachment()
+        for prefix, number in written.sequence_numbers.items():
             ipaddress.ip_network(prefix)
             _in_range("sequence number", number, 0, UINT32_MAX)
-        _in_range("label", record.label, LABEL_FIRST, LABEL_LAST)
+        _in_range("label", written.label, LABEL_FIRST, LABEL_LAST)
     for number in state.instance_ids.values():
         _in_range("instance-id", number, 1, INSTANCE_ID_LAST)
     _in_range("next label", state.next_label, LABEL_FIRST, LABEL_LAST)
@@ -144,11 +177,11 @@ def _decode(text: bytes) -> State:
 
 def _once(state: State) -> None:
     """Raises ValueError."""
-    addresses = [(record.vpn, address) for record in state.attachments for address in record.attachment().addresses]
+    addresses = [(written.vpn, address) for written in state.attachments for address in written.attachment().addresses]
     for what, values in (
-        ("attachment id", [record.id for record in state.attachments]),
-        ("interface", [record.interface for record in state.attachments]),
-        ("label", [record.label for record in state.attachments]),
+        ("attachment id", [written.id for written in state.attachments]),
+        ("interface", [written.interface for written in state.attachments]),
+        ("label", [written.label for written in state.attachments]),
         ("instance-id", list(state.instance_ids.values())),
         ("address in one VPN", addresses),
     ):

@@ -29,8 +29,10 @@ RIM = (
     "forwarder.__main__",
     "forwarder.agent",
     "forwarder.departures",
+    "forwarder.guarded",
     "forwarder.installer",
     "forwarder.peers",
+    "forwarder.serving",
     "forwarder.api",
     "forwarder.cli",
     "forwarder.config",
@@ -38,6 +40,7 @@ RIM = (
     "forwarder.log",
     "forwarder.state",
     "forwarder.unclaimed",
+    "forwarder.uplink",
     "forwarder.xmpp",
 )
 """A name stands for the module, for all below it, and for those that go on after an underscore."""

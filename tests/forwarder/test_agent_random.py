@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from forwarder import agent as agent_module
+from forwarder import serving, state, uplink
 from forwarder.agent import Agent
 from forwarder.attachments import Attachment
 from forwarder.config import Config, Identity, RouteServerConfig
@@ -203,16 +204,16 @@ class World:
 
     async def restart(self) -> None:
         await self.agent.stop()
-        state = self.config.state / "state.json"
+        file = self.config.state / "state.json"
         kind = self.random.choice(("kept", "kept", "lost", "torn"))
-        if kind != "kept" and state.exists():
+        if kind != "kept" and file.exists():
             self.orphans = {vif.id for vif in self.plane.vifs()}
             self.attached.clear()
             self.to_detach.clear()
             if kind == "lost":
-                state.unlink()
+                file.unlink()
             else:
-                state.write_bytes(state.read_bytes()[:-9])
+                file.write_bytes(file.read_bytes()[:-9])
         self.agent = self.start()
 
     async def wait(self) -> None:
@@ -300,8 +301,9 @@ def test_whatever_happens_the_data_plane_ends_up_right(
 ) -> None:
     caplog.set_level(logging.ERROR)
     loop = VirtualTimeLoop()
-    monkeypatch.setattr(agent_module, "RouteServerClient", MemoryClient)
-    monkeypatch.setattr(agent_module, "time", Clock(loop))
+    monkeypatch.setattr(uplink, "RouteServerClient", MemoryClient)
+    for module in (agent_module, serving, state):
+        monkeypatch.setattr(module, "time", Clock(loop))
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(live_through(seed, tmp_path))
     assert not [entry.getMessage() for entry in caplog.records if "internal-error" in entry.getMessage()]
