@@ -21,7 +21,7 @@ from routeserver.bgp.session import BgpSession
 from routeserver.io import tcp
 from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.driver import Connection
-from routeserver.io.hub import Event, Hub
+from routeserver.io.hub import Event, RouteServerHub
 from routeserver.io.trace import Traces
 from routeserver.log import record
 from routeserver.settings import NeighborSettings
@@ -37,7 +37,7 @@ class NeighborLink:
 
     def __init__(
         self,
-        hub: Hub,
+        hub: RouteServerHub,
         peering: Peering,
         alone: Callable[[NeighborLink], None],
         refused: BoundedLog,

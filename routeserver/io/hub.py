@@ -21,6 +21,8 @@ from typing import Protocol, TypeAlias
 from routeserver.bgp.events import BgpEvent
 from routeserver.core import RouteServer, Session
 from routeserver.log import record
+from routeserver.nodes.refusals import Refusals
+from routeserver.notices import Notice
 from routeserver.xmpp.events import XmppEvent
 
 Event: TypeAlias = BgpEvent | XmppEvent
@@ -44,10 +46,32 @@ class Link(Protocol):
         """Close the socket whatever is left to write."""
 
 
+class Core(Protocol):
+    """What the sessions of a hub are for: the route server, or another service that speaks XMPP."""
+
+    refusals: Refusals
+    wants_flush: bool
+
+    def handle(self, session: Session, event: Event, now: float) -> None:
+        """Take one event of a session."""
+
+    def flush(self, now: float) -> list[Session]:
+        """Give the sessions what there is for them; those that have data to send."""
+
+    def take_notices(self) -> list[Notice]:
+        """What the log should know of, each once."""
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is needed if nothing else happens."""
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+
+
 class Hub:
     """Owns the core and knows which connection carries which session."""
 
-    def __init__(self, core: RouteServer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop) -> None:
         self.core = core
         self.tell: Callable[[Session, Event, float], None] = core.handle
         """Gives the core an event of a session, as long as it is to hear of any."""
@@ -132,6 +156,12 @@ class Hub:
         for handle in (self._turn, self._timer):
             if handle is not None:
                 handle.cancel()
+
+
+class RouteServerHub(Hub):
+    """One whose core is the route server."""
+
+    core: RouteServer
 
 
 def _ignore(_session: Session, _event: Event, _now: float) -> None:

@@ -35,7 +35,7 @@ from routeserver.io.bounded_log import BoundedLog
 from routeserver.io.dial import NeighborLink
 from routeserver.io.drain import Drainer
 from routeserver.io.driver import Connection
-from routeserver.io.hub import Event, Hub
+from routeserver.io.hub import Event, Hub, RouteServerHub
 from routeserver.io.refusal_log import RefusalLog
 from routeserver.io.session_log import SessionLog
 from routeserver.io.trace import Traces
@@ -68,12 +68,13 @@ class XmppService:
 
     pauses_reading = True
 
-    def __init__(self, hub: Hub, config: XmppConfig, service_jid: str) -> None:
+    def __init__(self, hub: Hub, config: XmppConfig, service_jid: str, stale_time: float) -> None:
+        """A session that is lost may be resumed for `stale_time` seconds."""
         self._hub = hub
         self._config = config
         self._service_jid = service_jid
         self._unfinished = Unfinished()
-        self._resumptions: Resumptions[XmppSession] = Resumptions(hub.core.settings.stale_time)
+        self._resumptions: Resumptions[XmppSession] = Resumptions(stale_time)
         self._accounts = Accounts(config.domain, secrets.token_bytes(), config.accounts)
         self._connections: dict[XmppSession, Connection[XmppSession]] = {}
         self._per_address: Counter[IPAddress] = Counter()
@@ -276,7 +277,7 @@ class XmppService:
 class BgpService:
     """All neighbors' links: who is dialled, who is let in, and what of that a new configuration changes."""
 
-    def __init__(self, hub: Hub, settings: Settings, traces: Traces) -> None:
+    def __init__(self, hub: RouteServerHub, settings: Settings, traces: Traces) -> None:
         self._hub = hub
         self._traces = traces
         self._ranges = settings.neighbor_ranges

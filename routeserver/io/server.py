@@ -26,7 +26,7 @@ from routeserver.api.application import application
 from routeserver.config.file import Config, ConfigError
 from routeserver.core import RouteServer
 from routeserver.io import tcp
-from routeserver.io.hub import Hub
+from routeserver.io.hub import RouteServerHub
 from routeserver.io.listen import BgpService, XmppService
 from routeserver.io.trace import Traces
 from routeserver.log import record
@@ -44,7 +44,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         loop = asyncio.get_running_loop()
-        self.hub = Hub(RouteServer(config.settings, loop.time()), loop)
+        self.hub = RouteServerHub(RouteServer(config.settings, loop.time()), loop)
         self._settings = config.settings
         """What is in force: the configuration of the start, and what has followed later ones."""
         self._traces = Traces(config.trace_directory, self.hub.core, self.hub.now)
@@ -73,7 +73,7 @@ class Server:
         if config.xmpp is not None:
             if not config.settings.next_hop_check:
                 record(logging.WARNING, "config.insecure", reason="next-hop-check is off: any next hop is accepted")
-            self._xmpp = xmpp = XmppService(hub, config.xmpp, config.settings.jid)
+            self._xmpp = xmpp = XmppService(hub, config.xmpp, config.settings.jid, config.settings.stale_time)
             accepted = [(xmpp.accept, where) for where in config.xmpp.listen]
             accepted += [(xmpp.accept_tls, where) for where in config.xmpp.direct_tls_listen]
             for accept, (host, port) in accepted:
