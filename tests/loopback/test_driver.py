@@ -52,7 +52,7 @@ class Site:
         loop = asyncio.get_running_loop()
         self.hub = Hub(RouteServer(self.config.settings, loop.time()), loop)
         assert self.config.xmpp is not None
-        self.service = FaultyService(self.hub, self.config.xmpp, self.config.settings.jid)
+        self.service = FaultyService(self.hub, self.config.xmpp, self.config.settings.jid, 60.0)
         self.port = 0
 
     async def login(self, name: str) -> XmppClient:
