@@ -20,6 +20,8 @@ from schema.values import IPAddress
 
 _NAME_MAX = 255
 _VPN_MAX = 1023
+VLAN_FIRST, VLAN_LAST = 1, 4094
+"""0 is no VLAN but a priority, 4095 is reserved (IEEE 802.1Q)."""
 _INTERFACE_MAX = 15  # IFNAMSIZ less the terminating zero
 _RATE_UNITS = {"bit": 1, "kbit": 1_000, "mbit": 1_000_000, "gbit": 1_000_000_000}
 _RATE_MAX = 1_000_000_000_000
@@ -34,8 +36,22 @@ class Mode(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Vlan:
+    """Where an end-system behind this forwarder is found (draft section 4): the port towards it, and an 802.1Q tag."""
+
+    parent: str
+    tag: int
+
+    def __str__(self) -> str:
+        return f"{self.parent}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
 class Attachment:
-    """One `attach`. Addresses are host addresses; `mac` is lower-case colon form; `rate` is in bits per second."""
+    """One `attach`. Addresses are host addresses; `mac` is lower-case colon form; `rate` is in bits per second.
+
+    With a `vlan` the interface is a sub-interface that the data plane makes and takes away.
+    """
 
     id: str
     vpn: str
@@ -44,6 +60,7 @@ class Attachment:
     mac: str | None = None
     rate: int | None = None
     mode: Mode = Mode.POINT_TO_POINT
+    vlan: Vlan | None = None
 
 
 class AttachmentError(ValueError):
@@ -59,6 +76,7 @@ def parse_attachment(
     mac: str | None = None,
     rate: str | None = None,
     mode: str = Mode.POINT_TO_POINT,
+    vlan: str | None = None,
 ) -> Attachment:
     """Check every field and put it in our own terms. Raises AttachmentError."""
     chosen = _mode(mode)
@@ -73,6 +91,7 @@ def parse_attachment(
         None if mac is None else _mac(mac),
         None if rate is None else parse_rate(rate),
         chosen,
+        None if vlan is None else _vlan(vlan),
     )
 
 
@@ -103,6 +122,16 @@ def _interface(text: str) -> str:
     if text in (".", ".."):
         raise AttachmentError(f"interface: {text!r} is not a name the kernel takes")
     return _word("interface", text, _INTERFACE_MAX)
+
+
+def _vlan(text: str) -> Vlan:
+    """From "PORT:TAG"; no device has a colon in its name."""
+    parent, colon, tag = text.rpartition(":")
+    if not colon or not re.fullmatch(r"\d{1,4}", tag, re.ASCII) or not VLAN_FIRST <= int(tag) <= VLAN_LAST:
+        raise AttachmentError(
+            f'vlan: {text!r} is not a port and a tag like "eth1:100" (tags {VLAN_FIRST} to {VLAN_LAST})'
+        )
+    return Vlan(_interface(parent), int(tag))
 
 
 def _mode(text: str) -> Mode:

@@ -41,6 +41,7 @@ class Record(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, omit_de
     rate: str | None = None
     mode: str = Mode.POINT_TO_POINT.value
     sequence_numbers: dict[str, int] = {}
+    vlan: str | None = None
 
     @classmethod
     def of(cls, attachment: Attachment, label: int, sequence_numbers: dict[str, int]) -> Record:
@@ -54,6 +55,7 @@ class Record(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, omit_de
             None if attachment.rate is None else rate_text(attachment.rate),
             attachment.mode.value,
             sequence_numbers,
+            None if attachment.vlan is None else str(attachment.vlan),
         )
 
     def attachment(self) -> Attachment:
@@ -66,6 +68,7 @@ class Record(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, omit_de
             mac=self.mac,
             rate=self.rate,
             mode=self.mode,
+            vlan=self.vlan,
         )
 
 

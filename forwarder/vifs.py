@@ -60,7 +60,7 @@ class ServedVif:
     def vif(self) -> Vif:
         """For the data plane."""
         a = self.attachment
-        return Vif(a.id, a.interface, self.table, self.label, a.addresses, a.mac, a.rate, a.mode)
+        return Vif(a.id, a.interface, self.table, self.label, a.addresses, a.mac, a.rate, a.mode, vlan=a.vlan)
 
     def local_vif(self) -> LocalVif:
         """For the FIB."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from forwarder.attachments import VLAN_FIRST, VLAN_LAST, Vlan
 from forwarder.dataplane.contract import Hop, LocalHop, Route, Vif
 from schema.values import LABEL_MIN, Encapsulation, IPAddress
 
@@ -28,6 +29,8 @@ def reason_against_vif(vif: Vif, attached: Iterable[Vif]) -> str | None:
         return "an id has 1 to 255 bytes"
     if not _INTERFACE.fullmatch(vif.interface):
         return f"{vif.interface!r} is no interface name"
+    if vif.vlan is not None and (reason := _reason_against_vlan(vif.vlan, vif.interface)) is not None:
+        return reason
     if not vif.addresses or len(set(vif.addresses)) != len(vif.addresses):
         return "it needs at least one address, and each only once"
     if vif.mac is not None and not _MAC.fullmatch(vif.mac):
@@ -41,12 +44,22 @@ def reason_against_vif(vif: Vif, attached: Iterable[Vif]) -> str | None:
     return _conflict(vif, attached)
 
 
+def _reason_against_vlan(vlan: Vlan, interface: str) -> str | None:
+    if not _INTERFACE.fullmatch(vlan.parent):
+        return f"{vlan.parent!r} is no interface name"
+    if vlan.parent == interface:
+        return f"{interface} cannot be a VLAN of itself"
+    if not VLAN_FIRST <= vlan.tag <= VLAN_LAST:
+        return f"VLAN {vlan.tag} is not between {VLAN_FIRST} and {VLAN_LAST}"
+    return None
+
+
 def _conflict(vif: Vif, attached: Iterable[Vif]) -> str | None:
     for other in attached:
         if other.id == vif.id:
             continue
-        for name in ("interface", "table", "label"):
-            if getattr(other, name) == getattr(vif, name):
+        for name in ("interface", "table", "label", "vlan"):
+            if getattr(other, name) == getattr(vif, name) is not None:
                 return f"{name} {getattr(vif, name)} belongs to {other.id}"
     return None
 

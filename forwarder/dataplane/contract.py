@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from forwarder.attachments import Mode
+from forwarder.attachments import Mode, Vlan
 from schema.values import Encapsulation, IPAddress, IPNetwork
 
 
@@ -33,6 +33,12 @@ class Vif:
     mode: Mode = Mode.POINT_TO_POINT
     prefixes: tuple[IPNetwork, ...] = ()
     """Routed behind the interface, to the VM's address of the same family: the VM is a router."""
+    vlan: Vlan | None = None
+    """The interface is this VLAN of a port: made before it is used, and gone after it. Else it is there already."""
+
+    def is_on_same_device(self, other: Vif) -> bool:
+        """Whether one can become the other in place."""
+        return (self.table, self.interface, self.vlan) == (other.table, other.interface, other.vlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,14 @@ class Refusal:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something of ours was touched by somebody else; `by` is the program, if the kernel tells."""
+
+    what: str
+    by: str | None = None
+
+
 class DataplaneError(Exception):
     """A verb failed as a whole. The text names the object, the reason, and what brings the missing piece."""
 
@@ -103,6 +117,12 @@ class Dataplane(Protocol):
 
     def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
         """Compare the kernel with the whole wanted state, repair it, and say in words what was repaired."""
+
+    def monitor(self) -> int | None:
+        """A descriptor that is readable while there may be something to notice; None if there is none to wait for."""
+
+    def noticed(self) -> list[Notice]:
+        """What others did to our state since the last time, as far as it is announced. An audit finds what is wrong."""
 
     def vifs(self) -> list[Vif]:
         """What is attached now, as far as the kernel shows it (mac and rate may be missing)."""

@@ -16,6 +16,7 @@ from forwarder.dataplane.admission import reason_against_route, reason_against_v
 from forwarder.dataplane.contract import (
     DataplaneError,
     LocalHop,
+    Notice,
     Refusal,
     Route,
     RouteChange,
@@ -31,6 +32,7 @@ class FakeDataplane:
         self._vifs: dict[str, Vif] = {}
         self._routes: dict[RouteKey, Route] = {}
         self._failures: defaultdict[Verb, list[str]] = defaultdict(list)
+        self._notices: list[Notice] = []
 
     def fail_next(self, verb: Verb, reason: str) -> None:
         """The next call of `verb` raises DataplaneError; the next put of `apply` is refused. Calls queue up."""
@@ -39,6 +41,18 @@ class FakeDataplane:
     def forget_failures(self) -> None:
         """What was asked for with `fail_next` and has not happened yet does not."""
         self._failures.clear()
+
+    def lose(self, key: RouteKey, by: str | None = None) -> None:
+        """Somebody else deletes a route, and that is noticed."""
+        del self._routes[key]
+        self._notices.append(Notice(f"route {key.prefix} of {key.vif_id} was deleted", by))
+
+    def monitor(self) -> None:
+        """Who uses this asks `noticed` from time to time."""
+
+    def noticed(self) -> list[Notice]:
+        told, self._notices = self._notices, []
+        return told
 
     def open(self) -> None:
         self._fail("open")
@@ -52,7 +66,7 @@ class FakeDataplane:
         if reason is not None:
             raise DataplaneError(f"cannot attach {vif.id}: {reason}")
         before = self._vifs.get(vif.id)
-        if before is not None and (before.table, before.interface) != (vif.table, vif.interface):
+        if before is not None and not before.is_on_same_device(vif):
             self.detach(vif.id)
         self._vifs[vif.id] = vif
 

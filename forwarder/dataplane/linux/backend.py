@@ -18,18 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from ipaddress import IPv4Address
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif
-from forwarder.dataplane.contract import DataplaneError, Refusal, Route, RouteChange, RouteKey, Vif
+from forwarder.dataplane.contract import DataplaneError, Notice, Refusal, Route, RouteChange, RouteKey, Vif
 from forwarder.dataplane.linux.facts import Fact, Guarded, Port, Source, VrfDevice, describe
 from forwarder.dataplane.linux.guards import Guards
 from forwarder.dataplane.linux.host import Fou, missing_features
 from forwarder.dataplane.linux.kernel import STEP_ERRORS, Kernel, Op, StepError
 from forwarder.dataplane.linux.learned import Key, LearnedRoutes, prefix_key
 from forwarder.dataplane.linux.links import DeviceIndexes, all_links, link_named, links_of, reason_against_interface
+from forwarder.dataplane.linux.monitor import Monitor
 from forwarder.dataplane.linux.names import vrf_name
 from forwarder.dataplane.linux.plan import plan
 from forwarder.dataplane.linux.read_host import read_host, underlay_of
@@ -53,6 +54,21 @@ def _doing(what: str) -> Iterator[None]:
         raise DataplaneError(f"cannot {what}: {error}") from error
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _own(verb: Callable[Concatenate[LinuxDataplane, _P], _T]) -> Callable[Concatenate[LinuxDataplane, _P], _T]:
+    """What the verb changes is no news (`monitor`)."""
+
+    @wraps(verb)
+    def unnoticed(self: LinuxDataplane, *arguments: _P.args, **named: _P.kwargs) -> _T:
+        with self._monitor.own_changes():
+            return verb(self, *arguments, **named)
+
+    return unnoticed
+
+
 class LinuxDataplane:
     """The data plane of this network namespace, as `contract.Dataplane` describes it.
 
@@ -73,6 +89,10 @@ class LinuxDataplane:
                 self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
             self._vifs = {vif.id: vif for vif in self.vifs()}
             self._learned.adopt(self.routes())
+            with _doing("listen to the kernel"):
+                self._monitor = Monitor(
+                    self._netlink.port, lambda: all_links(self._netlink), lambda: self._vifs.values()
+                )
         except DataplaneError:
             self._netlink.close()
             raise
@@ -95,17 +115,25 @@ class LinuxDataplane:
         self._host = host_facts(underlay)
 
     def close(self) -> None:
+        self._monitor.close()
         self._netlink.close()
         self._fou.close()
 
+    def monitor(self) -> int:
+        return self._monitor.fileno()
+
+    def noticed(self) -> list[Notice]:
+        return self._monitor.noticed()
+
     # -- virtual interfaces
 
+    @_own
     def attach(self, vif: Vif) -> None:
         reason = reason_against_vif(vif, self._vifs.values())
         if reason is not None:
             raise DataplaneError(f"cannot attach {vif.id}: {reason}")
         before = self._vifs.get(vif.id)
-        if before is not None and (before.table, before.interface) != (vif.table, vif.interface):
+        if before is not None and not before.is_on_same_device(vif):
             self.detach(vif.id)
             before = None
         with _doing(f"attach {vif.id}"):
@@ -129,6 +157,7 @@ class LinuxDataplane:
             self._settle([], lambda: self._read_vif(vif.table, vif.interface))
             raise
 
+    @_own
     def detach(self, vif_id: str) -> None:
         vif = self._vifs.get(vif_id)
         with _doing(f"detach {vif_id}"):
@@ -154,6 +183,7 @@ class LinuxDataplane:
 
     # -- routes
 
+    @_own
     def apply(self, changes: Sequence[RouteChange]) -> list[Refusal]:
         puts: dict[Key, Route] = {}
         drops: dict[Key, RouteKey] = {}
@@ -179,6 +209,7 @@ class LinuxDataplane:
 
     # -- audit
 
+    @_own
     def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
         wanted: dict[str, Vif] = {}
         for vif in vifs:
