@@ -27,6 +27,7 @@ from forwarder.serving import Serving
 from forwarder.state import SavedState, StateFile
 from forwarder.uplink import Uplink
 from forwarder.vifs import ServedVif, VifTable
+from forwarder.watch import Watch
 from forwarder.xmpp import server_rank
 
 TICK_SECONDS = 5.0
@@ -50,8 +51,9 @@ class Agent:
         self._saved = SavedState(file, self.vifs.state)
         departures = Departures()
         self._uplink = Uplink(config, self.vifs, self.fib, self.installer, departures, self._saved)
+        self._watch = Watch(dataplane, self._compare)
         self._serving = Serving(
-            dataplane, self.vifs, self.fib, self.installer, departures, self._saved, self._uplink
+            dataplane, self.vifs, self.fib, self.installer, departures, self._saved, self._uplink, self._watch
         )  # fmt: skip
         self._tick_handle: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
@@ -72,7 +74,7 @@ class Agent:
         self._serving.restore_all()
         now = time.monotonic()
         self._retry_at = now + RETRY_SECONDS
-        self.installer.start(now)
+        self._watch.start(now)
         self._tick()
         self._uplink.start()
 
@@ -82,6 +84,7 @@ class Agent:
             self._tick_handle.cancel()
         await self._uplink.stop()
         self.installer.stop()
+        self._watch.stop()
         self._dataplane.close()
 
     async def attach(self, attachment: Attachment) -> tuple[ServedVif, bool]:
@@ -103,8 +106,13 @@ class Agent:
         if now >= self._retry_at:
             self._retry_at = now + RETRY_SECONDS
             self._retry()
+        self._watch.tick(now)
+
+    def _compare(self) -> None:
+        """The kernel with what it should hold. What could not be made may be possible by now, too."""
+        self._retry()
         served = [vif.vif() for vif in self.vifs if vif.problem is None]
-        self.installer.audit_if_due(now, served, self._serving.unclaimed)
+        self.installer.audit(served, self._serving.unclaimed)
 
     def _retry(self) -> None:
         """What could not be done when it was to be done: routes, interfaces that were not there, the state file."""

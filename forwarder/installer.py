@@ -3,7 +3,8 @@
 A refusal concerns one route: the others of the batch stand, the refused one is reported, and asked for again when its
 prefix changes or the agent says so.
 
-What is to change is applied in turns of the loop, as many changes in one as it may be away from its streams for.
+What is to change is applied in turns of the loop, as much in one as it may be away from its streams for; what a change
+of an interface waits for is applied at once.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from forwarder.guarded import guarded
 from forwarder.log import record
 from forwarder.unclaimed import Unclaimed
 
-CHANGES_PER_TURN = 2000
-"""Installing this many takes the kernel some 20 ms: as long as the loop should be away from its streams."""
-AUDIT_SECONDS = 300.0
+CHANGES_PER_TURN = 500
+"""Working these out and installing them takes some 10 ms: as long as the loop should be away from its streams."""
 
 
 class Installer:
@@ -32,11 +32,6 @@ class Installer:
         self._fib = fib
         self._dataplane = dataplane
         self._flush_handle: asyncio.Handle | None = None
-        self._audit_at = 0.0
-
-    def start(self, now: float) -> None:
-        """`now` is monotonic seconds, as everywhere here: what was restored just now need not be audited at once."""
-        self._audit_at = now + AUDIT_SECONDS
 
     def stop(self) -> None:
         """Apply no more."""
@@ -60,32 +55,23 @@ class Installer:
         if not changes:
             return False
         refused = {refusal.key: refusal.reason for refusal in self._dataplane.apply(changes)}
-        for change in changes:
-            self.refusals.pop(RouteKey(change.vif_id, change.prefix), None)
+        if self.refusals:
+            for change in changes:
+                self.refusals.pop(RouteKey(change.vif_id, change.prefix), None)
         for key, reason in refused.items():
             self.refusals[key] = reason
             self._fib.refused(key)
             record(logging.WARNING, "route.refused", vif=key.vif_id, prefix=str(key.prefix), reason=reason)
         return True
 
-    def apply_all(self) -> None:
-        """Apply everything that is to change."""
-        while self._fib.is_dirty:
+    def apply_urgent(self) -> None:
+        """Apply what a change of an interface waits for."""
+        while self._fib.is_urgent:
             self.apply_some()
 
     def forget(self, vif_id: str) -> None:
         """The interface is gone, and with it what was refused for its VRF."""
         self.refusals = {key: reason for key, reason in self.refusals.items() if key.vif_id != vif_id}
-
-    def audit_soon(self) -> None:
-        """Somebody may have changed the kernel behind our back."""
-        self._audit_at = 0.0
-
-    def audit_if_due(self, now: float, vifs: Sequence[Vif], unclaimed: Unclaimed) -> None:
-        """Every five minutes, and when `audit_soon` was said."""
-        if now >= self._audit_at:
-            self._audit_at = now + AUDIT_SECONDS
-            self.audit(vifs, unclaimed)
 
     def audit(self, vifs: Sequence[Vif], unclaimed: Unclaimed) -> None:
         """Have the kernel compared with everything wanted, and say what had to be repaired."""

@@ -24,6 +24,7 @@ from forwarder.state import SavedState, StateError
 from forwarder.unclaimed import Unclaimed
 from forwarder.uplink import Uplink
 from forwarder.vifs import ServedVif, VifTable
+from forwarder.watch import Watch
 
 RETRACT_WAIT = 2.0
 
@@ -40,6 +41,7 @@ class Serving:
         departures: Departures,
         saved: SavedState,
         uplink: Uplink,
+        watch: Watch,
     ) -> None:
         self.unclaimed = Unclaimed(dataplane, vifs)
         self._dataplane = dataplane
@@ -49,6 +51,7 @@ class Serving:
         self._departures = departures
         self._saved = saved
         self._uplink = uplink
+        self._watch = watch
 
     # --- After a start, and when something failed -----------------------------------------------------------------
 
@@ -83,11 +86,11 @@ class Serving:
         """Attach what is served already, again or as changed. Raises DataplaneError."""
         if served.problem is None:
             self._fib.put_vif(served.local_vif())
-            self._installer.apply_all()
+            self._installer.apply_urgent()
         self._dataplane.attach(served.vif())
         served.problem = None
         self._fib.put_vif(served.local_vif())
-        self._installer.audit_soon()  # whoever repeats an attach may have replaced the interface, and routes with it
+        self._watch.soon()  # whoever repeats an attach may have replaced the interface, and routes with it
 
     # --- Attach ---------------------------------------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class Serving:
 
     def _retract(self, served: ServedVif) -> set[tuple[str, str, str]]:
         """Retract all its items; (route server, VPN, item id) of each."""
-        keys = {self._vifs.item_key(served, prefix) for prefix in served.prefixes}
+        keys = {self._vifs.item_key(served, prefix) for prefix in served.networks}
         peers = self._uplink.peers.values()
         retracts = {(peer.name, *key) for peer in peers for key in peer.conversation.said.keys() & keys}
         served.is_leaving = True
@@ -187,7 +190,7 @@ class Serving:
         """Routes of others that lead to it go first, then the interface itself, then our record of it."""
         self._fib.remove_vif(served.attachment.id)
         served.problem = "being detached"
-        self._installer.apply_all()
+        self._installer.apply_urgent()
         self._dataplane.detach(served.attachment.id)
         self._installer.forget(served.attachment.id)
         self._vifs.remove(served, time.time())

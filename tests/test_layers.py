@@ -40,6 +40,7 @@ RIM = (
     "forwarder.log",
     "forwarder.state",
     "forwarder.unclaimed",
+    "forwarder.watch",
     "forwarder.uplink",
     "forwarder.xmpp",
 )

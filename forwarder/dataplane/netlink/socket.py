@@ -50,6 +50,11 @@ class Netlink:
         self._socket.bind((0, 0))
         self._sequence = 0
 
+    @property
+    def port(self) -> int:
+        """Ours, as the kernel tells it with every change that we make."""
+        return int(self._socket.getsockname()[0])
+
     def close(self) -> None:
         self._socket.close()
 
