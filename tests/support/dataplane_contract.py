@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import pytest
 
-from forwarder.attachments import Mode
+from forwarder.attachments import Mode, Vlan
 from forwarder.dataplane.contract import (
     Dataplane,
     DataplaneError,
@@ -33,6 +33,8 @@ Reopen: TypeAlias = Callable[[], Dataplane]
 A = Vif("vm-a", "t-a", 1001, 16, (ip_address("10.0.0.1"), ip_address("fd00::1")), mac="02:00:00:00:00:01")
 B = Vif("vm-b", "t-b", 1002, 17, (ip_address("10.0.0.2"),), rate=8_000_000, mode=Mode.SUBNET)
 C = Vif("vm-c", "t-c", 1003, 18, (ip_address("10.0.0.1"),))
+V = Vif("es-v", "t-c.100", 1004, 20, (ip_address("10.0.0.1"),), mac="02:00:00:00:00:04", vlan=Vlan("t-c", 100))
+W = Vif("es-w", "t-c.101", 1005, 21, (ip_address("10.0.0.1"),), mac="02:00:00:00:00:04", vlan=Vlan("t-c", 101))
 
 
 def via(label: int, encapsulation: str = "udp", address: str = "192.0.2.2") -> RemoteHop:
@@ -104,6 +106,35 @@ class DataplaneContract:
         plane.attach(replace(B, interface="t-a"))
         assert attached(plane).keys() == {"vm-a", "vm-b"}
 
+    def test_vlans_of_a_port_come_and_go_one_by_one(self, plane: Dataplane) -> None:
+        plane.attach(V)
+        plane.attach(W)
+        assert attached(plane) == {"es-v": V, "es-w": W}
+        plane.detach("es-v")
+        assert attached(plane) == {"es-w": W}
+        moved = replace(W, interface="t-b.101", vlan=Vlan("t-b", 101))
+        plane.attach(moved)
+        assert attached(plane) == {"es-w": moved}
+        plane.attach(replace(V, vlan=Vlan("t-c", 101), interface="t-c.101"))
+        assert attached(plane).keys() == {"es-v", "es-w"}
+
+    def test_a_vlan_of_a_port_is_one_vifs(self, plane: Dataplane) -> None:
+        plane.attach(V)
+        with pytest.raises(DataplaneError, match=r"cannot attach es-w: vlan t-c:100 belongs to es-v"):
+            plane.attach(replace(W, vlan=Vlan("t-c", 100)))
+        assert attached(plane) == {"es-v": V}
+
+    def test_a_restart_finds_vlans_and_an_audit_makes_those_that_are_missing(
+        self, plane: Dataplane, reopen: Reopen
+    ) -> None:
+        plane.attach(V)
+        again = reopen()
+        assert attached(again) == {"es-v": V}
+        assert again.audit([V], []) == []
+        assert any("es-w" in told for told in again.audit([V, W], []))
+        assert attached(again) == {"es-v": V, "es-w": W}
+        assert again.audit([V, W], []) == []
+
     @pytest.mark.parametrize("taken", ["interface", "table", "label"])
     def test_what_another_vif_has_is_not_taken(self, plane: Dataplane, taken: str) -> None:
         plane.attach(A)
@@ -118,6 +149,10 @@ class DataplaneContract:
             {"id": "x" * 256},
             {"interface": ""},
             {"interface": "sixteen-letters-"},
+            {"vlan": Vlan("t-c", 0)},
+            {"vlan": Vlan("t-c", 4095)},
+            {"vlan": Vlan("", 100)},
+            {"vlan": Vlan("t-a", 100)},
             {"interface": "../../net"},
             {"interface": ".."},
             {"interface": 't"a'},

@@ -37,7 +37,8 @@ from forwarder.dataplane.linux.read_host import read_host, underlay_of
 from forwarder.dataplane.linux.read_vifs import read_vifs
 from forwarder.dataplane.linux.tunnels import Tunnels
 from forwarder.dataplane.linux.underlay_facts import host_facts
-from forwarder.dataplane.linux.vif_facts import host_part, vif_facts, vifs_of
+from forwarder.dataplane.linux.vif_facts import base_device, host_part, vif_facts, vifs_of
+from forwarder.dataplane.linux.vlans import reason_against_port
 from forwarder.dataplane.netlink.socket import Netlink
 from schema.values import IPAddress, IPNetwork
 
@@ -137,7 +138,7 @@ class LinuxDataplane:
             self.detach(vif.id)
             before = None
         with _doing(f"attach {vif.id}"):
-            reason = reason_against_interface(self._netlink, vif.interface)
+            reason = self._reason_against_device(vif)
             if reason is not None:
                 raise DataplaneError(reason)
             if before is None:
@@ -154,6 +155,11 @@ class LinuxDataplane:
         try:
             self._settle(vif_facts(vif), lambda: self._read_vif(vif.table, vif.interface))
         except (DataplaneError, *STEP_ERRORS):
+    def _reason_against_device(self, vif: Vif) -> str | None:
+        if vif.vlan is not None:
+            return reason_against_port(self._netlink, vif.vlan.parent)
+        return reason_against_interface(self._netlink, vif.interface)
+
             self._settle([], lambda: self._read_vif(vif.table, vif.interface))
             raise
 
@@ -246,13 +252,13 @@ class LinuxDataplane:
         desired = self._host + self._tunnels.facts()
         for vif in self._vifs.values():
             facts = vif_facts(vif)
-            desired += facts if vif.interface in names else host_part(facts, vif.interface)
+            desired += facts if base_device(vif) in names else host_part(facts, vif.interface)
         actual = read_host(self._netlink, self._fou, self._host, links)
         actual += read_vifs(self._netlink, links, {vif.interface for vif in self._vifs.values()})
         actual += self._guards.elements
         step = plan(desired, actual)
-        absent = [vif for vif in self._vifs.values() if vif.interface not in names]
-        told = [f"interface {vif.interface} of {vif.id}: is absent" for vif in absent]
+        absent = [vif for vif in self._vifs.values() if base_device(vif) not in names]
+        told = [f"interface {base_device(vif)} of {vif.id}: is absent" for vif in absent]
         told += self._repair(step.puts)
         told += self._learned.reconcile(routes, self._vifs)
         return told + self._repair(step.drops)

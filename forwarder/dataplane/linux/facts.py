@@ -85,6 +85,15 @@ class Unreachable:
     table: int
     version: int
 
+@dataclass(frozen=True, slots=True)
+class VlanDevice:
+    """The interface is a sub-interface of a port, for one 802.1Q tag."""
+
+    interface: str
+    parent: str
+    tag: int
+
+
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
@@ -180,6 +189,7 @@ Fact: TypeAlias = (
     | LastResort
     | Port
     | PortAddress
+    | VlanDevice
     | Neighbour
     | OwnRoute
     | LabelRoute
@@ -202,6 +212,7 @@ STAGES: Final[dict[type[Fact], tuple[tuple[str, ...], str]]] = {
     Port: (("interface",), "interface {interface} in VRF {table}"),
     PortAddress: (("interface", "address"), "address {address} at {interface}"),
     Neighbour: (("interface", "address"), "neighbour {address} at {interface}"),
+    VlanDevice: (("interface",), "VLAN {tag} of {parent} as {interface}"),
     OwnRoute: (("table", "prefix"), "own address {prefix} in VRF {table}"),
     LabelRoute: (("label",), "label {label} to {interface}"),
 }

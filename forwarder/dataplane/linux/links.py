@@ -65,11 +65,9 @@ def reason_against_interface(netlink: Netlink, name: str) -> str | None:
     if link is None:
         return f"there is no interface {name}"
     if link.master:
-        masters = [other.name for other in all_links(netlink) if other.index == link.master]
-        if masters and masters[0].startswith("esv-"):
-            return None
-        return f"{name} belongs to {', '.join(masters)}"
-    if name[:4] in DEVICE_PREFIXES or name == SINK:
+        master = masters_name(netlink, link)
+        return None if master.startswith("esv-") else f"{name} belongs to {master}"
+    if is_of_the_forwarder(name):
         return f"{name} is a device of the forwarder itself"
     if name == "lo" or len(link.mac) != _ETHERNET_MAC_LENGTH:
         return f"{name} is no Ethernet interface"
@@ -77,6 +75,21 @@ def reason_against_interface(netlink: Netlink, name: str) -> str | None:
     if held:
         return f"{name} has the host's address {', '.join(held)}; name the interface that leads to the VM"
     return None
+
+
+def is_of_the_forwarder(name: str) -> bool:
+    """Made for tunnels and VRFs, and no place for a tenant."""
+    return name[:4] in DEVICE_PREFIXES or name == SINK
+
+
+def masters_name(netlink: Netlink, link: rtlinks.Link) -> str:
+    """The device that a link is a part of."""
+    return link_at(netlink, link.master)
+
+
+def link_at(netlink: Netlink, index: int) -> str:
+    """The name of the device with this index."""
+    return next((link.name for link in all_links(netlink) if link.index == index), "another device")
 
 
 def _addresses_of(netlink: Netlink, wanted: int) -> Iterator[IPAddress]:

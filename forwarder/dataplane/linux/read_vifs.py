@@ -26,6 +26,7 @@ from forwarder.dataplane.linux.names import (
     FIRST_HOP,
 )
 from forwarder.dataplane.linux.shaping import read_rates
+from forwarder.dataplane.linux.vlans import read_vlans
 from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
 from forwarder.dataplane.netlink.codec import as_int
 from forwarder.dataplane.netlink.socket import Netlink
@@ -65,6 +66,7 @@ def read_vifs(
     ports = {link.index: link.name for link in links if link.master in vrfs or link.name in interfaces}
     facts += [Port(link.name, tables[link.master], link.mac, link.up) for link in links if link.master in vrfs]
     one = next(iter(ports)) if table and len(ports) == 1 else 0
+    facts += read_vlans(netlink, links)
     facts += _routes(netlink, {link.index: link.name for link in links}, table)
     if ports:
         facts += _labels(netlink, ports)

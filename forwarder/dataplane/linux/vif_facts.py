@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from ipaddress import ip_network
 
-from forwarder.attachments import Mode
+from forwarder.attachments import Mode, Vlan
 from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.facts import (
     Fact,
@@ -21,6 +21,7 @@ from forwarder.dataplane.linux.facts import (
     Rate,
     Source,
     Unreachable,
+    VlanDevice,
     VrfDevice,
 )
 from forwarder.dataplane.linux.names import (
@@ -32,6 +33,8 @@ from schema.values import IPAddress
 def vif_facts(vif: Vif) -> list[Fact]:
     """All that one virtual interface needs but its learned routes."""
     facts: list[Fact] = [VrfDevice(vif.table, vif.id), Guarded(vif.interface), Port(vif.interface, vif.table)]
+    if vif.vlan is not None:
+        facts.append(VlanDevice(vif.interface, vif.vlan.parent, vif.vlan.tag))
     facts += [Unreachable(vif.table, version) for version in (4, 6)]
     for version in sorted({address.version for address in vif.addresses}):
         facts.append(PortAddress(vif.interface, FIRST_HOP[version]))
@@ -48,6 +51,11 @@ def vif_facts(vif: Vif) -> list[Fact]:
     return facts
 
 
+def base_device(vif: Vif) -> str:
+    """The device that must be there for the interface to be served: itself, or the port it is a VLAN of."""
+    return vif.interface if vif.vlan is None else vif.vlan.parent
+
+
 def label_gateway(vif: Vif) -> IPAddress:
     """The address whose MAC a labelled packet is sent to. One serves both families; IPv4 if there is a choice."""
     return min(vif.addresses, key=lambda address: address.version)
@@ -55,7 +63,7 @@ def label_gateway(vif: Vif) -> IPAddress:
 
 def host_part(facts: Iterable[Fact], interface: str) -> list[Fact]:
     """Those of a vif's facts that can be kept true while its interface is absent."""
-    on_interface = (Rate, ProxyArp, Port, PortAddress, Neighbour, OwnRoute, LabelRoute)
+    on_interface = (VlanDevice, Rate, ProxyArp, Port, PortAddress, Neighbour, OwnRoute, LabelRoute)
     return [fact for fact in facts if not (isinstance(fact, on_interface) and fact.interface == interface)]
 
 
@@ -68,6 +76,7 @@ def vifs_of(facts: Iterable[Fact]) -> list[Vif]:
     macs: dict[str, str] = {}
     rates: dict[str, int] = {}
     subnets: set[str] = set()
+    vlans: dict[str, Vlan] = {}
     for fact in facts:
         match fact:
             case VrfDevice(table=table, vif_id=vif_id):
@@ -84,6 +93,8 @@ def vifs_of(facts: Iterable[Fact]) -> list[Vif]:
                 rates[interface] = bits
             case ProxyArp(interface=interface):
                 subnets.add(interface)
+            case VlanDevice(interface=interface, parent=parent, tag=tag):
+                vlans[interface] = Vlan(parent, tag)
     return [
         Vif(
             id=vif_id,
@@ -94,6 +105,7 @@ def vifs_of(facts: Iterable[Fact]) -> list[Vif]:
             mac=macs.get(interface),
             rate=rates.get(interface),
             mode=Mode.SUBNET if interface in subnets else Mode.POINT_TO_POINT,
+            vlan=vlans.get(interface),
         )
         for table, vif_id in vrfs.items()
         if (interface := ports.get(table, "")) in labels and own[table]

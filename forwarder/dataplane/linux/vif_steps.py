@@ -21,6 +21,7 @@ from forwarder.dataplane.linux.facts import (
     ProxyArp,
     Rate,
     Unreachable,
+    VlanDevice,
     VrfDevice,
 )
 from forwarder.dataplane.linux.host import write_sysctl
@@ -33,6 +34,7 @@ from forwarder.dataplane.linux.names import (
 from forwarder.dataplane.linux.read_vifs import LAST_RESORT_METRIC, UNREACHABLE_METRIC, is_vrf_of, proxy_arp_sysctls
 from forwarder.dataplane.linux.shaping import drop_rate, put_rate
 from forwarder.dataplane.linux.steps import Hands, Step
+from forwarder.dataplane.linux.vlans import drop_vlan, put_vlan
 from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
 from forwarder.dataplane.netlink.codec import NetlinkError, attribute, text, u32
 from schema.values import IPNetwork
@@ -179,6 +181,7 @@ def _link_address(fact: Neighbour) -> bytes:
 
 PUT: Final[dict[type[Fact], Step]] = {
     VrfDevice: _put_vrf,
+    VlanDevice: put_vlan,
     Unreachable: _put_unreachable,
     Rate: _put_rate,
     ProxyArp: _put_proxy_arp,
@@ -191,6 +194,7 @@ PUT: Final[dict[type[Fact], Step]] = {
 }
 DROP: Final[dict[type[Fact], Step]] = {
     VrfDevice: _drop_vrf,
+    VlanDevice: drop_vlan,
     Unreachable: _drop_unreachable,
     Rate: _drop_rate,
     ProxyArp: _drop_proxy_arp,

@@ -34,9 +34,10 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 IFF_UP = 1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 10, 18, 20
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VRF_TABLE = 1
+IFLA_VLAN_ID = 1
 IFLA_GRE_LOCAL, IFLA_GRE_REMOTE, IFLA_GRE_TTL, IFLA_GRE_PMTUDISC = 6, 7, 8, 10
 IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO, IFLA_IPTUN_PMTUDISC = 2, 3, 4, 9, 10
 IFLA_IPTUN_ENCAP_TYPE, IFLA_IPTUN_ENCAP_FLAGS, IFLA_IPTUN_ENCAP_SPORT, IFLA_IPTUN_ENCAP_DPORT = 15, 16, 17, 18
@@ -57,7 +58,8 @@ RTN_UNICAST = 1
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device as the kernel shows it. `data` holds the attributes of its kind."""
+    """A network device as the kernel shows it. `data` holds the attributes of its kind, `lower` is the index of what
+    it stands on."""
 
     index: int
     name: str
@@ -68,6 +70,7 @@ class Link:
     alias: str
     kind: str
     data: dict[int, bytes] = field(default_factory=dict)
+    lower: int = 0
 
 
 def parse_link(body: bytes) -> Link:
@@ -84,6 +87,7 @@ def parse_link(body: bytes) -> Link:
         alias=as_text(found.get(IFLA_IFALIAS, b"")),
         kind=as_text(info.get(IFLA_INFO_KIND, b"")),
         data=attributes(info.get(IFLA_INFO_DATA, b"")),
+        lower=as_int(found.get(IFLA_LINK, b"")),
     )
 
 
@@ -95,9 +99,11 @@ def get_link(name: str) -> Message:
     return Message(RTM_GETLINK, 0, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name))
 
 
-def new_link(name: str, kind: str, *data: bytes) -> Message:
+def new_link(name: str, kind: str, *data: bytes, lower: int = 0) -> Message:
+    """`lower` is the index of the device that the new one stands on, if it is of such a kind."""
     info = nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nested(IFLA_INFO_DATA, *data))
-    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + info)
+    named = text(IFLA_IFNAME, name) + (u32(IFLA_LINK, lower) if lower else b"")
+    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _LINK.pack(0, 0, 0, 0, 0) + named + info)
 
 
 def set_link(index: int, *changes: bytes, up: bool | None = None) -> Message:
@@ -111,6 +117,10 @@ def delete_link_named(name: str) -> Message:
 
 def vrf_data(table: int) -> list[bytes]:
     return [u32(IFLA_VRF_TABLE, table)]
+
+
+def vlan_data(tag: int) -> list[bytes]:
+    return [u16(IFLA_VLAN_ID, tag)]
 
 
 def gre_data(local: IPv4Address, ttl: int) -> list[bytes]:
