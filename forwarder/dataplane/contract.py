@@ -130,5 +130,11 @@ class Dataplane(Protocol):
     def routes(self) -> list[Route]:
         """What VRF routes of ours the kernel holds now."""
 
+    def purge(self) -> list[str]:
+        """Without `open`: remove what any run has made, put the host's settings back, and say in words what it was.
+
+        What could not be removed is in the DataplaneError; the rest is gone.
+        """
+
     def close(self) -> None:
         """Let go of sockets; forwarding stays as it is."""

@@ -126,6 +126,12 @@ class FakeDataplane:
             told.append(f"route {key.prefix} of {key.vif_id}: {state}")
         return told
 
+    def purge(self) -> list[str]:
+        removed = [f"virtual interface {vif_id}: removed" for vif_id in self._vifs]
+        self._vifs.clear()
+        self._routes.clear()
+        return removed
+
     def vifs(self) -> list[Vif]:
         return list(self._vifs.values())
 

@@ -162,6 +162,8 @@ def test_neighbours_addresses_and_rules_both_ways() -> None:
         assert rtlinks.parse_rule(rtlinks.local_table_rule(numbers.family_of(address), 32765).body) == (
             32765,
             rtlinks.RT_TABLE_LOCAL,
+            False,
         )
+        assert rtlinks.parse_rule(rtlinks.vrf_rule(numbers.family_of(address), 1000).body) == (1000, 0, True)
     bridge_entry = struct.pack("=BxxxiHBB", 7, 4, 0x80, 0, 0) + nl.attribute(2, bytes(6))
     assert rtlinks.parse_neighbour(bridge_entry) == (4, None, bytes(6), 0x80)

@@ -17,24 +17,28 @@ rest of the host we change only what `plan.host_facts` lists.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial, wraps
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif
 from forwarder.dataplane.contract import DataplaneError, Notice, Refusal, Route, RouteChange, RouteKey, Vif
-from forwarder.dataplane.linux.facts import Fact, Guarded, Port, Source, VrfDevice, describe
+from forwarder.dataplane.linux.facts import Fact, Guarded, Port, Source, Sysctl, VrfDevice, describe
 from forwarder.dataplane.linux.guards import Guards
 from forwarder.dataplane.linux.host import Fou, missing_features
 from forwarder.dataplane.linux.kernel import STEP_ERRORS, Kernel, Op, StepError
 from forwarder.dataplane.linux.learned import Key, LearnedRoutes, prefix_key
 from forwarder.dataplane.linux.links import DeviceIndexes, all_links, link_named, links_of, reason_against_interface
+from forwarder.dataplane.linux.memory import HostMemory
 from forwarder.dataplane.linux.monitor import Monitor
 from forwarder.dataplane.linux.names import vrf_name
 from forwarder.dataplane.linux.plan import plan
-from forwarder.dataplane.linux.read_host import read_host, underlay_of
+from forwarder.dataplane.linux.purge import purge
+from forwarder.dataplane.linux.read_host import is_untouched, read_host, underlay_of
 from forwarder.dataplane.linux.read_vifs import read_vifs
+from forwarder.dataplane.linux.steps import Hands
 from forwarder.dataplane.linux.tunnels import Tunnels
 from forwarder.dataplane.linux.underlay_facts import host_facts
 from forwarder.dataplane.linux.vif_facts import base_device, host_part, vif_facts, vifs_of
@@ -63,7 +67,7 @@ def _own(verb: Callable[Concatenate[LinuxDataplane, _P], _T]) -> Callable[Concat
     """What the verb changes is no news (`monitor`)."""
 
     @wraps(verb)
-    def unnoticed(self: LinuxDataplane, *arguments: _P.args, **named: _P.kwargs) -> _T:
+    def unnoticed(self: LinuxDataplane, /, *arguments: _P.args, **named: _P.kwargs) -> _T:
         with self._monitor.own_changes():
             return verb(self, *arguments, **named)
 
@@ -74,25 +78,34 @@ class LinuxDataplane:
     """The data plane of this network namespace, as `contract.Dataplane` describes it.
 
     `addresses` are our infrastructure addresses, the first IPv4 one the source of all tunnels; `peers` are the
-    prefixes from which tunnelled packets are taken.
+    prefixes from which tunnelled packets are taken; what the host's settings were before is kept in `state`.
     """
 
-    def __init__(self, addresses: Sequence[IPAddress], peers: Sequence[IPNetwork]) -> None:
+    def __init__(self, addresses: Sequence[IPAddress], peers: Sequence[IPNetwork], state: Path | None = None) -> None:
         self._locals = [address for address in addresses if isinstance(address, IPv4Address)]
         self._guards = Guards(peers)
+        self._memory = HostMemory(state)
         self._vifs: dict[str, Vif] = {}
+        self._interfaces: dict[str, str] = {}
+        """By vif id, those of `_vifs` and of vifs that could not be attached: one of them may yet appear."""
 
     def open(self) -> None:
         self._netlink = Netlink()
         try:
             self._set_host_up()
             with _doing("set the host up"):
+                settings = [fact.path for fact in self._host if isinstance(fact, Sysctl)]
+                self._memory.note(settings, is_untouched=is_untouched(self._netlink))
                 self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
             self._vifs = {vif.id: vif for vif in self.vifs()}
             self._learned.adopt(self.routes())
+            self._interfaces = {vif.id: vif.interface for vif in self._vifs.values()}
             with _doing("listen to the kernel"):
                 self._monitor = Monitor(
-                    self._netlink.port, lambda: all_links(self._netlink), lambda: self._vifs.values()
+                    self._netlink.port,
+                    lambda: all_links(self._netlink),
+                    lambda: self._vifs.values(),
+                    lambda: self._interfaces.values(),
                 )
         except DataplaneError:
             self._netlink.close()
@@ -137,6 +150,7 @@ class LinuxDataplane:
         if before is not None and not before.is_on_same_device(vif):
             self.detach(vif.id)
             before = None
+        self._interfaces[vif.id] = vif.interface
         with _doing(f"attach {vif.id}"):
             reason = self._reason_against_device(vif)
             if reason is not None:
@@ -148,6 +162,11 @@ class LinuxDataplane:
         self._vifs[vif.id] = vif
         self._tunnels.devices_changed()
 
+    def _reason_against_device(self, vif: Vif) -> str | None:
+        if vif.vlan is not None:
+            return reason_against_port(self._netlink, vif.vlan.parent)
+        return reason_against_interface(self._netlink, vif.interface)
+
     def _attach_new(self, vif: Vif) -> None:
         """From nothing, because routes in a VRF that was there may be another tenant's; and if it fails, to nothing."""
         if link_named(self._netlink, vrf_name(vif.table)) is not None:
@@ -155,11 +174,6 @@ class LinuxDataplane:
         try:
             self._settle(vif_facts(vif), lambda: self._read_vif(vif.table, vif.interface))
         except (DataplaneError, *STEP_ERRORS):
-    def _reason_against_device(self, vif: Vif) -> str | None:
-        if vif.vlan is not None:
-            return reason_against_port(self._netlink, vif.vlan.parent)
-        return reason_against_interface(self._netlink, vif.interface)
-
             self._settle([], lambda: self._read_vif(vif.table, vif.interface))
             raise
 
@@ -172,6 +186,7 @@ class LinuxDataplane:
             else:
                 self._drop_vrfs(lambda vrf: vrf.vif_id == vif_id)
         self._vifs.pop(vif_id, None)
+        self._interfaces.pop(vif_id, None)
         self._learned.forget_vif(vif_id)
         self._tunnels.devices_changed()
         self._tunnels.release()
@@ -224,6 +239,7 @@ class LinuxDataplane:
                 raise DataplaneError(f"cannot serve {vif.id}: {reason}")
             wanted[vif.id] = vif
         self._vifs = wanted
+        self._interfaces |= {vif.id: vif.interface for vif in vifs}
         with _doing("compare the kernel with what is wanted"):
             return self._audit(routes)
 
@@ -266,6 +282,20 @@ class LinuxDataplane:
     def _repair(self, ops: Sequence[Op]) -> list[str]:
         failed: dict[Op, StepError] = dict(self._kernel.execute(ops))
         return [f"{op.sentence}, and cannot be repaired: {failed[op]}" if op in failed else op.sentence for op in ops]
+
+    # -- taking it off the host
+
+    def purge(self) -> list[str]:
+        netlink = Netlink()
+        with closing(netlink), _doing("take the forwarder off this host"):
+            missing = missing_features(netlink)
+            if missing:
+                raise DataplaneError("\n".join(missing))
+            with closing(Fou()) as fou:
+                removed, failed = purge(Hands(netlink, fou, self._guards), self._memory)
+        if failed:
+            raise DataplaneError("left on this host, try again: " + "; ".join(failed))
+        return removed
 
     # -- compare, change, and compare again
 

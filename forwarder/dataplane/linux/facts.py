@@ -14,7 +14,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Final, TypeAlias
 
 from forwarder.dataplane.linux.names import (
@@ -28,8 +27,17 @@ class Form(enum.Enum):
     """What a tunnel device is for."""
 
     GRE = "GRE, to and from all"
+    GRE_RECEIVE = "GRE, from all"
+    GRE_SEND = "GRE, to one"
     RECEIVE = "UDP, from all"
     SEND = "UDP, to one"
+
+
+@dataclass(frozen=True, slots=True)
+class VrfRule:
+    """Packets of a VRF are looked up in its table. The kernel makes this with the first VRF, and never again."""
+
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class FouPort:
 
     port: int
     protocol: int
+    version: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +68,9 @@ class TunnelDevice:
 
     name: str
     form: Form
-    local: IPv4Address
+    local: IPAddress
     mtu: int
-    remote: IPv4Address | None = None
+    remote: IPAddress | None = None
     up: bool = True
     labels: bool = True
 
@@ -79,13 +88,6 @@ class VrfDevice:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreachable:
-    """Without it a lookup that finds nothing in the VRF goes on in the host's own table."""
-
-    table: int
-    version: int
-
-@dataclass(frozen=True, slots=True)
 class VlanDevice:
     """The interface is a sub-interface of a port, for one 802.1Q tag."""
 
@@ -93,6 +95,13 @@ class VlanDevice:
     parent: str
     tag: int
 
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """Without it a lookup that finds nothing in the VRF goes on in the host's own table."""
+
+    table: int
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +184,14 @@ class LabelRoute:
 
 
 Fact: TypeAlias = (
-    LocalTableLast
+    VrfRule
+    | LocalTableLast
     | Sysctl
     | FouPort
     | TunnelDevice
     | SinkDevice
     | VrfDevice
+    | VlanDevice
     | Unreachable
     | Guarded
     | Source
@@ -189,7 +200,6 @@ Fact: TypeAlias = (
     | LastResort
     | Port
     | PortAddress
-    | VlanDevice
     | Neighbour
     | OwnRoute
     | LabelRoute
@@ -198,11 +208,13 @@ Fact: TypeAlias = (
 # In the order of installing: the fields that make the key, and the words for it.
 STAGES: Final[dict[type[Fact], tuple[tuple[str, ...], str]]] = {
     Sysctl: (("path",), "sysctl {path}={value}"),
+    VrfRule: (("version",), "IPv{version} rule that leads into VRFs"),
     LocalTableLast: (("version",), "IPv{version} rule order, VRFs before the host's own addresses"),
     TunnelDevice: (("name",), "tunnel device {name} ({form.value})"),
     SinkDevice: ((), f"device {SINK}"),
-    FouPort: (("port",), "UDP port {port} for IP protocol {protocol}"),
+    FouPort: (("port", "version"), "UDP port {port} over IPv{version} for IP protocol {protocol}"),
     VrfDevice: (("table",), "VRF {table} of {vif_id}"),
+    VlanDevice: (("interface",), "VLAN {tag} of {parent} as {interface}"),
     Unreachable: (("table", "version"), "IPv{version} unreachable default of VRF {table}"),
     Guarded: (("interface",), "source guard of {interface}"),
     Source: (("interface", "address", "mac"), "source {address} at {interface}"),
@@ -212,7 +224,6 @@ STAGES: Final[dict[type[Fact], tuple[tuple[str, ...], str]]] = {
     Port: (("interface",), "interface {interface} in VRF {table}"),
     PortAddress: (("interface", "address"), "address {address} at {interface}"),
     Neighbour: (("interface", "address"), "neighbour {address} at {interface}"),
-    VlanDevice: (("interface",), "VLAN {tag} of {parent} as {interface}"),
     OwnRoute: (("table", "prefix"), "own address {prefix} in VRF {table}"),
     LabelRoute: (("label",), "label {label} to {interface}"),
 }

@@ -21,7 +21,7 @@ from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
 from forwarder.dataplane.netlink.codec import Message, NetlinkError, as_int, attribute, attributes, text, u8
 from forwarder.dataplane.netlink.socket import NETLINK_GENERIC, Netlink
 
-_SYSCTLS: Final = Path("/proc/sys")
+SYSCTLS: Final = Path("/proc/sys")
 _MODULES: Final = ("vrf", "mpls_router", "mpls_iptunnel", "ip_gre", "ipip", "fou", "dummy")
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _LOOPBACK_INDEX: Final = 1
@@ -30,7 +30,7 @@ _PROBE_TABLE: Final = 0xFFFFFFFE
 
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY = 16, 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
-_FOU_CMD_ADD, _FOU_CMD_GET = 1, 3
+_FOU_CMD_ADD, _FOU_CMD_DEL, _FOU_CMD_GET = 1, 2, 3
 _FOU_ATTR_PORT, _FOU_ATTR_AF, _FOU_ATTR_IPPROTO, _FOU_ATTR_TYPE = 1, 2, 3, 4
 _FOU_DIRECT = 1
 _GENERIC = struct.Struct("=BBxx")  # command, version
@@ -39,13 +39,13 @@ _GENERIC = struct.Struct("=BBxx")  # command, version
 def read_sysctl(path: str) -> str | None:
     """The value with single spaces, or None if there is no such setting."""
     try:
-        return " ".join((_SYSCTLS / path).read_text().split())
+        return " ".join((SYSCTLS / path).read_text().split())
     except FileNotFoundError:
         return None
 
 
 def write_sysctl(path: str, value: str) -> None:
-    (_SYSCTLS / path).write_text(value)
+    (SYSCTLS / path).write_text(value)
 
 
 def missing_features(netlink: Netlink) -> list[str]:
@@ -59,9 +59,9 @@ def missing_features(netlink: Netlink) -> list[str]:
 
 def _lacking(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
     """(what, module, kernel option)"""
-    if not (_SYSCTLS / "net/ipv6").exists():
+    if not (SYSCTLS / "net/ipv6").exists():
         yield "IPv6", "ipv6", "IPV6"
-    if not (_SYSCTLS / "net/mpls/platform_labels").exists():
+    if not (SYSCTLS / "net/mpls/platform_labels").exists():
         yield "MPLS forwarding", "mpls_router", "MPLS_ROUTING"
     hop = rtroutes.NextHopEntry(_LOOPBACK_INDEX, label=16)
     route = rtroutes.KernelRoute(_PROBE_TABLE, ip_network("203.0.113.0/32"), 0, numbers.OWN, hops=(hop,))
@@ -125,7 +125,13 @@ class Fou:
         return found
 
     def put(self, wanted: FouPort) -> None:
-        body = _GENERIC.pack(_FOU_CMD_ADD, 1)
+        self._ask(_FOU_CMD_ADD, wanted)
+
+    def drop(self, unwanted: FouPort) -> None:
+        self._ask(_FOU_CMD_DEL, unwanted)
+
+    def _ask(self, command: int, wanted: FouPort) -> None:
+        body = _GENERIC.pack(command, 1)
         body += attribute(_FOU_ATTR_PORT, wanted.port.to_bytes(2, "big")) + u8(_FOU_ATTR_AF, numbers.AF_INET)
         body += u8(_FOU_ATTR_IPPROTO, wanted.protocol) + u8(_FOU_ATTR_TYPE, _FOU_DIRECT)
         self._netlink.ask(Message(self._family, 0, body))

@@ -7,7 +7,7 @@ it should be yields a fact that says so, never none, so that what is unwanted ca
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -19,10 +19,12 @@ from forwarder.dataplane.linux.facts import (
     SinkDevice,
     Sysctl,
     TunnelDevice,
+    VrfRule,
 )
 from forwarder.dataplane.linux.host import Fou, read_sysctl
 from forwarder.dataplane.linux.links import all_links
 from forwarder.dataplane.linux.names import (
+    DEVICE_PREFIXES,
     MPLS_IN_UDP_PORT,
     SINK,
 )
@@ -61,7 +63,8 @@ def read_host(netlink: Netlink, fou: Fou, wanted: Collection[Fact], links: Seque
         if isinstance(fact, Sysctl):
             value = read_sysctl(fact.path)
             facts += [] if value is None else [Sysctl(fact.path, value)]
-    facts += [LocalTableLast(version) for version in (4, 6) if _local_table_is_last(netlink, version)]
+    for version in (4, 6):
+        facts += _rules(netlink, version)
     facts += [port for port in fou.ports() if port.port == MPLS_IN_UDP_PORT]
     multipoint = {}
     for link in links:
@@ -79,11 +82,21 @@ def read_host(netlink: Netlink, fou: Fou, wanted: Collection[Fact], links: Seque
     return facts
 
 
-def _local_table_is_last(netlink: Netlink, version: int) -> bool:
+def is_untouched(netlink: Netlink) -> bool:
+    """There is nothing of ours: no device, and no rule where only we put it."""
+    if any(link.name[:4] in DEVICE_PREFIXES or link.name == SINK for link in all_links(netlink)):
+        return False
+    return not any(isinstance(fact, LocalTableLast) for version in (4, 6) for fact in _rules(netlink, version))
+
+
+def _rules(netlink: Netlink, version: int) -> Iterator[Fact]:
     family = numbers.AF_INET if version == 4 else numbers.AF_INET6
     rules = [rtlinks.parse_rule(body) for body in netlink.dump(rtlinks.RTM_GETRULE, rtlinks.rules_of(family))]
-    local = [priority for priority, table in rules if table == rtlinks.RT_TABLE_LOCAL]
-    return bool(local) and min(local) > VRF_RULE_PRIORITY
+    local = [priority for priority, table, _ in rules if table == rtlinks.RT_TABLE_LOCAL]
+    if any(leads_into_vrfs for _, _, leads_into_vrfs in rules):
+        yield VrfRule(version)
+    if local and min(local) > VRF_RULE_PRIORITY:
+        yield LocalTableLast(version)
 
 
 def _tunnel(link: rtlinks.Link) -> TunnelDevice:

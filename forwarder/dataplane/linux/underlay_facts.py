@@ -15,6 +15,7 @@ from forwarder.dataplane.linux.facts import (
     SinkDevice,
     Sysctl,
     TunnelDevice,
+    VrfRule,
 )
 from forwarder.dataplane.linux.names import (
     MPLS_IN_IP,
@@ -41,7 +42,7 @@ _HOST_SYSCTLS: Final = (
 def host_facts(underlay: Sequence[tuple[IPv4Address, int]]) -> list[Fact]:
     """`underlay`: our IPv4 infrastructure addresses, each with the MTU of the device that holds it."""
     facts: list[Fact] = [Sysctl(path, value) for path, value in _HOST_SYSCTLS]
-    facts += [LocalTableLast(4), LocalTableLast(6), SinkDevice()]
+    facts += [VrfRule(4), VrfRule(6), LocalTableLast(4), LocalTableLast(6), SinkDevice()]
     for local, mtu in underlay:
         facts.append(TunnelDevice(gre_name(local), Form.GRE, local, mtu - 24))
         facts.append(TunnelDevice(receiver_name(local), Form.RECEIVE, local, mtu - 28))

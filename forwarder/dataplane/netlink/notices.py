@@ -42,7 +42,6 @@ _TCM_INDEX = struct.Struct("=4xi")
 _NEIGHBOUR_INDEX = struct.Struct("=4xi")
 _NETCONFA_IFINDEX: Final = 1
 _ALL_DEVICES: Final = 0xFFFFFFFF
-_FRA_L3MDEV: Final = 19
 
 
 def filter_program(port: int) -> bytes:
@@ -107,8 +106,8 @@ def of_settings(body: bytes) -> int | None:
 
 def is_rule_of_ours(body: bytes) -> bool:
     """The rule of the host's own addresses, which we moved, or the one that leads into VRFs."""
-    _, table = rtlinks.parse_rule(body)
-    return table == rtlinks.RT_TABLE_LOCAL or _FRA_L3MDEV in attributes(body, 12)
+    _, table, leads_into_vrfs = rtlinks.parse_rule(body)
+    return table == rtlinks.RT_TABLE_LOCAL or leads_into_vrfs
 
 
 def concerns_our_tables(nft_data: bytes) -> bool:

@@ -46,7 +46,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
 NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_PROTOCOL = 1, 2, 8, 12
 NUD_PERMANENT = 0x80
-FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 6, 15, 21
+FRA_PRIORITY, FRA_TABLE, FRA_L3MDEV, FRA_PROTOCOL = 6, 15, 19, 21
 RT_TABLE_LOCAL = 255
 RTPROT_KERNEL = 2
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
@@ -207,10 +207,17 @@ def rules_of(family: int) -> bytes:
     return _RULE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def parse_rule(body: bytes) -> tuple[int, int]:
-    """(priority, table)"""
+def parse_rule(body: bytes) -> tuple[int, int, bool]:
+    """(priority, table, whether it leads into VRFs)"""
     found = attributes(body, _RULE.size)
-    return as_int(found.get(FRA_PRIORITY, b"")), as_int(found.get(FRA_TABLE, b"")) or body[4]
+    table = as_int(found.get(FRA_TABLE, b"")) or body[4]
+    return as_int(found.get(FRA_PRIORITY, b"")), table, bool(as_int(found.get(FRA_L3MDEV, b"")))
+
+
+def vrf_rule(family: int, priority: int) -> Message:
+    """The rule that looks packets of a VRF up in its table, as the kernel makes it."""
+    body = _RULE.pack(family, 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(FRA_PRIORITY, priority) + u8(FRA_L3MDEV, 1)
+    return Message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body + u8(FRA_PROTOCOL, RTPROT_KERNEL))
 
 
 def local_table_rule(family: int, priority: int, delete: bool = False) -> Message:
