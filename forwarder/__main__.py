@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from forwarder import cli
 from forwarder.attachments import Mode
+from schema.values import DEFAULT_LOCAL_PREFERENCE
 
 if TYPE_CHECKING:
     from forwarder.agent import Agent
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from forwarder.dataplane.contract import Dataplane
 
 _DEFAULT_API = "/run/forwarder.sock"
+_OUTPUTS = ("table", "wide", "json")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
     client = argparse.ArgumentParser(add_help=False)
     client.add_argument("--api", default=_DEFAULT_API, metavar="SOCKET", help=f"its socket (default {_DEFAULT_API})")
-    client.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default table")
+    client.add_argument("-o", "--output", choices=_OUTPUTS, default="table", help="default table")
     _add_attach(verbs.add_parser("attach", parents=[client], help="put an interface into a VPN; repeating it is safe"))
     detach = verbs.add_parser("detach", parents=[client], help="take an interface out of its VPN")
     detach.add_argument("id", metavar="ID", help="the attachment's name")
@@ -59,11 +61,23 @@ def _add_attach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vpn", required=True, metavar="VPN", help="as the route server calls it")
     parser.add_argument("--interface", required=True, metavar="DEVICE", help="the virtual interface on this host")
     parser.add_argument("--address", required=True, action="append", metavar="ADDRESS/32", help="may be repeated")
+    parser.add_argument(
+        "--prefix", action="append", default=[], metavar="PREFIX",
+        help="routed behind the interface, by way of its address: the VM is a router; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--mac", metavar="MAC", help="the only one the VM may send from")
     parser.add_argument("--rate", metavar="RATE", help="limit in each direction, for example 100mbit")
     parser.add_argument(
         "--mode", choices=[mode.value for mode in Mode], default=Mode.POINT_TO_POINT.value,
         help="first hop 169.254.1.1 (the default), or ARP answered for a whole subnet",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sequence-number", type=int, metavar="N",
+        help="publish with this one (0 for anycast); without, one more than another host has",
+    )  # fmt: skip
+    parser.add_argument(
+        "--local-preference", type=int, default=DEFAULT_LOCAL_PREFERENCE, metavar="N",
+        help=f"the highest wins before anything else counts (default {DEFAULT_LOCAL_PREFERENCE})",
     )  # fmt: skip
     parser.set_defaults(verb=cli.attach)
 

@@ -50,7 +50,7 @@ class Agent:
         self.installer = Installer(self.fib, dataplane)
         self._saved = SavedState(file, self.vifs.state)
         departures = Departures()
-        self._uplink = Uplink(config, self.vifs, self.fib, self.installer, departures, self._saved)
+        self._uplink = Uplink(config, self.vifs, self.fib, self.installer, self._saved)
         self._watch = Watch(dataplane, self._compare)
         self._serving = Serving(
             dataplane, self.vifs, self.fib, self.installer, departures, self._saved, self._uplink, self._watch

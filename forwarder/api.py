@@ -1,6 +1,7 @@
 """The HTTP API on a unix socket: JSON to agent calls and back, nothing else.
 
-    PUT    /api/v1/vifs/{id}   {"vpn": …, "interface": …, "addresses": […], "mac"?, "rate"?, "mode"?}
+    PUT    /api/v1/vifs/{id}   {"vpn": …, "interface": …, "addresses": […], "mac"?, "rate"?, "mode"?,
+                                "prefixes"?: […], "sequence-number"?, "local-preference"?}
     DELETE /api/v1/vifs/{id}
     GET    /api/v1/vifs, /vifs/{id}, /routes?vpn=&vif=&prefix=, /labels, /status
 
@@ -29,6 +30,7 @@ from forwarder.dataplane.contract import DataplaneError
 from forwarder.labels import AllocationError
 from forwarder.state import StateError
 from forwarder.vifs import ConflictError
+from schema.values import DEFAULT_LOCAL_PREFERENCE
 
 _PREFIX = "/api/v1"
 _VIF = _PREFIX + "/vifs/{id:[^/]+}"
@@ -57,6 +59,9 @@ class _Body(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     mac: str | None = None
     rate: str | None = None
     mode: str = Mode.POINT_TO_POINT.value
+    prefixes: list[str] = []
+    sequence_number: int | None = None
+    local_preference: int = DEFAULT_LOCAL_PREFERENCE
 
 
 class Api:

@@ -26,10 +26,13 @@ def vif_report(agent: Agent, vif: ServedVif) -> Json:
         "id": a.id,
         "vpn": a.vpn,
         "interface": a.interface,
-        "addresses": [str(prefix) for prefix in vif.prefixes],
+        "addresses": [f"{address}/{address.max_prefixlen}" for address in a.addresses],
+        "prefixes": [str(prefix) for prefix in a.prefixes],
         "mac": a.mac,
         "rate": None if a.rate is None else rate_text(a.rate),
         "mode": a.mode.value,
+        "sequence-number": a.sequence_number,
+        "local-preference": a.local_preference,
         "label": vif.label,
         "table": vif.table,
         "instance-id": agent.vifs.instance_id(a.vpn),
@@ -50,7 +53,7 @@ def _vif_state(agent: Agent, vif: ServedVif) -> tuple[str, str | None]:
     refusals = [_refused_subscription(peer, vif) for peer in live]
     if all(refusals):
         return "refused", refusals[0]
-    if any(prefix not in vif.sequence_numbers for prefix in vif.prefixes):
+    if any(prefix not in vif.sequence_numbers for prefix in vif.networks):
         return "waiting", "for the in-sync marker of the VPN"
     said = [(peer, _said(agent, peer, vif)) for peer in live]
     for peer, publishes in said:
@@ -67,7 +70,7 @@ def _refused_subscription(peer: Peer, vif: ServedVif) -> str | None:
 
 
 def _said(agent: Agent, peer: Peer, vif: ServedVif) -> list[Said | None]:
-    return [peer.conversation.said.get(agent.vifs.item_key(vif, prefix)) for prefix in vif.prefixes]
+    return [peer.conversation.said.get(agent.vifs.item_key(vif, prefix)) for prefix in vif.networks]
 
 
 def route_report(agent: Agent, route: Route) -> Json:

@@ -5,7 +5,8 @@ about labels, tables or tunnels: those are given by `labels` and derived by the 
 
 `parse_attachment` is the one gate for attachments, whether they come from the API or from the state file.  It takes
 text and refuses with a sentence what could not be served: the addresses of an attachment are addresses of the
-virtual interface itself (draft section 5), so each is one host, unicast, routable and named once.
+virtual interface itself (draft section 5), so each is one host, unicast, routable and named once.  Its prefixes are
+networks that the VM routes, being a router itself: they are reached by way of its address of the same family.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schema.values import IPAddress
+from schema.values import DEFAULT_LOCAL_PREFERENCE, UINT32_MAX, IPAddress, IPNetwork
 
 _NAME_MAX = 255
 _VPN_MAX = 1023
@@ -25,6 +26,14 @@ VLAN_FIRST, VLAN_LAST = 1, 4094
 _INTERFACE_MAX = 15  # IFNAMSIZ less the terminating zero
 _RATE_UNITS = {"bit": 1, "kbit": 1_000, "mbit": 1_000_000, "gbit": 1_000_000_000}
 _RATE_MAX = 1_000_000_000_000
+_NOT_ROUTED = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"),
+        *("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"),
+    )
+)
+"""Neither these nor a part of them is ever a VPN route; what is wider may be, a default route for one."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -50,6 +59,7 @@ class Vlan:
 class Attachment:
     """One `attach`. Addresses are host addresses; `mac` is lower-case colon form; `rate` is in bits per second.
 
+    `sequence_number` is the one to publish with, None to have it decided; anycast means the same one everywhere.
     With a `vlan` the interface is a sub-interface that the data plane makes and takes away.
     """
 
@@ -61,6 +71,14 @@ class Attachment:
     rate: int | None = None
     mode: Mode = Mode.POINT_TO_POINT
     vlan: Vlan | None = None
+    prefixes: tuple[IPNetwork, ...] = ()
+    sequence_number: int | None = None
+    local_preference: int = DEFAULT_LOCAL_PREFERENCE
+
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """What is published: every address as a network of one, and every prefix."""
+        return (*(ipaddress.ip_network(address) for address in self.addresses), *self.prefixes)
 
 
 class AttachmentError(ValueError):
@@ -77,6 +95,9 @@ def parse_attachment(
     rate: str | None = None,
     mode: str = Mode.POINT_TO_POINT,
     vlan: str | None = None,
+    prefixes: Sequence[str] = (),
+    sequence_number: int | None = None,
+    local_preference: int = DEFAULT_LOCAL_PREFERENCE,
 ) -> Attachment:
     """Check every field and put it in our own terms. Raises AttachmentError."""
     chosen = _mode(mode)
@@ -92,6 +113,9 @@ def parse_attachment(
         None if rate is None else parse_rate(rate),
         chosen,
         None if vlan is None else _vlan(vlan),
+        _prefixes(prefixes, hosts),
+        None if sequence_number is None else _uint32("sequence-number", sequence_number),
+        _uint32("local-preference", local_preference),
     )
 
 
@@ -178,3 +202,40 @@ def _host(text: str) -> IPAddress:
     if host == ipaddress.IPv4Address("255.255.255.255"):
         raise AttachmentError(f"addresses: {text} is the broadcast address")
     return host
+
+
+def _prefixes(texts: Sequence[str], hosts: tuple[IPAddress, ...]) -> tuple[IPNetwork, ...]:
+    networks = tuple(_network(text) for text in texts)
+    for index, network in enumerate(networks):
+        version = network.version
+        if network in networks[:index]:
+            raise AttachmentError(f"prefixes: {network} is given twice")
+        if network.prefixlen == network.max_prefixlen and network.network_address in hosts:
+            raise AttachmentError(f"prefixes: {network} is an address of the interface, and published as that")
+        if all(host.version != version for host in hosts):
+            raise AttachmentError(
+                f"prefixes: {network} would be reached by way of an IPv{version} address of the interface: give it one"
+            )
+    return networks
+
+
+def _network(text: str) -> IPNetwork:
+    try:
+        inside = ipaddress.ip_interface(text)
+    except ValueError:
+        raise AttachmentError(f"prefixes: {text[:50]!r} is not an IPv4 or IPv6 prefix") from None
+    network: IPNetwork = inside.network
+    if not re.fullmatch(r"[^/%]+/\d{1,3}", text, re.ASCII):
+        raise AttachmentError(f"prefixes: {text[:50]} is not an address, a slash and a length, like {network}")
+    if inside.ip != network.network_address:
+        raise AttachmentError(f"prefixes: {text} has bits set beyond its length: write {network}")
+    for reserved in _NOT_ROUTED:
+        if network.version == reserved.version and network.subnet_of(reserved):  # type: ignore[arg-type]
+            raise AttachmentError(f"prefixes: {text} is not routable: it is within {reserved}")
+    return network
+
+
+def _uint32(field: str, number: int) -> int:
+    if not 0 <= number <= UINT32_MAX:
+        raise AttachmentError(f"{field}: {number} is outside 0..{UINT32_MAX}")
+    return number

@@ -21,11 +21,18 @@ EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DEGRADED
 _TIMEOUT = 30.0
 _PREFIX = "/api/v1"
 _COLUMNS = {
-    "vifs": ("id", "vpn", "interface", "addresses", "label", "table", "state", "reason"),
+    "vifs": ("id", "vpn", "interface", "addresses", "prefixes", "label", "table", "state", "reason"),
     "routes": ("vif", "vpn", "prefix", "next-hops", "route-server", "stale"),
     "labels": ("label", "vif", "state", "seconds-left"),
     "route-servers": ("address", "domain", "state", "vpns", "vpns-in-sync", "items", "unusable-items", "reason"),
 }
+
+
+_WIDE = {
+    "vifs": ("mac", "rate", "mode", "instance-id", "sequence-numbers", "local-preference"),
+    "routes": ("local-preference", "sequence-number"),
+}
+"""Columns that `-o wide` has beside those."""
 
 
 class CommandError(Exception):
@@ -57,12 +64,15 @@ def attach(arguments: argparse.Namespace) -> int:
         "mac": arguments.mac,
         "rate": arguments.rate,
         "mode": arguments.mode,
+        "prefixes": arguments.prefix,
+        "sequence_number": arguments.sequence_number,
+        "local_preference": arguments.local_preference,
     }
     try:
         parse_attachment(arguments.id, **fields)
     except AttachmentError as error:
         raise CommandError(f"attach {arguments.id}: {error}", EXIT_USAGE) from None
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {name.replace("_", "-"): value for name, value in fields.items() if value is not None}
     vif = _request(arguments.api, "PUT", _vif_path(arguments.id), given)
     text = f"{vif['id']} attached: vpn {vif['vpn']}, interface {vif['interface']}, label {vif['label']}"
     _show(arguments, vif, text)
@@ -85,7 +95,8 @@ def get(arguments: argparse.Namespace) -> int:
         query = urlencode({key: value for key, value in filters.items() if value is not None})
         answer = _request(arguments.api, "GET", f"{_PREFIX}/{kind}{'?' + query if query else ''}")
         items = answer["items"]
-    _show(arguments, answer, table(items, _COLUMNS[kind]))
+    wide = _WIDE.get(kind, ()) if arguments.output == "wide" else ()
+    _show(arguments, answer, table(items, (*_COLUMNS[kind], *wide)))
     return EXIT_OK
 
 
@@ -115,6 +126,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(_cell(element) for element in value)
+    if isinstance(value, dict) and value.keys().isdisjoint(("vif", "next-hop")):
+        return ",".join(f"{key}={_cell(element)}" for key, element in value.items()) or "-"
     if isinstance(value, dict):
         remote = f"{value.get('next-hop')} label {value.get('label')} {value.get('tunnel-encapsulation')}"
         return f"vif {value['vif']}" if "vif" in value else remote

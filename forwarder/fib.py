@@ -52,6 +52,8 @@ class LocalVif:
     vpn: str
     label: int
     addresses: tuple[IPAddress, ...]
+    prefixes: tuple[IPNetwork, ...] = ()
+    """Routed behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +335,8 @@ class Fib:
 
 
 def _is_own(vif: LocalVif, prefix: IPNetwork) -> bool:
-    return prefix.prefixlen == prefix.max_prefixlen and prefix.network_address in vif.addresses
+    is_address = prefix.prefixlen == prefix.max_prefixlen and prefix.network_address in vif.addresses
+    return is_address or prefix in vif.prefixes
 
 
 def _without(hops: Hops, own: LocalHop) -> Hops | None:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 
+from forwarder.answers import Sent
 from forwarder.attachments import Attachment
 from forwarder.dataplane.contract import Dataplane, DataplaneError
 from forwarder.departures import Departures
@@ -20,6 +21,7 @@ from forwarder.fib import Fib
 from forwarder.installer import Installer
 from forwarder.log import record
 from forwarder.peers import is_any_in_sync
+from forwarder.pubsub import Publish, Retract
 from forwarder.state import SavedState, StateError
 from forwarder.unclaimed import Unclaimed
 from forwarder.uplink import Uplink
@@ -167,24 +169,21 @@ class Serving:
             self._dataplane.detach(attachment_id)
             self._saved.catch_up()  # an earlier detach may have got as far as that
             return self.unclaimed.forget(attachment_id, time.time())
-        departure = self._departures.begin(attachment_id)
-        try:
-            departure.retracts = self._retract(served)
-            await departure.answered(RETRACT_WAIT)
+        with self._departures.begin(attachment_id):
+            await self._uplink.answers(self._retract(served), RETRACT_WAIT)
             self._take_away(served)
-        finally:
-            self._departures.end(attachment_id)
         record(logging.INFO, "vif.detached", vif=attachment_id, vpn=served.attachment.vpn, label=served.label)
         return True
 
-    def _retract(self, served: ServedVif) -> set[tuple[str, str, str]]:
-        """Retract all its items; (route server, VPN, item id) of each."""
-        keys = {self._vifs.item_key(served, prefix) for prefix in served.networks}
-        peers = self._uplink.peers.values()
-        retracts = {(peer.name, *key) for peer in peers for key in peer.conversation.said.keys() & keys}
+    def _retract(self, served: ServedVif) -> list[Sent]:
+        """Retract all its items, or publish those it shares without it; what was sent for that."""
+        keys = {self._vifs.item_key(served, network) for network in served.networks}
         served.is_leaving = True
-        self._uplink.publish()
-        return retracts
+        return [
+            (server, request)
+            for server, request in self._uplink.publish()
+            if isinstance(request, Retract | Publish) and (request.vpn, request.item_id) in keys
+        ]
 
     def _take_away(self, served: ServedVif) -> None:
         """Routes of others that lead to it go first, then the interface itself, then our record of it."""

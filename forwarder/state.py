@@ -23,9 +23,11 @@ import msgspec
 from forwarder.attachments import Attachment, AttachmentError, Mode, parse_attachment, rate_text
 from forwarder.labels import INSTANCE_ID_LAST, LABEL_FIRST, LABEL_LAST
 from forwarder.log import record
-from schema.values import UINT32_MAX
+from schema.values import DEFAULT_LOCAL_PREFERENCE, UINT32_MAX
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+_READABLE = (1, STATE_VERSION)
+"""Version 1 knew less, and nothing that is read otherwise now: what it says nothing of has its default."""
 _FILE_NAME = "state.json"
 
 
@@ -42,6 +44,9 @@ class Record(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, omit_de
     mode: str = Mode.POINT_TO_POINT.value
     sequence_numbers: dict[str, int] = {}
     vlan: str | None = None
+    prefixes: list[str] = []
+    sequence_number: int | None = None
+    local_preference: int = DEFAULT_LOCAL_PREFERENCE
 
     @classmethod
     def of(cls, attachment: Attachment, label: int, sequence_numbers: dict[str, int]) -> Record:
@@ -56,6 +61,9 @@ class Record(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, omit_de
             attachment.mode.value,
             sequence_numbers,
             None if attachment.vlan is None else str(attachment.vlan),
+            [str(prefix) for prefix in attachment.prefixes],
+            attachment.sequence_number,
+            attachment.local_preference,
         )
 
     def attachment(self) -> Attachment:
@@ -69,17 +77,21 @@ class Record(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, omit_de
             rate=self.rate,
             mode=self.mode,
             vlan=self.vlan,
+            prefixes=self.prefixes,
+            sequence_number=self.sequence_number,
+            local_preference=self.local_preference,
         )
 
 
 class State(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
-    """The file's content. `resting_labels` are (label, wall-clock time it was freed)."""
+    """The file's content. `resting_labels` are (label, wall-clock time it was freed); `draining` survives a restart."""
 
     version: int = STATE_VERSION
     attachments: list[Record] = []
     instance_ids: dict[str, int] = {}
     resting_labels: list[tuple[int, float]] = []
     next_label: int = LABEL_FIRST
+    draining: bool = False
 
 
 class StateError(Exception):
@@ -162,9 +174,9 @@ class SavedState:
 def _decode(text: bytes) -> State:
     """Checked as a whole, for nothing later on expects it to be wrong. Raises ValueError and what decoding raises."""
     version = msgspec.json.decode(text, type=_Version).version
-    if version != STATE_VERSION:
+    if version not in _READABLE:
         raise ValueError(f"version {version}, this program writes {STATE_VERSION}")
-    state = msgspec.json.decode(text, type=State)
+    state = msgspec.structs.replace(msgspec.json.decode(text, type=State), version=STATE_VERSION)
     for written in state.attachments:
         written.attachment()
         for prefix, number in written.sequence_numbers.items():
@@ -180,13 +192,14 @@ def _decode(text: bytes) -> State:
 
 def _once(state: State) -> None:
     """Raises ValueError."""
-    addresses = [(written.vpn, address) for written in state.attachments for address in written.attachment().addresses]
+    attachments = [written.attachment() for written in state.attachments]
+    alone = [(a.vpn, network) for a in attachments if a.sequence_number is None for network in a.networks]
     for what, values in (
         ("attachment id", [written.id for written in state.attachments]),
         ("interface", [written.interface for written in state.attachments]),
         ("label", [written.label for written in state.attachments]),
         ("instance-id", list(state.instance_ids.values())),
-        ("address in one VPN", addresses),
+        ("address in one VPN", alone),
     ):
         if len(set(values)) != len(values):
             raise ValueError(f"the same {what} twice")

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
+from forwarder.answers import Answers, Sent
 from forwarder.config import Config
-from forwarder.departures import Departures
 from forwarder.fib import Fib
 from forwarder.guarded import guarded
 from forwarder.installer import Installer
@@ -28,7 +29,6 @@ from forwarder.pubsub import (
     ItemRetracted,
     NodeGone,
     Request,
-    Retract,
     StanzaError,
     Subscribe,
 )
@@ -50,7 +50,6 @@ class Uplink:
         vifs: VifTable,
         fib: Fib,
         installer: Installer,
-        departures: Departures,
         saved: SavedState,
     ) -> None:
         self.peers = {
@@ -59,9 +58,9 @@ class Uplink:
         self._vifs = vifs
         self._fib = fib
         self._installer = installer
-        self._departures = departures
         self._saved = saved
         self._timers = StaleTimers()
+        self._answers = Answers()
 
     def start(self) -> None:
         """Begin to connect."""
@@ -74,12 +73,20 @@ class Uplink:
 
     # --- What they are told ---------------------------------------------------------------------------------------
 
-    def publish(self) -> None:
-        """Tell every live route server what it has not been told, and forget VPNs nobody here is in."""
+    def publish(self) -> list[Sent]:
+        """Tell every live route server what it has not been told, and forget VPNs nobody here is in; what was sent."""
         wanted = self._vifs.wanted()
         self._fib.keep_vpns(wanted.vpns)
+        sent: list[Sent] = []
         for peer in self.peers.values():
-            peer.send(peer.conversation.difference(wanted))
+            requests = peer.conversation.difference(wanted)
+            peer.send(requests)
+            sent += [(peer.name, request) for request in requests]
+        return sent
+
+    async def answers(self, sent: Iterable[Sent], within: float) -> set[Sent]:
+        """Wait for the answers to what was sent just now, but no longer than `within` seconds; what is missing."""
+        return await self._answers.to(sent, within)
 
     def number(self, vpn: str) -> None:
         """Number the new addresses of a VPN now if its picture is complete, else after a bounded wait."""
@@ -130,7 +137,7 @@ class Uplink:
     def _session_lost(self, peer: Peer) -> None:
         peer.conversation.stop()
         self._fib.session_lost(peer.name)
-        self._departures.session_lost(peer.name)
+        self._answers.session_lost(peer.name)
         self._installer.schedule()
 
     def _events(self, peer: Peer, events: list[Event]) -> None:
@@ -173,8 +180,7 @@ class Uplink:
             self._closed(peer, request.vpn)
             if peer.conversation.is_behind:
                 self.publish()
-        elif isinstance(request, Retract):
-            self._departures.answered((peer.name, request.vpn, request.item_id))
+        self._answers.answered(peer.name, request)
 
     def _closed(self, peer: Peer, vpn: str) -> None:
         """If this route server serves us nothing of a VPN, it does not do so with what it offered once either."""

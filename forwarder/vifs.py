@@ -1,12 +1,18 @@
 """The virtual interfaces this forwarder serves, with everything they were given, and what follows for publishing.
 
-A `ServedVif` is an attachment with its label and, per address, the sequence number it is published with.  The number
-is decided once, when the address is new (draft section 6, after RFC 7432 section 15): one more than the highest seen
-from another forwarder, so that a VM that moved here wins, or 0.  Until then the address is not published.
+A `ServedVif` is an attachment with its label and, per network, the sequence number it is published with.  Networks are
+its addresses and the prefixes behind it.  The number is the attachment's own, if it names one; else it is decided once,
+when the network is new (draft section 6, after RFC 7432 section 15): one more than the highest seen from another
+forwarder, so that a VM that moved here wins, or 0.  Until then the network is not published.  A number is never raised
+later, else two hosts that both have an address would outbid each other for ever.
 
-`wanted` says what every route server should know: one item per address, its id in the draft's form
+`wanted` says what every route server should know: one item per network, its id in the draft's form
 `address:instance-id:prefix`, its next hop the first infrastructure address of this host, where tunnels begin and end.
-A virtual interface that is leaving, or that the data plane could not set up, is in no item.
+A virtual interface that is leaving, or that the data plane could not set up, is in no item.  While the host is being
+drained all items have local-preference 0 (RFC 8326 section 3), so that any other host with the network is preferred.
+
+Anycast: several interfaces of a VPN here may have one network if each names the same sequence number and the same
+local-preference, for that is how they say that they mean it.  They share the item then, with a next hop for each.
 """
 
 from __future__ import annotations
@@ -24,6 +30,8 @@ from forwarder.state import Record, State
 from schema.items import RouteItem
 from schema.names import route_item_id
 from schema.values import UINT32_MAX, Encapsulation, IPAddress, IPNetwork, NextHop
+
+DRAINED_PREFERENCE = 0
 
 
 class ConflictError(Exception):
@@ -45,8 +53,8 @@ class ServedVif:
         return table_of(self.label)
 
     @property
-    def prefixes(self) -> list[IPNetwork]:
-        return [ipaddress.ip_network(address) for address in self.attachment.addresses]
+    def networks(self) -> tuple[IPNetwork, ...]:
+        return self.attachment.networks
 
     @property
     def is_publishable(self) -> bool:
@@ -60,11 +68,18 @@ class ServedVif:
     def vif(self) -> Vif:
         """For the data plane."""
         a = self.attachment
-        return Vif(a.id, a.interface, self.table, self.label, a.addresses, a.mac, a.rate, a.mode, vlan=a.vlan)
+        return Vif(a.id, a.interface, self.table, self.label, a.addresses, a.mac, a.rate, a.mode, a.prefixes, a.vlan)
 
     def local_vif(self) -> LocalVif:
         """For the FIB."""
-        return LocalVif(self.attachment.id, self.attachment.vpn, self.label, self.attachment.addresses)
+        a = self.attachment
+        return LocalVif(a.id, a.vpn, self.label, a.addresses, a.prefixes)
+
+    def number(self) -> None:
+        """Give its networks the number the attachment names, and forget those of networks that are its no more."""
+        given = self.attachment.sequence_number
+        kept = {network: number for network, number in self.sequence_numbers.items() if network in self.networks}
+        self.sequence_numbers = kept if given is None else dict.fromkeys(self.networks, given)
 
 
 class VifTable:
@@ -77,6 +92,8 @@ class VifTable:
         self._labels = LabelPool(state.resting_labels, state.next_label)
         self._instance_ids = InstanceIds(state.instance_ids)
         self._vifs: dict[str, ServedVif] = {}
+        self.is_draining = state.draining
+        """Everything is published with the lowest preference there is."""
         for record in state.attachments:
             self._labels.reserve(record.label)
             numbers = {ipaddress.ip_network(prefix): number for prefix, number in record.sequence_numbers.items()}
@@ -93,6 +110,7 @@ class VifTable:
             instance_ids=self._instance_ids.all(),
             resting_labels=self._labels.resting(now),
             next_label=self._labels.next_label,
+            draining=self.is_draining,
         )
 
     def __iter__(self) -> Iterator[ServedVif]:
@@ -123,7 +141,7 @@ class VifTable:
     # --- Coming and going -----------------------------------------------------------------------------------------
 
     def in_the_way(self, attachment: Attachment) -> list[ServedVif]:
-        """Other attachments on the same interface, or with one of the addresses in the same VPN."""
+        """Other attachments on the same interface, or with one of the networks in the same VPN and no right to it."""
         return [
             vif
             for vif in self._vifs.values()
@@ -136,20 +154,22 @@ class VifTable:
             other = vif.attachment.id
             raise ConflictError(
                 f"attachment {attachment.id}: {_clash(vif.attachment, attachment)} is attached as {other}; "
-                f"run `forwarder detach {other}` first"
+                f"run `forwarder detach {other}` first{_how_to_share(vif.attachment, attachment)}"
             )
 
     def add(self, attachment: Attachment, now: float, label: int | None = None) -> ServedVif:
         """Give it a label, or the reserved one it had, and its VPN an instance-id. Raises AllocationError."""
         self._instance_ids.of(attachment.vpn)
         vif = ServedVif(attachment, self._labels.allocate(now) if label is None else label)
+        vif.number()
         self._vifs[attachment.id] = vif
         return vif
 
     def change(self, vif: ServedVif, attachment: Attachment) -> None:
-        """The same interface in the same VPN with other addresses or limits; kept addresses keep their numbers."""
+        """The same interface in the same VPN with other networks or limits; kept networks keep their numbers, unless
+        it names another."""
         vif.attachment = attachment
-        vif.sequence_numbers = {p: n for p, n in vif.sequence_numbers.items() if p in vif.prefixes}
+        vif.number()
 
     def remove(self, vif: ServedVif, now: float) -> None:
         """Forget it; its label rests from `now` on."""
@@ -159,13 +179,13 @@ class VifTable:
     # --- Publishing -----------------------------------------------------------------------------------------------
 
     def undecided(self, vpn: str) -> list[tuple[ServedVif, IPNetwork]]:
-        """Addresses that wait for their sequence number."""
+        """Networks that wait for their sequence number."""
         return [
-            (vif, prefix)
+            (vif, network)
             for vif in self._vifs.values()
             if vif.attachment.vpn == vpn and vif.is_publishable
-            for prefix in vif.prefixes
-            if prefix not in vif.sequence_numbers
+            for network in vif.networks
+            if network not in vif.sequence_numbers
         ]
 
     def decide(self, vpn: str, highest: Callable[[str, IPNetwork], int | None]) -> bool:
@@ -185,8 +205,9 @@ class VifTable:
         items: dict[ItemKey, RouteItem] = {}
         for vif in self._vifs.values():
             if vif.is_publishable:
-                for prefix, number in vif.sequence_numbers.items():
-                    items[self.item_key(vif, prefix)] = self._item(vif, prefix, number)
+                for network, number in vif.sequence_numbers.items():
+                    key = self.item_key(vif, network)
+                    items[key] = self._item(vif, network, number, items.get(key))
         return Wanted(items, {vpn: self._instance_ids.of(vpn) for vpn in self.vpns()})
 
     def item_key(self, vif: ServedVif, prefix: IPNetwork) -> ItemKey:
@@ -195,13 +216,34 @@ class VifTable:
         administrator = f"[{self._address}]" if self._address.version == 6 else str(self._address)
         return vpn, route_item_id(f"{administrator}:{self._instance_ids.of(vpn)}", prefix)
 
-    def _item(self, vif: ServedVif, prefix: IPNetwork, sequence_number: int) -> RouteItem:
-        return RouteItem(prefix, (NextHop(self._address, vif.label, self._encapsulations),), sequence_number)
+    def _item(self, vif: ServedVif, network: IPNetwork, number: int, shared: RouteItem | None) -> RouteItem:
+        """`shared` is what other interfaces have the network with."""
+        hops = (*(() if shared is None else shared.next_hops), NextHop(self._address, vif.label, self._encapsulations))
+        preference = DRAINED_PREFERENCE if self.is_draining else vif.attachment.local_preference
+        return RouteItem(network, tuple(sorted(hops, key=lambda hop: hop.label)), number, preference)
 
 
 def _clash(one: Attachment, other: Attachment) -> str | None:
     if one.interface == other.interface:
         return f"interface {one.interface}"
-    if one.vpn == other.vpn and (shared := [a for a in one.addresses if a in other.addresses]):
-        return f"address {shared[0]} of VPN {one.vpn}"
-    return None
+    if one.vpn != other.vpn or _means_anycast(one, other):
+        return None
+    shared = next((network for network in one.networks if network in other.networks), None)
+    return None if shared is None else f"{_in_words(shared)} of VPN {one.vpn}"
+
+
+def _means_anycast(one: Attachment, other: Attachment) -> bool:
+    said = (one.sequence_number, one.local_preference)
+    return one.sequence_number is not None and said == (other.sequence_number, other.local_preference)
+
+
+def _how_to_share(one: Attachment, other: Attachment) -> str:
+    """To be told to those who may have wanted to."""
+    if one.interface == other.interface or other.sequence_number is None:
+        return ""
+    return ", or give both the same --sequence-number and --local-preference (anycast)"
+
+
+def _in_words(network: IPNetwork) -> str:
+    is_host = network.prefixlen == network.max_prefixlen
+    return f"address {network.network_address}" if is_host else f"prefix {network}"

@@ -28,6 +28,7 @@ RIM = (
     "routeserver.pki",
     "forwarder.__main__",
     "forwarder.agent",
+    "forwarder.answers",
     "forwarder.departures",
     "forwarder.guarded",
     "forwarder.installer",

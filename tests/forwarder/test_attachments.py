@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ def test_every_field_is_put_in_our_terms() -> None:
     assert attachment.addresses == (ip_address("10.1.0.1"), ip_address("fd00::1"))
     assert (attachment.mac, attachment.rate) == ("52:54:00:aa:bb:01", 100_000_000)
     assert attachment.mode is Mode.POINT_TO_POINT
+    assert (attachment.prefixes, attachment.sequence_number, attachment.local_preference) == ((), None, 100)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,36 @@ def test_every_field_is_put_in_our_terms() -> None:
         ("rate", "0mbit", "not a rate"),
         ("rate", "9999gbit", "not a rate"),
         ("mode", "bridge", "neither point-to-point nor subnet"),
+        ("prefixes", ["ten"], "prefixes: 'ten' is not an IPv4 or IPv6 prefix"),
+        ("prefixes", ["10.2.0.0/33"], "not an IPv4 or IPv6 prefix"),
+        ("prefixes", ["10.2.0.0"], "not an address, a slash and a length, like 10.2.0.0/32"),
+        ("prefixes", ["10.2.0.0/255.255.0.0"], "not an address, a slash and a length, like 10.2.0.0/16"),
+        ("prefixes", ["10.2.0.1/24"], "has bits set beyond its length: write 10.2.0.0/24"),
+        ("prefixes", ["10.2.0.0/24", "10.3.0.0/24", "10.2.0.0/24"], "10.2.0.0/24 is given twice"),
+        ("prefixes", ["10.1.0.1/32"], "10.1.0.1/32 is an address of the interface"),
+        ("prefixes", ["fd02::/64"], "fd02::/64 would be reached by way of an IPv6 address of the interface"),
+        ("prefixes", ["224.1.0.0/16"], "not routable: it is within 224.0.0.0/4"),
+        ("prefixes", ["127.0.0.0/8"], "not routable"),
+        ("prefixes", ["169.254.7.0/24"], "not routable"),
+        ("prefixes", ["0.0.0.0/32"], "not routable"),
+        ("prefixes", ["fe80::/64"], "not routable"),
+        ("prefixes", ["::1/128"], "not routable"),
+        ("prefixes", ["::ffff:10.0.0.0/104"], "not routable"),
+        ("sequence_number", -1, "sequence-number: -1 is outside 0..4294967295"),
+        ("sequence_number", 1 << 32, "sequence-number: 4294967296 is outside"),
+        ("local_preference", -1, "local-preference: -1 is outside"),
     ],
 )
 def test_a_refusal_names_the_field_and_the_reason(field: str, value: object, reason: str) -> None:
     with pytest.raises(AttachmentError, match=reason):
         parse_attachment("vm1", **{**GOOD, field: value})
+
+
+def test_a_vm_may_be_a_router_with_prefixes_behind_it_a_default_route_among_them() -> None:
+    prefixes = ["10.2.0.0/24", "10.1.0.0/24", "10.3.0.9/32", "0.0.0.0/0", "fd02::/48", "::/0"]
+    attachment = parse_attachment("vm1", **{**GOOD, "addresses": ["10.1.0.1", "fd00::1"], "prefixes": prefixes})
+    assert attachment.prefixes == tuple(ip_network(prefix) for prefix in prefixes)
+    assert attachment.networks == (ip_network("10.1.0.1/32"), ip_network("fd00::1/128"), *attachment.prefixes)
 
 
 @pytest.mark.parametrize("attachment_id", ["", "a/b", "a b", "x" * 256])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,28 @@ ATTACHMENT = parse_attachment(
     addresses=["10.1.0.1/32", "fd00::1/128"],
     mac="52:54:00:aa:bb:01",
     rate="100mbit",
+    prefixes=["10.2.0.0/24"],
+    sequence_number=4,
+    local_preference=50,
 )
 STATE = State(
     attachments=[Record.of(ATTACHMENT, 16, {"10.1.0.1/32": 4})],
     instance_ids={"blue": 1, "red": 2},
     resting_labels=[(17, 1000.5)],
     next_label=18,
+    draining=True,
 )
+OF_VERSION_1 = b"""{
+ "version": 1,
+ "attachments": [
+  {"id": "vm1", "vpn": "blue", "interface": "t-a", "addresses": ["10.1.0.1/32", "fd00::1/128"], "label": 16,
+   "mac": "52:54:00:aa:bb:01", "rate": "100mbit", "mode": "point-to-point", "sequence-numbers": {"10.1.0.1/32": 4}}
+ ],
+ "instance-ids": {"blue": 1, "red": 2},
+ "resting-labels": [[17, 1000.5]],
+ "next-label": 18
+}"""
+"""As it was written."""
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -34,6 +50,21 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert file.load() == (STATE, None)
     assert STATE.attachments[0].attachment() == ATTACHMENT
     assert [path.name for path in file.path.parent.iterdir()] == ["state.json"]
+
+
+def test_a_file_of_version_1_is_read_and_written_as_ours(tmp_path: Path) -> None:
+    file = StateFile(tmp_path)
+    file.path.write_bytes(OF_VERSION_1)
+    state, broken = file.load()
+    assert broken is None
+    attachment = replace(ATTACHMENT, prefixes=(), sequence_number=None, local_preference=100)
+    assert [record.attachment() for record in state.attachments] == [attachment]
+    assert (state.attachments[0].label, state.attachments[0].sequence_numbers) == (16, {"10.1.0.1/32": 4})
+    rest = (state.version, state.instance_ids, state.resting_labels, state.next_label, state.draining)
+    assert rest == (2, {"blue": 1, "red": 2}, [(17, 1000.5)], 18, False)
+    file.save(state)
+    assert file.load() == (state, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
 def test_every_torn_file_is_put_aside_and_the_forwarder_starts_empty(tmp_path: Path) -> None:
@@ -62,7 +93,10 @@ RECORD = changed()["attachments"][0]
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (changed(version=2), "version 2, this program writes 1"),
+        (changed(version=3), "version 3, this program writes 2"),
+        (changed(version=0), "version 0, this program writes 2"),
+        (changed(attachments=[{**RECORD, "prefixes": ["10.2.0.1/24"]}]), "bits set beyond its length"),
+        (changed(attachments=[{**RECORD, "local-preference": -1}]), "local-preference: -1 is outside"),
         (changed(vifs=[]), "unknown field `vifs`"),
         (changed(attachments=[RECORD, {**RECORD, "interface": "t-b", "label": 17}]), "the same attachment id twice"),
         (changed(attachments=[RECORD, {**RECORD, "id": "vm2", "label": 17}]), "the same interface twice"),
