@@ -30,14 +30,17 @@ RIM = (
     "forwarder.agent",
     "forwarder.answers",
     "forwarder.departures",
+    "forwarder.external",
     "forwarder.guarded",
     "forwarder.installer",
     "forwarder.peers",
+    "forwarder.purge",
     "forwarder.serving",
     "forwarder.api",
     "forwarder.cli",
     "forwarder.config",
     "forwarder.dataplane",
+    "forwarder.firsthop.responder",
     "forwarder.log",
     "forwarder.state",
     "forwarder.unclaimed",
@@ -50,6 +53,7 @@ PURE_AT_THE_RIM = (
     "forwarder.dataplane.admission",
     "forwarder.dataplane.contract",
     "forwarder.dataplane.fake",
+    *(f"forwarder.external.{name}" for name in ("membership", "queries")),
     *(f"forwarder.dataplane.linux.{name}" for name in ("facts", "names", "plan", "underlay_facts", "vif_facts")),
     "forwarder.state.Record",
     "forwarder.state.State",
@@ -86,6 +90,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "routeserver.settings": ("routeserver.bgp.iana", "schema"),
     "routeserver": ("routeserver", "schema"),
     "forwarder": ("forwarder", "schema"),
+    "forwarder.external": (
+        *("forwarder", "routeserver.xmpp", "routeserver.io", "routeserver.config"),
+        *("routeserver.core", "routeserver.nodes.refusals", "routeserver.notices", "schema"),
+    ),
 }
 """What of ours a layer may import; the longest key that fits counts."""
 
