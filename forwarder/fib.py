@@ -1,8 +1,10 @@
 """What the VRFs of this host should hold, and the changes that bring them there.
 
-Route servers offer entries, keyed by (route server, VPN, item id); local virtual interfaces name the VRFs.  `Fib`
-joins the two: every offer marks its (VPN, prefix) dirty and nothing else, and `changes` works off what is dirty,
-compares with what it asked for before and returns the difference as data-plane calls.
+Route servers offer entries (`offers`), keyed by (route server, VPN, item id); local virtual interfaces name the VRFs.
+`Fib` joins the two: every offer marks its prefix in its VPN and nothing else, and `changes` works off what is marked
+(`pending`), a bounded piece at a time and every VPN in its turn, compares with what it asked for before and returns the
+difference as data-plane calls.  So nothing here takes long, and a VPN with a hundred thousand marked prefixes keeps
+none of the others waiting.
 
 Which entry counts (draft section 6):
   * of one route server, the latest item for a prefix; retracting an older id does not disturb a newer one;
@@ -21,27 +23,23 @@ Routes found in the kernel at start (`restore`) stay as they are until the VPN's
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from ipaddress import ip_network
 from typing import TypeAlias
 
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, RouteChange, RouteKey
+from forwarder.offers import Entry, Offers
+from forwarder.pending import Pending
 from schema.items import RouteItem
 from schema.values import Encapsulation, IPAddress, IPNetwork, NextHop
 
+TURN = 32
+"""Changes of one VPN before the next one has its turn."""
 Hops: TypeAlias = tuple[Hop, ...]
 _UNKNOWN: Hops = ()
 """Something may be in the kernel, not known to be what is wanted: equal to nothing wanted, yet dropped in the end."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """What one route server says of one prefix under one item id. `order` grows with every offer."""
-
-    item: RouteItem
-    order: int
-    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +63,6 @@ class Selected:
     hops: Hops
 
 
-class _Offers:
-    """Everything offered in one VPN: by (server, item id), by prefix, and the prefixes with a next hop of ours."""
-
-    __slots__ = ("by_id", "by_prefix", "local")
-
-    def __init__(self) -> None:
-        self.by_id: dict[tuple[str, str], Entry] = {}
-        self.by_prefix: dict[IPNetwork, set[tuple[str, str]]] = {}
-        self.local: set[IPNetwork] = set()
-
-    def put(self, key: tuple[str, str], entry: Entry) -> None:
-        self.by_id[key] = entry
-        self.by_prefix.setdefault(entry.item.prefix, set()).add(key)
-
-    def drop(self, key: tuple[str, str]) -> IPNetwork | None:
-        """Forget an entry; the prefix it was for, None if there was none."""
-        entry = self.by_id.pop(key, None)
-        if entry is None:
-            return None
-        keys = self.by_prefix[entry.item.prefix]
-        keys.remove(key)
-        if not keys:
-            del self.by_prefix[entry.item.prefix]
-            self.local.discard(entry.item.prefix)
-        return entry.item.prefix
-
-
 class Fib:
     """Offers in, route changes out. All names of route servers must be in `rank` (lowest address first).
 
@@ -105,13 +76,15 @@ class Fib:
         self._version = addresses[0].version
         self._encapsulations = tuple(encapsulations)
         self._rank = dict(rank)
-        self._offers: dict[str, _Offers] = {}
+        self._offers: dict[str, Offers] = {}
         self._vifs: dict[str, LocalVif] = {}
+        self._vifs_of: defaultdict[str, dict[str, LocalVif]] = defaultdict(dict)
         self._by_label: dict[int, LocalVif] = {}
         self._installed: dict[str, dict[IPNetwork, Hops]] = {}
-        self._restored: dict[str, set[IPNetwork]] = {}
-        self._dirty: dict[tuple[str, IPNetwork], None] = {}
-        self._stale: set[tuple[str, str]] = set()
+        self._restored: defaultdict[str, dict[str, set[IPNetwork]]] = defaultdict(dict)
+        """By VPN and interface."""
+        self._urgent = Pending()
+        self._pending = Pending()
         self._order = 0
 
     # --- Local virtual interfaces ---------------------------------------------------------------------------------
@@ -119,106 +92,104 @@ class Fib:
     def put_vif(self, vif: LocalVif) -> None:
         """Add an interface, or change its addresses; VPN and label stay for as long as it is there.
 
-        An address gained may have been a route: apply the changes before the data plane makes it an address.
+        An address gained may have been a route: apply what is urgent before the data plane makes it an address.
         """
-        self._vifs[vif.id] = vif
+        for address in vif.addresses:
+            self._urgent.add(vif.vpn, ip_network(address))
+        self._vifs[vif.id] = self._vifs_of[vif.vpn][vif.id] = vif
         self._by_label[vif.label] = vif
         self._installed.setdefault(vif.id, {})
-        self._mark_all(vif.vpn)
+        if (offers := self._offers.get(vif.vpn)) is not None:
+            self._pending.add_all(vif.vpn, offers.prefixes())
         self._mark_local()
 
     def remove_vif(self, vif_id: str) -> None:
-        """Forget an interface and its VRF, whose routes go with it when it is detached. An unknown id is no error."""
+        """Forget an interface and its VRF, whose routes go with it when it is detached. An unknown id is no error.
+
+        Routes of others may lead to it: apply what is urgent before the data plane takes it away.
+        """
         vif = self._vifs.pop(vif_id, None)
         if vif is None:
             return
+        del self._vifs_of[vif.vpn][vif_id]
+        if not self._vifs_of[vif.vpn]:
+            del self._vifs_of[vif.vpn]
         del self._by_label[vif.label]
         del self._installed[vif_id]
-        self._restored.pop(vif_id, None)
+        self._restored.get(vif.vpn, {}).pop(vif_id, None)
         self._mark_local()
 
     def keep_vpns(self, vpns: Collection[str]) -> None:
         """Forget what was offered in all other VPNs: nobody here is subscribed to them any more."""
         for vpn in [vpn for vpn in self._offers if vpn not in vpns]:
             del self._offers[vpn]
-        self._stale = {pair for pair in self._stale if pair[1] in vpns}
 
     def restore(self, routes: Iterable[Route]) -> None:
         """Routes the kernel still holds from before; those of unknown interfaces are not ours to judge."""
         for route in routes:
-            if route.vif_id in self._vifs:
-                self._installed[route.vif_id][route.prefix] = _ordered(route.hops)
-                self._restored.setdefault(route.vif_id, set()).add(route.prefix)
+            vif = self._vifs.get(route.vif_id)
+            if vif is not None:
+                self._installed[vif.id][route.prefix] = _ordered(route.hops)
+                self._restored[vif.vpn].setdefault(vif.id, set()).add(route.prefix)
 
     # --- What route servers say -----------------------------------------------------------------------------------
 
     def offer(self, server: str, vpn: str, item_id: str, item: RouteItem) -> None:
         """An item, new or overwritten. An id may return with another prefix: the old one loses it."""
-        offers = self._offers.setdefault(vpn, _Offers())
+        offers = self._offers.get(vpn)
+        if offers is None:
+            offers = self._offers[vpn] = Offers()
         self._order += 1
-        self._drop(vpn, offers, (server, item_id))
-        offers.put((server, item_id), Entry(item, self._order))
-        if any(hop.address in self._addresses for hop in item.next_hops):
-            offers.local.add(item.prefix)
+        self._drop(vpn, offers, server, item_id)
+        hops = None if self._leads_here(item) else self._usable(item)
+        offers.put(server, item_id, item, self._order, hops)
         self._touch(vpn, item.prefix)
 
     def retract(self, server: str, vpn: str, item_id: str) -> None:
         """A retract; an unknown id is no error."""
         if (offers := self._offers.get(vpn)) is not None:
-            self._drop(vpn, offers, (server, item_id))
+            self._drop(vpn, offers, server, item_id)
 
     def session_lost(self, server: str) -> None:
         """All entries of this route server become stale."""
         for vpn, offers in self._offers.items():
-            for (owner, _), entry in offers.by_id.items():
-                if owner == server and not entry.stale:
-                    entry.stale = True
-                    self._stale.add((server, vpn))
-                    self._dirty[vpn, entry.item.prefix] = None
+            if (prefixes := offers.lost(server)) is not None:
+                self._pending.add_all(vpn, prefixes)
 
     def in_sync(self, server: str, vpn: str) -> None:
         """The end of a dump: sweep what the server has not sent again, and what the kernel held from before."""
-        self._drop_where(server, vpn, stale_only=True)
+        if (offers := self._offers.get(vpn)) is not None and (prefixes := offers.swept(server)) is not None:
+            self._pending.add_all(vpn, prefixes)
         self.release(vpn)
 
     def release(self, vpn: str) -> None:
         """What was restored stands no longer by itself: somebody has given a complete picture, or nobody will."""
-        for vif_id in [vif_id for vif_id in self._restored if self._vifs[vif_id].vpn == vpn]:
-            for prefix in self._restored.pop(vif_id):
-                self._dirty[vpn, prefix] = None
+        for prefixes in self._restored.pop(vpn, {}).values():
+            self._pending.add_all(vpn, iter(prefixes))
 
     def node_gone(self, server: str, vpn: str) -> None:
         """The route server no longer serves the VPN: drop everything it offered there."""
-        self._drop_where(server, vpn, stale_only=False)
+        if (offers := self._offers.get(vpn)) is not None:
+            for prefixes in offers.gone(server):
+                self._pending.add_all(vpn, prefixes)
 
-    def _drop_where(self, server: str, vpn: str, *, stale_only: bool) -> None:
-        self._stale.discard((server, vpn))
-        offers = self._offers.get(vpn)
-        if offers is None:
-            return
-        for key in [k for k, e in offers.by_id.items() if k[0] == server and (e.stale or not stale_only)]:
-            self._drop(vpn, offers, key)
-
-    def _drop(self, vpn: str, offers: _Offers, key: tuple[str, str]) -> None:
-        prefix = offers.drop(key)
+    def _drop(self, vpn: str, offers: Offers, server: str, item_id: str) -> None:
+        prefix = offers.drop(server, item_id)
         if prefix is not None:
             self._touch(vpn, prefix)
 
     def _touch(self, vpn: str, prefix: IPNetwork) -> None:
         """A route server has spoken of this prefix: whatever was restored for it is no longer protected."""
-        self._dirty[vpn, prefix] = None
-        for vif_id, prefixes in self._restored.items():
-            if self._vifs[vif_id].vpn == vpn:
+        self._pending.add(vpn, prefix)
+        if vpn in self._restored:
+            for prefixes in self._restored[vpn].values():
                 prefixes.discard(prefix)
-
-    def _mark_all(self, vpn: str) -> None:
-        if (offers := self._offers.get(vpn)) is not None:
-            self._dirty.update(dict.fromkeys((vpn, prefix) for prefix in offers.by_prefix))
 
     def _mark_local(self) -> None:
         """Entries with a next hop of ours depend on which labels lead to an interface now."""
         for vpn, offers in self._offers.items():
-            self._dirty.update(dict.fromkeys((vpn, prefix) for prefix in offers.local))
+            if offers.local:
+                self._urgent.add_all(vpn, iter(list(offers.local)))
 
     # --- Selection ------------------------------------------------------------------------------------------------
 
@@ -227,13 +198,24 @@ class Fib:
         offers = self._offers.get(vpn)
         if offers is None:
             return None
+        entries = offers.of(prefix)
+        if len(entries) > 1:
+            entries = self._latest(entries)
+        usable = [Selected(e.book.server, e, hops) for e in entries if (hops := self._hops(e))]
+        return max(usable, key=self._preference) if len(usable) > 1 else usable[0] if usable else None
+
+    @staticmethod
+    def _latest(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+        """Of every route server the latest."""
         latest: dict[str, Entry] = {}
-        for key in offers.by_prefix.get(prefix, ()):
-            entry, known = offers.by_id[key], latest.get(key[0])
+        for entry in entries:
+            known = latest.get(entry.book.server)
             if known is None or entry.order > known.order:
-                latest[key[0]] = entry
-        usable = [Selected(s, e, hops) for s, e in latest.items() if (hops := self._usable(e.item))]
-        return max(usable, key=self._preference, default=None)
+                latest[entry.book.server] = entry
+        return tuple(latest.values())
+
+    def _hops(self, entry: Entry) -> Hops:
+        return self._usable(entry.item) if entry.hops is None else entry.hops
 
     def _preference(self, candidate: Selected) -> tuple[bool, int, int, int]:
         item = candidate.entry.item
@@ -244,7 +226,17 @@ class Fib:
             -self._rank[candidate.server],
         )
 
+    def _leads_here(self, item: RouteItem) -> bool:
+        """A next hop of it is this host."""
+        for hop in item.next_hops:  # noqa: SIM110 - `any` takes three times as long, and this is asked of every offer
+            if hop.address in self._addresses:
+                return True
+        return False
+
     def _usable(self, item: RouteItem) -> Hops:
+        if len(item.next_hops) == 1:
+            only = self._hop(item.next_hops[0], item.prefix.version)
+            return () if only is None else (only,)
         hops = (self._hop(next_hop, item.prefix.version) for next_hop in item.next_hops)
         return _ordered(hop for hop in hops if hop is not None)
 
@@ -265,33 +257,45 @@ class Fib:
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._dirty)
+        return bool(self._urgent or self._pending)
+
+    @property
+    def is_urgent(self) -> bool:
+        """There are changes that a change of an interface waits for; they come first."""
+        return bool(self._urgent)
 
     def changes(self, limit: int) -> list[RouteChange]:
-        """The next changes to make, about `limit` of them (the changes of one prefix stay together)."""
+        """The next changes to make, `limit` or few more (those of one prefix stay together), or none in a piece of
+        work where nothing had to change. Every VPN has its turn, with a few prefixes each."""
         found: list[RouteChange] = []
-        while self._dirty and len(found) < limit:
-            for key in list(islice(self._dirty, limit - len(found))):  # taken singly, a large dict's front is slow
-                del self._dirty[key]
-                found += self._changes_of(*key)
+        while limit > 0 and self.is_dirty:
+            pending = self._urgent or self._pending
+            vpn = pending.next_vpn()
+            vifs = list(self._vifs_of[vpn].values()) if vpn in self._vifs_of else []
+            each = max(len(vifs), 1)
+            for prefix in pending.take(vpn, max(min(limit, TURN) // each, 1)):
+                limit -= each
+                selected = self.select(vpn, prefix)
+                changes = (self._change(vif, prefix, selected) for vif in vifs)
+                found += [change for change in changes if change is not None]
         return found
-
-    def _changes_of(self, vpn: str, prefix: IPNetwork) -> list[RouteChange]:
-        selected = self.select(vpn, prefix)
-        changes = (self._change(vif, prefix, selected) for vif in self._vifs.values() if vif.vpn == vpn)
-        return [change for change in changes if change is not None]
 
     def _change(self, vif: LocalVif, prefix: IPNetwork, selected: Selected | None) -> RouteChange | None:
         installed = self._installed[vif.id]
         wanted = None if selected is None or _is_own(vif, prefix) else _without(selected.hops, LocalHop(vif.id))
         known = installed.get(prefix)
-        if wanted == known or (wanted is None and prefix in self._restored.get(vif.id, ())):
+        if wanted == known or (wanted is None and self._is_protected(vif, prefix)):
             return None
         if wanted is None:
             del installed[prefix]
             return RouteKey(vif.id, prefix)
         installed[prefix] = wanted
         return Route(vif.id, prefix, wanted)
+
+    def _is_protected(self, vif: LocalVif, prefix: IPNetwork) -> bool:
+        """It was in the kernel before we came, and nobody has spoken of it."""
+        restored = self._restored.get(vif.vpn)
+        return restored is not None and prefix in restored.get(vif.id, ())
 
     def refused(self, key: RouteKey) -> None:
         """The data plane would not make this change: ask again when the prefix changes."""
@@ -301,8 +305,9 @@ class Fib:
     def retry_refused(self) -> None:
         """Ask again for everything refused so far."""
         for vif_id, installed in self._installed.items():
+            vpn = self._vifs[vif_id].vpn
             for prefix in [prefix for prefix, hops in installed.items() if hops is _UNKNOWN]:
-                self._dirty[self._vifs[vif_id].vpn, prefix] = None
+                self._pending.add(vpn, prefix)
 
     # --- For people and for the agent -----------------------------------------------------------------------------
 
@@ -317,19 +322,25 @@ class Fib:
 
     def stale(self) -> frozenset[tuple[str, str]]:
         """(route server, VPN) pairs that lost a session and were not swept since."""
-        return frozenset(self._stale)
+        return frozenset((server, vpn) for vpn, offers in self._offers.items() for server in offers.stale_servers())
 
     def counts(self, server: str) -> tuple[int, int]:
         """How many entries a route server offers, and how many of them have no usable next hop."""
-        items = [e.item for o in self._offers.values() for key, e in o.by_id.items() if key[0] == server]
-        return len(items), sum(not self._usable(item) for item in items)
+        offered = unusable = 0
+        for offers in self._offers.values():
+            for book in offers.books(server):
+                offered += len(book.entries)
+                unusable += book.unusable
+            local = [entry for prefix in list(offers.local) for entry in offers.of(prefix)]
+            unusable += sum(e.hops is None and e.book.server == server and not self._usable(e.item) for e in local)
+        return offered, unusable
 
     def highest_sequence_number(self, vpn: str, prefix: IPNetwork) -> int | None:
         """The highest sequence-number another forwarder's entry for this prefix has; None without one."""
         offers = self._offers.get(vpn)
         if offers is None:
             return None
-        items = (offers.by_id[key].item for key in offers.by_prefix.get(prefix, ()))
+        items = (entry.item for entry in offers.of(prefix))
         others = (i.sequence_number for i in items if any(h.address not in self._addresses for h in i.next_hops))
         return max(others, default=None)
 

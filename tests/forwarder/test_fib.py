@@ -265,6 +265,7 @@ def test_a_new_interface_gets_the_routes_of_its_vpn() -> None:
 
 def test_changes_come_in_portions() -> None:
     f = fib()
+    f.changes(LIMIT)
     for number in range(10):
         f.offer("rs1", "blue", str(number), item(hop(100), prefix=ip_network(f"10.2.0.{number}/32")))
     assert [len(f.changes(4)), len(f.changes(4)), len(f.changes(4)), f.is_dirty] == [4, 4, 2, False]
