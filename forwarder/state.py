@@ -4,9 +4,12 @@ Attachments with their label and the sequence numbers they were published with, 
 rest.  It is JSON with a version, written whole: to a temporary file, synced, renamed over the old one, so that a
 reader sees the old or the new state and never half of one.
 
+Then it is written once more, as `state.json.copy`.  Only a disk or a person can tear the first file, and then the
+second says the same.
+
 A file that cannot be read as our version is never an obstacle to starting, and never thrown away: it is moved aside
-as `state.json.broken-<n>` for a person to look at, and the forwarder starts empty.  What the kernel holds goes on
-working in either case.
+as `state.json.broken-<n>` for a person to look at, and the copy takes its place.  If that is no better the forwarder
+starts empty.  What the kernel holds goes on working in any case, and keeps its labels (`unclaimed`).
 """
 
 from __future__ import annotations
@@ -103,42 +106,54 @@ class StateFile:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / _FILE_NAME
+        self._copy = directory / f"{_FILE_NAME}.copy"
 
     def load(self) -> tuple[State, str | None]:
-        """The state, and what was wrong with the file if it had to be put aside. Raises StateError."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return State(), None
-        except OSError as error:
-            raise StateError(f"{self.path}: {error.strerror}") from None
-        try:
-            return _decode(text), None
-        except (msgspec.MsgspecError, AttachmentError, ValueError) as error:
-            return State(), f"{self.path} is unusable ({error}); kept as {self._put_aside()}"
+        """The state, and what was wrong with the files if not all was as it was left. Raises StateError."""
+        told = []
+        for path in (self.path, self._copy):
+            try:
+                state = _decode(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StateError(f"{path}: {error.strerror}") from None
+            except (msgspec.MsgspecError, AttachmentError, ValueError) as error:
+                told.append(f"{path} is unusable ({error}); kept as {self._put_aside(path)}")
+                continue
+            if path == self._copy:
+                told = told or [f"{self.path} is gone"]
+                told.append(f"{path} is taken instead")
+                self.save(state)
+            return state, "; ".join(told) or None
+        return State(), "; ".join(told) or None
 
     def save(self, state: State) -> None:
-        """Write all of it, durably. Raises StateError."""
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-            _sync_directory(self.path.parent)
-        except OSError as error:
-            raise StateError(f"{self.path}: {error.strerror}") from None
+        """Write all of it, durably, and the copy. Raises StateError."""
+        text = msgspec.json.format(msgspec.json.encode(state), indent=1)
+        for path in (self.path, self._copy):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(path, text)
+            except OSError as error:
+                raise StateError(f"{path}: {error.strerror}") from None
 
-    def _put_aside(self) -> Path:
+    def remove(self) -> None:
+        """Nothing is attached here any more. What was put aside stays. Raises StateError."""
+        for path in (self.path, self._copy):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StateError(f"{path}: {error.strerror}") from None
+
+    def _put_aside(self, path: Path) -> Path:
         number = 1
         while (kept := self.path.with_name(f"{_FILE_NAME}.broken-{number}")).exists():
             number += 1
         try:
-            self.path.rename(kept)
+            path.rename(kept)
         except OSError as error:
-            raise StateError(f"{self.path}: {error.strerror}") from None
+            raise StateError(f"{path}: {error.strerror}") from None
         return kept
 
 
@@ -212,6 +227,17 @@ def _in_range(what: str, number: int, first: int, last: int) -> None:
 
 class _Version(msgspec.Struct):
     version: int
+
+
+def _write(path: Path, text: bytes) -> None:
+    """All or nothing."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_directory(path.parent)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -24,7 +24,7 @@ from forwarder.dataplane.contract import (
     Vif,
 )
 
-Verb: TypeAlias = Literal["open", "attach", "detach", "apply", "audit"]
+Verb: TypeAlias = Literal["open", "attach", "detach", "apply", "audit", "purge"]
 
 
 class FakeDataplane:
@@ -127,6 +127,7 @@ class FakeDataplane:
         return told
 
     def purge(self) -> list[str]:
+        self._fail("purge")
         removed = [f"virtual interface {vif_id}: removed" for vif_id in self._vifs]
         self._vifs.clear()
         self._routes.clear()

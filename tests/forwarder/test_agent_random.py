@@ -204,16 +204,19 @@ class World:
 
     async def restart(self) -> None:
         await self.agent.stop()
-        file = self.config.state / "state.json"
-        kind = self.random.choice(("kept", "kept", "lost", "torn"))
-        if kind != "kept" and file.exists():
+        files = [self.config.state / name for name in ("state.json", "state.json.copy")]
+        kind = self.random.choice(("kept", "torn", "lost", "both torn"))
+        if kind == "torn" and files[0].exists():
+            files[0].write_bytes(files[0].read_bytes()[:-9])
+        elif kind != "kept" and files[0].exists():
             self.orphans = {vif.id for vif in self.plane.vifs()}
             self.attached.clear()
             self.to_detach.clear()
-            if kind == "lost":
+            for file in files:
+                torn = file.read_bytes()[:-9]
                 file.unlink()
-            else:
-                file.write_bytes(file.read_bytes()[:-9])
+                if kind == "both torn":
+                    file.write_bytes(torn)
         self.agent = self.start()
 
     async def wait(self) -> None:

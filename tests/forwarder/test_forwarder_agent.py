@@ -246,7 +246,7 @@ async def test_without_its_state_it_leaves_the_kernel_alone_and_takes_over_by_id
     async with run(config, dataplane) as f:
         await f.call("PUT", "/vifs/vm0", {**VM2, "interface": "t-c", "addresses": ["10.1.0.3/32"]})
         await f.call("PUT", "/vifs/vm1", VM1)
-    (config.state / "state.json").write_text("{")
+    _write_state(config, "{")
     async with run(config, dataplane) as f:
         assert (await f.call("GET", "/vifs"))[1]["items"] == []
         assert {held.id for held in dataplane.vifs()} == {"vm0", "vm1"}
@@ -256,11 +256,35 @@ async def test_without_its_state_it_leaves_the_kernel_alone_and_takes_over_by_id
         assert {held.id for held in dataplane.vifs()} == {"vm1", "vm2"}
 
 
+def _write_state(config: Config, text: str | None) -> None:
+    """Both files; None: there are none."""
+    for name in ("state.json", "state.json.copy"):
+        (config.state / name).unlink()
+        if text is not None:
+            (config.state / name).write_text(text)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.8, 0.999])
+async def test_a_state_file_torn_in_half_costs_nothing(config: Config, part: float) -> None:
+    dataplane = FakeDataplane()
+    async with run(config, dataplane) as f:
+        await f.call("PUT", "/vifs/vm1", VM1)
+        await f.call("PUT", "/vifs/vm2", {**VM2, "vpn": "red"})
+        await f.call("DELETE", "/vifs/vm1")
+        await f.call("PUT", "/vifs/vm1", VM1)
+        before = f.agent.vifs.state(0.0), f.agent.vifs.wanted(), dataplane.vifs()
+    file = config.state / "state.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * part)])
+    async with run(config, dataplane) as f:
+        assert (f.agent.vifs.state(0.0), f.agent.vifs.wanted(), dataplane.vifs()) == before
+
+
 async def test_a_detached_label_nobody_knew_of_rests_like_any_other(config: Config) -> None:
     dataplane = FakeDataplane()
     async with run(config, dataplane) as f:
         await f.call("PUT", "/vifs/vm1", VM1)
-    (config.state / "state.json").unlink()
+    _write_state(config, None)
     async with run(config, dataplane) as f:
         await f.call("DELETE", "/vifs/vm1")
         _, labels = await f.call("GET", "/labels")
@@ -273,7 +297,7 @@ async def test_what_is_taken_over_by_id_keeps_its_routes_until_a_picture_comes(c
         await f.call("PUT", "/vifs/vm1", VM1)
     route = Route("vm1", ip_network("10.1.0.0/24"), (RemoteHop(ip_address("192.0.2.9"), 99, Encapsulation.UDP),))
     dataplane.apply([route])
-    (config.state / "state.json").unlink()
+    _write_state(config, None)
     async with run(config, dataplane) as f:
         dataplane.fail_next("attach", "not now")
         assert (await f.call("PUT", "/vifs/vm1", VM1))[0] == 500

@@ -49,7 +49,9 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     file.save(STATE)
     assert file.load() == (STATE, None)
     assert STATE.attachments[0].attachment() == ATTACHMENT
-    assert [path.name for path in file.path.parent.iterdir()] == ["state.json"]
+    assert sorted(path.name for path in file.path.parent.iterdir()) == ["state.json", "state.json.copy"]
+    file.remove()
+    assert list(file.path.parent.iterdir()) == []
 
 
 def test_a_file_of_version_1_is_read_and_written_as_ours(tmp_path: Path) -> None:
@@ -64,22 +66,61 @@ def test_a_file_of_version_1_is_read_and_written_as_ours(tmp_path: Path) -> None
     assert rest == (2, {"blue": 1, "red": 2}, [(17, 1000.5)], 18, False)
     file.save(state)
     assert file.load() == (state, None)
-    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "state.json.copy"]
 
 
-def test_every_torn_file_is_put_aside_and_the_forwarder_starts_empty(tmp_path: Path) -> None:
+def test_wherever_the_file_is_torn_the_copy_takes_its_place(tmp_path: Path) -> None:
     file = StateFile(tmp_path)
     file.save(STATE)
     whole = file.path.read_bytes()
-    for length in range(0, len(whole) - 1, 7):
+    for length in range(len(whole)):
         file.path.write_bytes(whole[:length])
-        state, broken = file.load()
+        state, told = file.load()
+        assert state == STATE
+        assert told is not None
+        assert f"{file.path} is unusable" in told
+        assert told.endswith(f"{file.path}.copy is taken instead")
+        assert file.load() == (STATE, None), "it is whole again"
+        (kept,) = tmp_path.glob("state.json.broken-*")
+        assert kept.read_bytes() == whole[:length]
+        kept.unlink()
+
+
+def test_a_file_that_is_gone_is_taken_from_the_copy(tmp_path: Path) -> None:
+    file = StateFile(tmp_path)
+    file.save(STATE)
+    file.path.unlink()
+    assert file.load() == (STATE, f"{file.path} is gone; {file.path}.copy is taken instead")
+    assert file.load() == (STATE, None)
+
+
+def test_a_torn_copy_is_in_nobodys_way(tmp_path: Path) -> None:
+    file = StateFile(tmp_path)
+    file.save(STATE)
+    copy = tmp_path / "state.json.copy"
+    copy.write_bytes(b"{")
+    assert file.load() == (STATE, None)
+    file.save(STATE)
+    assert copy.read_bytes() == file.path.read_bytes()
+
+
+def test_if_both_are_torn_both_are_put_aside_and_the_forwarder_starts_empty(tmp_path: Path) -> None:
+    file = StateFile(tmp_path)
+    file.save(STATE)
+    whole = file.path.read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        torn = {file.path: whole[:length], tmp_path / "state.json.copy": whole[: length // 2]}
+        for path, text in torn.items():
+            path.write_bytes(text)
+        state, told = file.load()
         assert state == State()
-        assert broken is not None
-        assert str(file.path) in broken
-        assert not file.path.exists()
-    kept = sorted(tmp_path.glob("state.json.broken-*"), key=lambda path: path.stat().st_size)
-    assert [path.read_bytes() for path in kept] == [whole[:length] for length in range(0, len(whole) - 1, 7)]
+        assert told is not None
+        assert all(f"{path} is unusable" in told for path in torn)
+        kept = sorted(tmp_path.iterdir())
+        assert [path.name for path in kept] == ["state.json.broken-1", "state.json.broken-2"]
+        assert [path.read_bytes() for path in kept] == list(torn.values())
+        for path in kept:
+            path.unlink()
 
 
 def changed(**values: Any) -> dict[str, Any]:
