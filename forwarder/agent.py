@@ -19,6 +19,7 @@ from forwarder.config import Config
 from forwarder.dataplane.contract import Dataplane
 from forwarder.departures import Departures
 from forwarder.fib import Fib
+from forwarder.firsthop.responder import Responder
 from forwarder.guarded import guarded
 from forwarder.installer import Installer
 from forwarder.log import record
@@ -37,9 +38,10 @@ RETRY_SECONDS = 60.0
 class Agent:
     """Built from the configuration; `start`, then `attach` and `detach` at will, then `stop`."""
 
-    def __init__(self, config: Config, dataplane: Dataplane) -> None:
+    def __init__(self, config: Config, dataplane: Dataplane, first_hop: Responder | None = None) -> None:
         """Reads the state file. Raises StateError, AllocationError."""
         self.config = config
+        self.first_hop = first_hop
         self._dataplane = dataplane
         file = StateFile(config.state)
         state, broken = file.load()
@@ -53,8 +55,9 @@ class Agent:
         self._uplink = Uplink(config, self.vifs, self.fib, self.installer, self._saved)
         self._watch = Watch(dataplane, self._compare)
         self._serving = Serving(
-            dataplane, self.vifs, self.fib, self.installer, departures, self._saved, self._uplink, self._watch
-        )  # fmt: skip
+            *(dataplane, self.vifs, self.fib, self.installer, departures, self._saved, self._uplink, self._watch),
+            first_hop,
+        )
         self._tick_handle: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
 
@@ -85,6 +88,8 @@ class Agent:
         await self._uplink.stop()
         self.installer.stop()
         self._watch.stop()
+        if self.first_hop is not None:
+            self.first_hop.close()
         self._dataplane.close()
 
     async def attach(self, attachment: Attachment) -> tuple[ServedVif, bool]:

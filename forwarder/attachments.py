@@ -102,8 +102,6 @@ def parse_attachment(
     """Check every field and put it in our own terms. Raises AttachmentError."""
     chosen = _mode(mode)
     hosts = _addresses(addresses)
-    if chosen is Mode.SUBNET and any(host.version == 6 for host in hosts):
-        raise AttachmentError("mode: subnet serves IPv4 only, neighbour solicitations (ND) are not answered yet")
     return Attachment(
         _word("id", attachment_id, _NAME_MAX),
         _word("vpn", vpn, _VPN_MAX),

@@ -5,6 +5,8 @@ interface that is not there.  A detach is retracted, and the retract answered or
 is taken away.
 
 What the data plane refuses is served no more, with the reason beside it, until an attach or `retry` has more luck.
+What it serves is also answered by the first hop, if there is one: from behind the source guard, and until the interface
+goes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from forwarder.attachments import Attachment
 from forwarder.dataplane.contract import Dataplane, DataplaneError
 from forwarder.departures import Departures
 from forwarder.fib import Fib
+from forwarder.firsthop.responder import Responder
 from forwarder.installer import Installer
 from forwarder.log import record
 from forwarder.peers import is_any_in_sync
@@ -44,6 +47,7 @@ class Serving:
         saved: SavedState,
         uplink: Uplink,
         watch: Watch,
+        first_hop: Responder | None = None,
     ) -> None:
         self.unclaimed = Unclaimed(dataplane, vifs)
         self._dataplane = dataplane
@@ -54,12 +58,16 @@ class Serving:
         self._saved = saved
         self._uplink = uplink
         self._watch = watch
+        self._first_hop = first_hop
 
     # --- After a start, and when something failed -----------------------------------------------------------------
 
     def restore_all(self) -> None:
         """Attach again what the state file holds; routes that the kernel has stay. Raises DataplaneError."""
         self.unclaimed.find()
+        if self._first_hop is not None:
+            for vif in self.unclaimed.vifs():
+                self._first_hop.serve(vif)
         for served in self._vifs:
             self._restore(served)
         self._fib.restore(self._dataplane.routes())
@@ -83,16 +91,31 @@ class Serving:
             served.problem = str(error)
             self._fib.remove_vif(served.attachment.id)
             self._installer.forget(served.attachment.id)
+            if self._first_hop is not None:
+                self._first_hop.leave(served.attachment.id)
 
     def _set_up(self, served: ServedVif) -> None:
         """Attach what is served already, again or as changed. Raises DataplaneError."""
         if served.problem is None:
             self._fib.put_vif(served.local_vif())
             self._installer.apply_urgent()
-        self._dataplane.attach(served.vif())
+        self._connect(served)
         served.problem = None
         self._fib.put_vif(served.local_vif())
         self._watch.soon()  # whoever repeats an attach may have replaced the interface, and routes with it
+
+    def _connect(self, served: ServedVif) -> None:
+        """To the data plane, then to the first hop. Raises DataplaneError."""
+        vif = served.vif()
+        self._dataplane.attach(vif)
+        if self._first_hop is not None:
+            self._first_hop.serve(vif)
+
+    def _disconnect(self, vif_id: str) -> None:
+        """Raises DataplaneError."""
+        if self._first_hop is not None:
+            self._first_hop.leave(vif_id)
+        self._dataplane.detach(vif_id)
 
     # --- Attach ---------------------------------------------------------------------------------------------------
 
@@ -127,12 +150,12 @@ class Serving:
         label = self.unclaimed.claim(attachment.id)
         served = self._vifs.add(attachment, now, label)
         try:
-            self._dataplane.attach(served.vif())
+            self._connect(served)
             self._saved.save()
         except (DataplaneError, StateError):
             self._vifs.remove(served, now)
             if label is None:
-                self._dataplane.detach(attachment.id)
+                self._disconnect(attachment.id)
             else:
                 self.unclaimed.put_back(attachment.id, label)
             raise
@@ -166,7 +189,7 @@ class Serving:
             return True
         served = self._vifs.get(attachment_id)
         if served is None:
-            self._dataplane.detach(attachment_id)
+            self._disconnect(attachment_id)
             self._saved.catch_up()  # an earlier detach may have got as far as that
             return self.unclaimed.forget(attachment_id, time.time())
         with self._departures.begin(attachment_id):
@@ -190,7 +213,7 @@ class Serving:
         self._fib.remove_vif(served.attachment.id)
         served.problem = "being detached"
         self._installer.apply_urgent()
-        self._dataplane.detach(served.attachment.id)
+        self._disconnect(served.attachment.id)
         self._installer.forget(served.attachment.id)
         self._vifs.remove(served, time.time())
         self._saved.save()

@@ -95,10 +95,10 @@ def test_an_id_must_fit_into_a_path_segment(attachment_id: str) -> None:
         parse_attachment(attachment_id, **GOOD)
 
 
-def test_subnet_mode_serves_ipv4_only() -> None:
-    assert parse_attachment("vm1", **{**GOOD, "mode": "subnet"}).mode is Mode.SUBNET
-    with pytest.raises(AttachmentError, match=r"mode: subnet serves IPv4 only.*ND"):
-        parse_attachment("vm1", vpn="blue", interface="t-a", addresses=["fd00::1"], mode="subnet")
+def test_subnet_mode_serves_both_families() -> None:
+    for addresses in (["10.1.0.1"], ["fd00::1"], ["10.1.0.1", "fd00::1"]):
+        attachment = parse_attachment("vm1", vpn="blue", interface="t-a", addresses=addresses, mode="subnet")
+        assert attachment.mode is Mode.SUBNET
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,6 @@ async def test_the_same_id_with_other_content_is_a_change(config: Config) -> Non
          "attachment vm2: address 10.1.0.1 of VPN blue is attached as vm1; run `forwarder detach vm1` first"),
         ("/vifs/vm2", {**VM2, "addresses": ["10.1.0.0/24"]}, 400,
          "addresses: 10.1.0.0/24 is not one host, and attached addresses are host addresses: write 10.1.0.0/32"),
-        ("/vifs/vm2", {**VM2, "mode": "subnet", "addresses": ["fd00::2"]}, 400,
-         "mode: subnet serves IPv4 only, neighbour solicitations (ND) are not answered yet"),
         ("/vifs/vm2", {**VM2, "colour": "blue"}, 400, "Object contains unknown field `colour`"),
         ("/vifs/vm2", {"vpn": "blue"}, 400, "Object missing required field `interface`"),
         ("/vifs/vm2", [], 400, "Expected `object`, got `array`"),
