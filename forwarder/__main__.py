@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from forwarder.api import Api
     from forwarder.config import Config
     from forwarder.dataplane.contract import Dataplane
+    from forwarder.external.service import ExternalService
 
 _DEFAULT_API = "/run/forwarder.sock"
 _OUTPUTS = ("table", "wide", "json")
@@ -122,7 +123,8 @@ async def _serve(config: Config) -> int:
         api = Api(agent, config.api)
         await api.start()
         await start_agent(agent, api)
-    except (ApiError, DataplaneError, AllocationError, StateError) as error:
+        external = await _start_external(agent, api, config)
+    except (ApiError, DataplaneError, AllocationError, StateError, ExternalError) as error:
         raise cli.CommandError(str(error), cli.EXIT_ERROR) from None
     record(logging.INFO, "forwarder.ready", jid=config.identity.jid, api=str(config.api), vifs=len(agent.vifs))
     await stopped.wait()
@@ -135,6 +137,7 @@ async def _serve(config: Config) -> int:
 async def start_agent(agent: Agent, api: Api) -> None:
     """Start the agent; if it cannot, the socket goes too, for hooks take it as the sign that somebody answers."""
     from forwarder.dataplane.contract import DataplaneError
+    from forwarder.external.table import ExternalError
     from forwarder.labels import AllocationError
     from forwarder.state import StateError
 
@@ -152,8 +155,28 @@ def _dataplane(config: Config) -> Dataplane:
         return FakeDataplane()
     from forwarder.dataplane.linux.backend import LinuxDataplane
 
+    if external is not None:
+        await external.stop()
     return LinuxDataplane(config.addresses, config.peers)
 
 
 if __name__ == "__main__":
     sys.exit(main())
+async def _start_external(agent: Agent, api: Api, config: Config) -> ExternalService | None:
+    """Serve end-systems, if there are any behind this forwarder. Raises ExternalError."""
+    if config.external is None:
+        return None
+    from forwarder.external.service import ExternalService
+    from forwarder.external.table import ExternalError
+
+    service = ExternalService(agent, config.external)
+    try:
+        await service.start()
+    except OSError as error:
+        await service.stop()
+        await api.stop()
+        await agent.stop()
+        raise ExternalError(f"external.listen: {error.strerror or error}") from None
+    return service
+
+

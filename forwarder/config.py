@@ -22,7 +22,12 @@ import msgspec
 from cryptography import x509
 from slixmpp.jid import JID, InvalidJID
 
+from forwarder.external.table import External, ExternalError
+from forwarder.firsthop.link import NAME_SERVERS_MAX, Settings
 from schema.values import Encapsulation, IPAddress, IPNetwork
+
+if TYPE_CHECKING:
+    from forwarder.external.config import ExternalConfig
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,6 +78,11 @@ class Config:
     backend: str
     peers: tuple[IPNetwork, ...]
 
+    first_hop: Settings = Settings()
+    external: ExternalConfig | None = None
+    """For end-systems behind this forwarder, if there are any."""
+    subscribe: str = SUBSCRIBE[0]
+    """Where routes are learned from: all route servers, or one that stands for all. What is ours is told to all."""
 
 class _Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=True):
     pass
@@ -115,6 +125,8 @@ class _KeyError(Exception):
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}" if key else reason)
 
+    first_hop: _FirstHop = msgspec.field(default_factory=_FirstHop)
+    external: External | None = None
 
 def load(path: Path) -> Config:
     """Read, decode and check the file, certificates included. Raises ConfigError."""
@@ -174,9 +186,30 @@ def _config(file: _File, base: Path) -> Config:
 def _route_server(key: str, raw: _RouteServer) -> RouteServerConfig:
     host, port = _at(f"{key}.address", _host_and_port, raw.address)
     return RouteServerConfig(host, port, _at(f"{key}.domain", _domain, raw.domain))
+        _first_hop(file.first_hop),
+        None if file.external is None else _external(file.external, file, base),
+        _at("forwarder.subscribe", _subscribe, raw.subscribe),
 
 
 def _identity(jid: str, raw: _Tls, base: Path) -> Identity:
+def _external(raw: External, file: _File, base: Path) -> ExternalConfig:
+    """Read by modules that bring the route server's XMPP server along, which most forwarders have no use for."""
+    from forwarder.external.config import read
+
+    files = (base / file.tls.certificate, base / file.tls.private_key, base / file.tls.ca)
+    try:
+        return read(raw, file.forwarder.jid, files, base)
+    except ExternalError as error:
+        raise _KeyError("", str(error)) from None
+
+
+def _first_hop(raw: _FirstHop) -> Settings:
+    dns = _list("first-hop.dns", _name_server, raw.dns) if raw.dns else ()
+    if len(dns) > NAME_SERVERS_MAX:
+        raise _KeyError("first-hop.dns", f"{len(dns)} are too many: a VM is told {NAME_SERVERS_MAX} at most")
+    return Settings(dns, raw.router_advertisements, raw.dhcp)
+
+
     context = _tls_step("tls.ca", base / raw.ca, lambda path: ssl.create_default_context(cafile=path))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     certificate = base / raw.certificate

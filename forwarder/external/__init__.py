@@ -1,0 +1,1 @@
+"""End-systems that cannot run a forwarder themselves, served over VLANs and XMPP."""
