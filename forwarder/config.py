@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -33,6 +33,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BACKENDS = ("linux", "fake")
+SUBSCRIBE = ("all", "one")
 _ENCAPSULATIONS = (Encapsulation.UDP, Encapsulation.GRE)
 _XMPP_ADDR = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")  # id-on-xmppAddr, RFC 6120 section 13.7.1.4
 _TYPE_NAMES = {"str": "a string", "array": "a list", "object": "a table", "int": "an integer"}
@@ -77,12 +78,12 @@ class Config:
     route_servers: tuple[RouteServerConfig, ...]
     backend: str
     peers: tuple[IPNetwork, ...]
-
-    first_hop: Settings = Settings()
+    first_hop: Settings
     external: ExternalConfig | None = None
     """For end-systems behind this forwarder, if there are any."""
     subscribe: str = SUBSCRIBE[0]
     """Where routes are learned from: all route servers, or one that stands for all. What is ours is told to all."""
+
 
 class _Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=True):
     pass
@@ -94,6 +95,7 @@ class _Forwarder(_Table):
     state: str
     api: str
     encapsulations: list[str] | None = None
+    subscribe: str = SUBSCRIBE[0]
 
 
 class _RouteServer(_Table):
@@ -112,11 +114,19 @@ class _Dataplane(_Table):
     peers: list[str]
 
 
+class _FirstHop(_Table):
+    dns: list[str] = []
+    router_advertisements: bool = True
+    dhcp: bool = True
+
+
 class _File(_Table):
     forwarder: _Forwarder
     route_servers: list[_RouteServer]
     tls: _Tls
     dataplane: _Dataplane
+    first_hop: _FirstHop = msgspec.field(default_factory=_FirstHop)
+    external: External | None = None
 
 
 class _KeyError(Exception):
@@ -125,8 +135,6 @@ class _KeyError(Exception):
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}" if key else reason)
 
-    first_hop: _FirstHop = msgspec.field(default_factory=_FirstHop)
-    external: External | None = None
 
 def load(path: Path) -> Config:
     """Read, decode and check the file, certificates included. Raises ConfigError."""
@@ -164,8 +172,6 @@ def _config(file: _File, base: Path) -> Config:
         addresses = _list("forwarder.address", _local_address, raw.address)
     if file.dataplane.backend not in BACKENDS:
         raise _KeyError("dataplane.backend", f"{file.dataplane.backend!r} is neither linux nor fake")
-    if file.dataplane.backend == "linux" and addresses[0].version == 6:
-        raise _KeyError("forwarder.address", f"{addresses[0]}: tunnels run over IPv4 only yet, name that address first")
     if not file.route_servers:
         raise _KeyError("route-servers", "at least one is needed")
     servers = [_route_server(f"route-servers[{index}]", table) for index, table in enumerate(file.route_servers)]
@@ -180,18 +186,12 @@ def _config(file: _File, base: Path) -> Config:
         tuple(servers),
         file.dataplane.backend,
         _list("dataplane.peers", ipaddress.ip_network, file.dataplane.peers),
-    )
-
-
-def _route_server(key: str, raw: _RouteServer) -> RouteServerConfig:
-    host, port = _at(f"{key}.address", _host_and_port, raw.address)
-    return RouteServerConfig(host, port, _at(f"{key}.domain", _domain, raw.domain))
         _first_hop(file.first_hop),
         None if file.external is None else _external(file.external, file, base),
         _at("forwarder.subscribe", _subscribe, raw.subscribe),
+    )
 
 
-def _identity(jid: str, raw: _Tls, base: Path) -> Identity:
 def _external(raw: External, file: _File, base: Path) -> ExternalConfig:
     """Read by modules that bring the route server's XMPP server along, which most forwarders have no use for."""
     from forwarder.external.config import read
@@ -210,6 +210,12 @@ def _first_hop(raw: _FirstHop) -> Settings:
     return Settings(dns, raw.router_advertisements, raw.dhcp)
 
 
+def _route_server(key: str, raw: _RouteServer) -> RouteServerConfig:
+    host, port = _at(f"{key}.address", _host_and_port, raw.address)
+    return RouteServerConfig(host, port, _at(f"{key}.domain", _domain, raw.domain))
+
+
+def _identity(jid: str, raw: _Tls, base: Path) -> Identity:
     context = _tls_step("tls.ca", base / raw.ca, lambda path: ssl.create_default_context(cafile=path))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     certificate = base / raw.certificate
@@ -282,10 +288,23 @@ def _local_address(text: str) -> IPAddress:
     return address
 
 
+def _name_server(text: str) -> IPAddress:
+    address = ipaddress.ip_address(text)
+    if address.is_multicast or address.is_unspecified or address.is_loopback or address.is_link_local:
+        raise ValueError(f"{text} is out of a VM's reach: name one inside the VPNs")
+    return address
+
+
 def _encapsulation(text: str) -> Encapsulation:
     if text not in _ENCAPSULATIONS:
         raise ValueError(f"{text!r} is neither udp nor gre")
     return Encapsulation(text)
+
+
+def _subscribe(text: str) -> str:
+    if text not in SUBSCRIBE:
+        raise ValueError(f"{text!r} is neither all nor one")
+    return text
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
