@@ -111,6 +111,7 @@ async def _serve(config: Config) -> int:
     from forwarder.agent import Agent
     from forwarder.api import Api, ApiError
     from forwarder.dataplane.contract import DataplaneError
+    from forwarder.external.table import ExternalError
     from forwarder.labels import AllocationError
     from forwarder.log import record
     from forwarder.state import StateError
@@ -129,39 +130,13 @@ async def _serve(config: Config) -> int:
     record(logging.INFO, "forwarder.ready", jid=config.identity.jid, api=str(config.api), vifs=len(agent.vifs))
     await stopped.wait()
     record(logging.INFO, "forwarder.stopping")
+    if external is not None:
+        await external.stop()
     await api.stop()
     await agent.stop()
     return cli.EXIT_OK
 
 
-async def start_agent(agent: Agent, api: Api) -> None:
-    """Start the agent; if it cannot, the socket goes too, for hooks take it as the sign that somebody answers."""
-    from forwarder.dataplane.contract import DataplaneError
-    from forwarder.external.table import ExternalError
-    from forwarder.labels import AllocationError
-    from forwarder.state import StateError
-
-    try:
-        agent.start()
-    except (DataplaneError, AllocationError, StateError):
-        await api.stop()
-        raise
-
-
-def _dataplane(config: Config) -> Dataplane:
-    if config.backend == "fake":
-        from forwarder.dataplane.fake import FakeDataplane
-
-        return FakeDataplane()
-    from forwarder.dataplane.linux.backend import LinuxDataplane
-
-    if external is not None:
-        await external.stop()
-    return LinuxDataplane(config.addresses, config.peers)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 async def _start_external(agent: Agent, api: Api, config: Config) -> ExternalService | None:
     """Serve end-systems, if there are any behind this forwarder. Raises ExternalError."""
     if config.external is None:
@@ -180,3 +155,28 @@ async def _start_external(agent: Agent, api: Api, config: Config) -> ExternalSer
     return service
 
 
+async def start_agent(agent: Agent, api: Api) -> None:
+    """Start the agent; if it cannot, the socket goes too, for hooks take it as the sign that somebody answers."""
+    from forwarder.dataplane.contract import DataplaneError
+    from forwarder.labels import AllocationError
+    from forwarder.state import StateError
+
+    try:
+        agent.start()
+    except (DataplaneError, AllocationError, StateError):
+        await api.stop()
+        raise
+
+
+def _dataplane(config: Config) -> Dataplane:
+    if config.backend == "fake":
+        from forwarder.dataplane.fake import FakeDataplane
+
+        return FakeDataplane()
+    from forwarder.dataplane.linux.backend import LinuxDataplane
+
+    return LinuxDataplane(config.addresses, config.peers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
