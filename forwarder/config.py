@@ -14,7 +14,7 @@ import ipaddress
 import re
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -78,7 +78,7 @@ class Config:
     route_servers: tuple[RouteServerConfig, ...]
     backend: str
     peers: tuple[IPNetwork, ...]
-    first_hop: Settings
+    first_hop: Settings = field(default_factory=Settings)
     external: ExternalConfig | None = None
     """For end-systems behind this forwarder, if there are any."""
     subscribe: str = SUBSCRIBE[0]

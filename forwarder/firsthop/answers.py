@@ -29,8 +29,6 @@ from forwarder.firsthop.leases4 import answer_dhcpv4
 from forwarder.firsthop.leases6 import answer_dhcpv6
 from forwarder.firsthop.link import OUR_IPV6, Link, Service, services
 
-_DNS_MAX = 8
-
 
 def answer(frame: bytes, link: Link, mtu: int) -> bytes | None:
     """The frame to send back out of the same interface. `mtu` is what a packet of the VM may have, in octets."""
@@ -73,4 +71,4 @@ def advertisement(link: Link, mtu: int) -> bytes | None:
 
 
 def _router_advertisement(link: Link, mtu: int) -> bytes:
-    return router_advertisement(mtu, Service.DHCPV6 in services(link), link.dns6[:_DNS_MAX])
+    return router_advertisement(mtu, Service.DHCPV6 in services(link), link.dns6)

@@ -28,8 +28,6 @@ _ON_LINK: Final = IPv4Address("0.0.0.0")
 _ROUTES: Final = classless_routes(
     [(IPv4Network(OUR_IPV4), _ON_LINK), (IPv4Network("0.0.0.0/0"), OUR_IPV4)],
 )
-_SERVERS_MAX: Final = 8
-"""With so many name servers a reply still fits the 312 octets of options that every client takes."""
 _MTU_LEAST, _MTU_MOST = 68, 0xFFFF
 
 
@@ -100,7 +98,7 @@ def _kind(kind: Kind) -> tuple[Option, bytes]:
 def _parameters(link: Link, mtu: int) -> list[tuple[Option, bytes]]:
     told = [(Option.CLASSLESS_ROUTES, _ROUTES), (Option.ROUTER, OUR_IPV4.packed)]
     if link.dns4:
-        told.append((Option.DOMAIN_NAME_SERVER, b"".join(server.packed for server in link.dns4[:_SERVERS_MAX])))
+        told.append((Option.DOMAIN_NAME_SERVER, b"".join(server.packed for server in link.dns4)))
     if _MTU_LEAST <= mtu <= _MTU_MOST:
         told.append((Option.INTERFACE_MTU, struct.pack("!H", mtu)))
     return told

@@ -40,7 +40,6 @@ _TIMES: Final = (RENEWAL_SECONDS, REBINDING_SECONDS)
 _LEASES_MAX: Final = 20
 """In one message, which so stays within the 1280 octets of any IPv6 link."""
 _ASSOCIATIONS_MAX: Final = 4
-_SERVERS_MAX: Final = 8
 _NAMES_US: Final = frozenset({Kind.REQUEST, Kind.RENEW, Kind.RELEASE, Kind.DECLINE})
 _NAMES_NOBODY: Final = frozenset({Kind.SOLICIT, Kind.CONFIRM, Kind.REBIND})
 _NOTHING: Final = {Option.IA_NA: Status.NO_ADDRESS, Option.IA_PD: Status.NO_PREFIX}
@@ -147,4 +146,4 @@ def _unknown(request: Request, link: Link) -> Iterator[bytes]:
 
 def _parameters(request: Request, link: Link) -> Iterator[bytes]:
     if link.dns6 and Option.NAME_SERVERS in request.wanted:
-        yield option(Option.NAME_SERVERS, b"".join(server.packed for server in link.dns6[:_SERVERS_MAX]))
+        yield option(Option.NAME_SERVERS, b"".join(server.packed for server in link.dns6))

@@ -25,6 +25,8 @@ LEASE_SECONDS: Final = 86_400
 RENEWAL_SECONDS: Final = 3_600
 """After this a client asks again and hears what has changed."""
 REBINDING_SECONDS: Final = 75_600
+NAME_SERVERS_MAX: Final = 8
+"""With so many a DHCPv4 reply fits the 312 octets of options that every client takes."""
 
 
 class Service(enum.Enum):
@@ -38,7 +40,7 @@ class Service(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The `[first-hop]` table: name servers told to VMs, and what may be switched off."""
+    """The `[first-hop]` table: at most `NAME_SERVERS_MAX` name servers told to VMs, and what may be switched off."""
 
     dns: tuple[IPAddress, ...] = ()
     router_advertisements: bool = True

@@ -93,7 +93,9 @@ def passed(pair: tuple[socket.socket, socket.socket], frame: bytes) -> bytes | N
         return None
 
 
-@pytest.mark.parametrize("offered", [{service} for service in Service] + [set(Service)], ids=str)
+@pytest.mark.parametrize(
+    "offered", [{service} for service in Service] + [set(Service)], ids=[*(service.name for service in Service), "all"]
+)
 def test_what_is_offered_passes_the_filter_whole(
     pair: tuple[socket.socket, socket.socket], offered: set[Service]
 ) -> None:
@@ -121,7 +123,10 @@ def test_what_is_offered_passes_the_filter_whole(
         Ether() / Dot1Q(vlan=5) / dhcp4("discover").payload,
         Ether() / b"x",
     ],
-    ids=lambda packet: packet.summary() if isinstance(packet, Packet) else "",
+    ids=[
+        *("ARP", "TCP to 67", "UDP to 68", "ICMP", "first fragment", "later fragment", "UDP to 546", "TCP to 547"),
+        *("echo request", "neighbor advertisement", "router advertisement", "tagged", "nothing"),
+    ],
 )
 def test_nothing_else_wakes_us(pair: tuple[socket.socket, socket.socket], other: Packet) -> None:
     attach_filter(pair[1], program(set(Service)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.config import ConfigError, load
+from forwarder.firsthop.link import Settings
 from forwarder.xmpp import server_rank
 from schema.values import Encapsulation
 from tests.support.pki import Pki
@@ -72,6 +73,13 @@ def test_tunnels_begin_at_an_ipv4_address(directory: Path) -> None:
         load(written(directory, text))
 
 
+def test_what_a_vm_is_told(directory: Path) -> None:
+    assert load(written(directory, TEXT)).first_hop == Settings((), router_advertisements=True, dhcp=True)
+    told = '[first-hop]\ndns = ["10.0.0.53", "fd00::53"]\nrouter-advertisements = false\ndhcp = false\n'
+    servers = (ip_address("10.0.0.53"), ip_address("fd00::53"))
+    assert load(written(directory, TEXT + told)).first_hop == Settings(servers, router_advertisements=False, dhcp=False)
+
+
 def test_several_addresses_and_route_servers(directory: Path) -> None:
     more = TEXT.replace('address = "192.0.2.1"', 'address = ["192.0.2.1", "2001:db8::1"]', 1)
     more = more.replace(
@@ -116,6 +124,11 @@ def test_several_addresses_and_route_servers(directory: Path) -> None:
          "route-servers[0].domain: 'rs@example.net' is not a domain"),
         ('[[route-servers]]\naddress = "192.0.2.101:5222"\ndomain = "rs.example.net"\n', "",
          "route-servers: required, but missing"),
+        ("[tls]", '[first-hop]\ndns = ["10.0.0.53", "::1"]\n[tls]',
+         "first-hop.dns[1]: ::1 is out of a VM's reach: name one inside the VPNs"),
+        ("[tls]", f"[first-hop]\ndns = {[f'10.0.0.{n}' for n in range(9)]}\n[tls]",
+         "first-hop.dns: 9 are too many: a VM is told 8 at most"),
+        ("[tls]", '[first-hop]\nmtu = 1400\n[tls]', "first-hop.mtu: unknown key"),
         ("[tls]", '[[route-servers]]\naddress = "192.0.2.101:5222"\ndomain = "b"\n[tls]',
          "route-servers[1].address: the same as route-servers[0].address"),
         ('backend = "fake"', 'backend = "ebpf"', "dataplane.backend: 'ebpf' is neither linux nor fake"),
