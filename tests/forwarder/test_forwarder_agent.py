@@ -24,14 +24,16 @@ from forwarder.agent import Agent
 from forwarder.api import Api, ApiError
 from forwarder.config import Config, load
 from forwarder.conversation import Wanted
-from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route
+from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route, RouteKey
 from forwarder.dataplane.fake import FakeDataplane
 from forwarder.peers import running_timers
 from forwarder.pubsub import StanzaError
 from forwarder.stale import MARKERLESS_SECONDS, STALE_SECONDS
-from schema.values import Encapsulation
+from schema.items import RouteItem
+from schema.values import Encapsulation, NextHop
 from tests.support.forwarder import write_config
 from tests.support.pki import Pki
+from tests.support.waiting import eventually_async
 
 VM1 = {"vpn": "blue", "interface": "t-a", "addresses": ["10.1.0.1/32"]}
 VM2 = {"vpn": "blue", "interface": "t-b", "addresses": ["10.1.0.2/32"]}
@@ -252,6 +254,30 @@ async def test_without_its_state_it_leaves_the_kernel_alone_and_takes_over_by_id
         assert (await f.call("PUT", "/vifs/vm1", VM1))[1]["label"] == 17, "the one it had"
         assert await f.call("DELETE", "/vifs/vm0") == (200, {"id": "vm0", "was-attached": True})
         assert {held.id for held in dataplane.vifs()} == {"vm1", "vm2"}
+
+
+def _item(prefix: str) -> RouteItem:
+    return RouteItem(ip_network(prefix), (NextHop(ip_address("192.0.2.9"), 99),))
+
+
+async def test_one_route_that_the_kernel_refuses_is_told_and_tried_again_and_the_rest_stand(config: Config) -> None:
+    async with run(config) as f:
+        await f.call("PUT", "/vifs/vm1", VM1)
+        server = next(iter(f.agent.peers))
+        f.dataplane.fail_next("apply", "Network is down")
+        for number in range(3):
+            f.agent.fib.offer(server, "blue", str(number), _item(f"10.2.{number}.0/24"))
+        f.agent.fib.in_sync(server, "blue")
+        f.agent.installer.schedule()
+        await eventually_async(lambda: len(f.dataplane.routes()) == 2)
+        _, status = await f.call("GET", "/status")
+        assert status["refused-routes"] == 1
+        (reason,) = f.agent.installer.refusals.values()
+        assert reason == "Network is down"
+        assert any("refuse" in reason for reason in status["degraded"])
+        f.dataplane.lose(RouteKey("vm1", f.dataplane.routes()[0].prefix))
+        await eventually_async(lambda: len(f.dataplane.routes()) == 3, describe="both are there again", within=30)
+        assert (await f.call("GET", "/status"))[1]["refused-routes"] == 0
 
 
 def _write_state(config: Config, text: str | None) -> None:
