@@ -6,6 +6,7 @@ What each row means and what we aim at is in bench/README.md.  A row that cannot
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from bench import publish, reflect, vrf_import
+from bench import kernel_routes, publish, reflect, vrf_import
 from bench.bgp_ends import Load
 from bench.xmpp_publisher import Publishing
 
 OURS = "route server"
-_FAULTS = (AssertionError, OSError, EOFError)
+_FAULTS = (AssertionError, OSError, EOFError, RuntimeError, subprocess.CalledProcessError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Scale:
     items: int = 30_000
     subscribers: int = 500
     notifications: int = 500_000
+    kernel_routes: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,25 @@ def _fan_out(row: str, share: int) -> Measurement:
     return measured
 
 
+def _kernel_routes(row: str, version: int) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        load = kernel_routes.Load(version, scale.kernel_routes)
+        for name in kernel_routes.PROGRAMS:
+            missing = kernel_routes.missing(name)
+            if missing is not None:
+                yield Line(row, name, f"not measured: {missing}")
+                continue
+            try:
+                found = kernel_routes.measure(name, directory / f"{name}-{version}", load)
+            except _FAULTS as fault:
+                yield Line(row, name, f"failed: {fault}")
+                continue
+            rates = f"{found.add:8.0f} added/s {found.replace:8.0f} replaced/s {found.delete:8.0f} deleted/s"
+            yield Line(row, name, f"{rates}  ({found.cpu * 1e6:.1f} us CPU each)")
+
+    return measured
+
+
 def _unmeasured(row: str, why: str) -> Measurement:
     def measured(scale: Scale, directory: Path) -> Iterator[Line]:
         yield Line(row, "", f"not measured yet: {why}")
@@ -126,7 +147,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     _publish("publish, 1 item an iq, 10 iqs in flight", 1),
     _fan_out("fan-out, 100 subscribers", 5),
     _fan_out("fan-out, 500 subscribers", 1),
-    _unmeasured("kernel route installs", "needs a kernel with VRF and MPLS"),
+    _kernel_routes("kernel route installs, IPv4", 4),
+    _kernel_routes("kernel route installs, IPv6", 6),
     _unmeasured("publish to netlink write on another host", "needs a kernel with VRF and MPLS"),
 )
 
