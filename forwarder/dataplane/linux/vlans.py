@@ -58,6 +58,8 @@ def reason_against_port(netlink: Netlink, name: str) -> str | None:
         return f"{name} is a device of the forwarder itself"
     if name == "lo" or len(link.mac) != _MAC_LENGTH:
         return f"{name} is no Ethernet interface"
+    if not link.up:
+        return f"{name} is down, and whoever took it down may have meant it"
     if link.master:
         return f"{name} belongs to {masters_name(netlink, link)}, which would take what is sent to it elsewhere"
     return None
