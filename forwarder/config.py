@@ -64,6 +64,8 @@ class Identity:
     jid: str
     tls: ssl.SSLContext
     name_jid: bool
+    resource: str = "vpn"
+    """What tells apart several sessions of one JID."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from xml.sax.saxutils import quoteattr
 
 from schema.items import ENTRY_TAG, ItemError, RouteItem, entry_xml, read_offered_entry
-from schema.names import NS_EVENT, NS_IN_SYNC, NS_PING, NS_PUBSUB, NS_STANZAS
+from schema.names import NS_DATA, NS_EVENT, NS_IN_SYNC, NS_PING, NS_PUBSUB, NS_STANZAS
 
 EVENT_TAG = f"{{{NS_EVENT}}}event"
 _IN_SYNC_TAG = f"{{{NS_IN_SYNC}}}in-sync"
@@ -43,8 +43,11 @@ class Retract:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
+    """To a route server with an instance-id, to an external forwarder with the VLAN of the interface."""
+
     vpn: str
-    instance_id: int
+    instance_id: int = 0
+    vlan_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +136,20 @@ def _payload(request: Request, jid: str) -> str:
             action = f"<publish node={quoteattr(vpn)}>{inner}</publish>"
         case Retract(vpn, item_id):
             action = f"<retract node={quoteattr(vpn)} notify='true'><item id={quoteattr(item_id)}/></retract>"
-        case Subscribe(vpn, instance_id):
-            options = f"<options><instance-id>{instance_id}</instance-id></options>"
-            action = f"<subscribe node={quoteattr(vpn)} jid={quoteattr(jid)}/>{options}"
+        case Subscribe(vpn):
+            action = f"<subscribe node={quoteattr(vpn)} jid={quoteattr(jid)}/><options>{_options(request)}</options>"
         case Unsubscribe(vpn):
             action = f"<unsubscribe node={quoteattr(vpn)} jid={quoteattr(jid)}/>"
     return f"<pubsub xmlns='{NS_PUBSUB}'>{action}</pubsub>"
+
+
+def _options(request: Subscribe) -> str:
+    """The instance-id as an element of the draft's own, the VLAN as a field of a data form (XEP-0004)."""
+    if request.vlan_id is None:
+        return f"<instance-id>{request.instance_id}</instance-id>"
+    form_type = f"<field var='FORM_TYPE' type='hidden'><value>{NS_PUBSUB}#subscribe_options</value></field>"
+    vlan = f"<field var='vpn#vlan_id'><value>{request.vlan_id}</value></field>"
+    return f"<x xmlns='{NS_DATA}' type='submit'>{form_type}{vlan}</x>"
 
 
 def read_answer(iq: Any) -> StanzaError | None:

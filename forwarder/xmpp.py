@@ -49,7 +49,6 @@ CONNECT_TIMEOUT = 15.0
 BACKOFF_FIRST = 0.5
 BACKOFF_LAST = 30.0
 _CLOSE_SECONDS = 1.0
-_RESOURCE = "vpn"
 _MESSAGE_TAG = f"{{{NS_CLIENT}}}message"
 _IQ_TAG = f"{{{NS_CLIENT}}}iq"
 _STREAM_ERROR = f"{{{NS_STREAM}}}error"
@@ -204,7 +203,7 @@ class _Stream(ClientXMPP):
         event_received: Callable[[Any], None],
         answer_received: Callable[[Any], None],
     ) -> None:
-        super().__init__(f"{identity.jid}/{_RESOURCE}", "", sasl_mech="EXTERNAL", ssl_context=identity.tls)
+        super().__init__(f"{identity.jid}/{identity.resource}", "", sasl_mech="EXTERNAL", ssl_context=identity.tls)
         self.end_reason: str | None = None
         self._server = server
         loop = asyncio.get_running_loop()
