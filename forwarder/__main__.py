@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from forwarder.external.service import ExternalService
 
 _DEFAULT_API = "/run/forwarder.sock"
+_END_SYSTEM = Path("/etc/forwarder/end-system.toml")
 _OUTPUTS = ("table", "wide", "json")
 
 
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_attach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the attachment's name, chosen by the caller")
     parser.add_argument("--vpn", required=True, metavar="VPN", help="as the route server calls it")
-    parser.add_argument("--interface", required=True, metavar="DEVICE", help="the virtual interface on this host")
+    parser.add_argument("--interface", metavar="DEVICE", help="the virtual interface on this host")
     parser.add_argument("--address", required=True, action="append", metavar="ADDRESS/32", help="may be repeated")
     parser.add_argument(
         "--prefix", action="append", default=[], metavar="PREFIX",
@@ -69,7 +70,7 @@ def _add_attach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mac", metavar="MAC", help="the only one the VM may send from")
     parser.add_argument("--rate", metavar="RATE", help="limit in each direction, for example 100mbit")
     parser.add_argument(
-        "--mode", choices=[mode.value for mode in Mode], default=Mode.POINT_TO_POINT.value,
+        "--mode", choices=[mode.value for mode in Mode],
         help="first hop 169.254.1.1 (the default), or ARP answered for a whole subnet",
     )  # fmt: skip
     parser.add_argument(
@@ -77,10 +78,18 @@ def _add_attach(parser: argparse.ArgumentParser) -> None:
         help="publish with this one (0 for anycast); without, one more than another host has",
     )  # fmt: skip
     parser.add_argument(
-        "--local-preference", type=int, default=DEFAULT_LOCAL_PREFERENCE, metavar="N",
+        "--local-preference", type=int, metavar="N",
         help=f"the highest wins before anything else counts (default {DEFAULT_LOCAL_PREFERENCE})",
     )  # fmt: skip
-    parser.set_defaults(verb=cli.attach)
+    via = parser.add_argument_group("on a host without a forwarder of its own; runs for as long as it is attached")
+    via.add_argument(
+        "--via", action="append", metavar="ADDRESS", help="an external forwarder of the configuration; may be repeated"
+    )
+    via.add_argument("--vlan", type=int, metavar="N", help="the 802.1Q tag of the interface, which this host has made")
+    via.add_argument(
+        "--config", type=Path, default=_END_SYSTEM, metavar="FILE", help=f"who this host is (default {_END_SYSTEM})"
+    )
+    parser.set_defaults(verb=_attach)
 
 
 def _add_get(parser: argparse.ArgumentParser, client: argparse.ArgumentParser) -> None:
@@ -93,6 +102,14 @@ def _add_get(parser: argparse.ArgumentParser, client: argparse.ArgumentParser) -
     kinds.add_parser("labels", parents=[client], help="labels in use, and those that rest before they are used again")
     for kind in kinds.choices.values():
         kind.set_defaults(verb=cli.get)
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    if not arguments.via:
+        return cli.attach(arguments)
+    from forwarder.external import verb
+
+    return verb.attach(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:

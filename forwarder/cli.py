@@ -68,11 +68,14 @@ def attach(arguments: argparse.Namespace) -> int:
         "sequence_number": arguments.sequence_number,
         "local_preference": arguments.local_preference,
     }
+    given = {name: value for name, value in fields.items() if value is not None}
+    if arguments.interface is None or arguments.vlan is not None:
+        raise CommandError(f"attach {arguments.id}: needs --interface, or --via and --vlan", EXIT_USAGE)
     try:
-        parse_attachment(arguments.id, **fields)
+        parse_attachment(arguments.id, **given)
     except AttachmentError as error:
         raise CommandError(f"attach {arguments.id}: {error}", EXIT_USAGE) from None
-    given = {name.replace("_", "-"): value for name, value in fields.items() if value is not None}
+    given = {name.replace("_", "-"): value for name, value in given.items()}
     vif = _request(arguments.api, "PUT", _vif_path(arguments.id), given)
     text = f"{vif['id']} attached: vpn {vif['vpn']}, interface {vif['interface']}, label {vif['label']}"
     _show(arguments, vif, text)
@@ -98,6 +101,19 @@ def get(arguments: argparse.Namespace) -> int:
     wide = _WIDE.get(kind, ()) if arguments.output == "wide" else ()
     _show(arguments, answer, table(items, (*_COLUMNS[kind], *wide)))
     return EXIT_OK
+
+
+def trace(arguments: argparse.Namespace) -> int:
+    given = {"destination": arguments.destination, "source": arguments.source}
+    query = urlencode({key: value for key, value in given.items() if value is not None})
+    answer = _request(arguments.api, "GET", f"{_vif_path(arguments.id)}/trace?{query}")
+    steps, arrival = answer["steps"], answer["arrival"]
+    width = max(len(step["topic"]) for step in steps)
+    lines = [answer["summary"], "", *(f"  {step['topic']:{width}}  {step['words']}" for step in steps)]
+    _show(arguments, answer, "\n".join([*lines, "", f"  {'back':{width}}  {arrival['words']}"]))
+    if answer["dropped"]:
+        return EXIT_DROPPED
+    return EXIT_OK if answer["difference"] is None and arrival["problem"] is None else EXIT_DEGRADED
 
 
 def status(arguments: argparse.Namespace) -> int:

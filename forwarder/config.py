@@ -87,6 +87,14 @@ class Config:
     """Where routes are learned from: all route servers, or one that stands for all. What is ours is told to all."""
 
 
+@dataclass(frozen=True, slots=True)
+class EndSystemConfig:
+    """What the file of an end-system without a forwarder says: who it is, and the forwarders elsewhere it may use."""
+
+    identity: Identity
+    forwarders: tuple[RouteServerConfig, ...]
+
+
 class _Table(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=True):
     pass
 
@@ -131,6 +139,12 @@ class _File(_Table):
     external: External | None = None
 
 
+class _EndSystemFile(_Table):
+    jid: str
+    forwarders: list[_RouteServer]
+    tls: _Tls
+
+
 class _KeyError(Exception):
     """What is wrong at one key; `load` puts the file's name in front."""
 
@@ -140,9 +154,17 @@ class _KeyError(Exception):
 
 def load(path: Path) -> Config:
     """Read, decode and check the file, certificates included. Raises ConfigError."""
+    return _load(path, _File, _config)
+
+
+def load_end_system(path: Path) -> EndSystemConfig:
+    """The same of an end-system's file."""
+    return _load(path, _EndSystemFile, _end_system_config)
+
+
+def _load(path: Path, form: type[R], convert: Callable[[R, Path], T]) -> T:
     try:
-        file = msgspec.toml.decode(path.read_bytes(), type=_File)
-        return _config(file, path.parent)
+        return convert(msgspec.toml.decode(path.read_bytes(), type=form), path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except msgspec.ValidationError as error:
@@ -210,6 +232,14 @@ def _first_hop(raw: _FirstHop) -> Settings:
     if len(dns) > NAME_SERVERS_MAX:
         raise _KeyError("first-hop.dns", f"{len(dns)} are too many: a VM is told {NAME_SERVERS_MAX} at most")
     return Settings(dns, raw.router_advertisements, raw.dhcp)
+
+
+def _end_system_config(file: _EndSystemFile, base: Path) -> EndSystemConfig:
+    if not file.forwarders:
+        raise _KeyError("forwarders", "at least one is needed")
+    forwarders = [_route_server(f"forwarders[{index}]", table) for index, table in enumerate(file.forwarders)]
+    _refuse_repetition([one.name for one in forwarders], lambda index: f"forwarders[{index}].address")
+    return EndSystemConfig(_identity(_at("jid", _bare_jid, file.jid), file.tls, base), tuple(forwarders))
 
 
 def _route_server(key: str, raw: _RouteServer) -> RouteServerConfig:

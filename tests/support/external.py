@@ -11,10 +11,12 @@ End-systems are stock clients.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from xml.etree import ElementTree
 
 from forwarder.agent import Agent
@@ -23,9 +25,11 @@ from forwarder.dataplane.fake import FakeDataplane
 from forwarder.external.service import ExternalService
 from tests.support.forwarder import Address, Host, write_config
 from tests.support.pki import Pki
+from tests.support.process import Daemon
 from tests.support.xmpp_client import NS_PUBSUB, XmppClient
 
 NS_DATA = "jabber:x:data"
+_ROOT = Path(__file__).resolve().parents[2]
 FORM = "http://jabber.org/protocol/pubsub#subscribe_options"
 
 
@@ -89,10 +93,11 @@ async def external(
     *servers: Address,
     dataplane: FakeDataplane | None = None,
     stale_time: str = "60s",
+    listen: str = "127.0.0.1:0",
 ) -> AsyncIterator[External]:
     """Start it, and stop it at the end. State survives in the PKI's directory."""
     used = FakeDataplane() if dataplane is None else dataplane
-    write_external_config(pki, jid, address, behind, servers, stale_time)
+    write_external_config(pki, jid, address, behind, servers, stale_time, listen)
     config = load(pki.directory / f"{jid}.toml")
     assert config.external is not None
     agent = Agent(config, used)
@@ -137,3 +142,23 @@ def entry(address: str) -> str:
 async def publish(client: XmppClient, vpn: str, *addresses: str) -> ElementTree.Element:
     """One item for each, its id made of the address."""
     return await client.publish(vpn, *((f"at {address}", entry(address)) for address in addresses))
+
+
+class EndSystemProgram(Daemon):
+    """`forwarder attach … --via …` as an end-system runs it."""
+
+    def __init__(self, pki: Pki, jid: str, forwarders: Sequence[tuple[str, Address]], *words: str) -> None:
+        super().__init__(f"attach {words[0]}", pki.directory / f"{jid}-{words[0]}.d")
+        certificate, key = pki.client(jid)
+        lines = [f'jid = "{jid}"']
+        for domain, (host, port) in forwarders:
+            lines += ["[[forwarders]]", f'address = "{host}:{port}"', f'domain = "{domain}"']
+        lines += ["[tls]", f'certificate = "{certificate}"', f'private-key = "{key}"', f'ca = "{pki.ca}"']
+        file = self.directory / "end-system.toml"
+        file.write_text("\n".join(lines))
+        via = [word for _, (host, port) in forwarders for word in ("--via", f"{host}:{port}")]
+        self._words = ["attach", *words, *via, "--config", str(file)]
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "forwarder", *self._words]
+        self.spawn(command, {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"})
