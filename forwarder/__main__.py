@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="forwarder", description="VPN forwarder of one hypervisor")
-    verbs = parser.add_subparsers(metavar="run|attach|detach|get|status", required=True)
+    verbs = parser.add_subparsers(metavar="run|attach|detach|drain|undrain|get|status", required=True)
     run = verbs.add_parser("run", help="run the forwarder in the foreground")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (TOML)")
     run.set_defaults(verb=_run)
@@ -52,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     detach = verbs.add_parser("detach", parents=[client], help="take an interface out of its VPN")
     detach.add_argument("id", metavar="ID", help="the attachment's name")
     detach.set_defaults(verb=cli.detach)
+    drain = verbs.add_parser("drain", parents=[client], help="move traffic to other hosts, before maintenance")
+    drain.set_defaults(verb=cli.drain)
+    undrain = verbs.add_parser("undrain", parents=[client], help="take a drain back")
+    undrain.set_defaults(verb=cli.undrain)
     _add_get(verbs.add_parser("get", help="list what the forwarder has"), client)
     status = verbs.add_parser("status", parents=[client], help="route servers and counts; exit code 5 when degraded")
     status.set_defaults(verb=cli.status)

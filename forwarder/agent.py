@@ -18,6 +18,7 @@ from forwarder.attachments import Attachment
 from forwarder.config import Config
 from forwarder.dataplane.contract import Dataplane
 from forwarder.departures import Departures
+from forwarder.draining import Draining
 from forwarder.fib import Fib
 from forwarder.firsthop.responder import Responder
 from forwarder.guarded import guarded
@@ -53,6 +54,7 @@ class Agent:
         self._saved = SavedState(file, self.vifs.state)
         departures = Departures()
         self._uplink = Uplink(config, self.vifs, self.fib, self.installer, self._saved)
+        self.draining = Draining(self.vifs, self.fib, self._uplink, self._saved)
         self._watch = Watch(dataplane, self._compare)
         self._serving = Serving(
             *(dataplane, self.vifs, self.fib, self.installer, departures, self._saved, self._uplink, self._watch),

@@ -3,7 +3,8 @@
     PUT    /api/v1/vifs/{id}   {"vpn": …, "interface": …, "addresses": […], "mac"?, "rate"?, "mode"?,
                                 "prefixes"?: […], "sequence-number"?, "local-preference"?}
     DELETE /api/v1/vifs/{id}
-    GET    /api/v1/vifs, /vifs/{id}, /routes?vpn=&vif=&prefix=, /labels, /status
+    PUT    /api/v1/drain, DELETE /api/v1/drain
+    GET    /api/v1/drain, /vifs, /vifs/{id}, /routes?vpn=&vif=&prefix=, /labels, /status
 
 PUT and DELETE are idempotent and keyed by the attachment id, so a hook may repeat them; deleting what is not there
 succeeds.  Errors are RFC 9457 problem documents whose `detail` names the object, the reason and what to do next.  The
@@ -24,7 +25,7 @@ import msgspec
 from aiohttp import web
 
 from forwarder.agent import Agent
-from forwarder.api_report import Json, label_reports, route_report, status_report, vif_report
+from forwarder.api_report import Json, drain_report, label_reports, route_report, status_report, vif_report
 from forwarder.attachments import AttachmentError, Mode, parse_attachment
 from forwarder.dataplane.contract import DataplaneError
 from forwarder.labels import AllocationError
@@ -77,6 +78,9 @@ class Api:
                 web.delete(_VIF, self._detach),
                 web.get(_VIF, self._vif),
                 web.get(_PREFIX + "/vifs", self._vifs),
+                web.put(_PREFIX + "/drain", self._drain),
+                web.delete(_PREFIX + "/drain", self._undrain),
+                web.get(_PREFIX + "/drain", self._drained),
                 web.get(_PREFIX + "/routes", self._routes),
                 web.get(_PREFIX + "/labels", self._labels),
                 web.get(_PREFIX + "/status", self._status),
@@ -103,6 +107,15 @@ class Api:
     async def _detach(self, request: web.Request) -> web.Response:
         attachment_id = request.match_info["id"]
         return _json({"id": attachment_id, "was-attached": await self._agent.detach(attachment_id)})
+
+    async def _drain(self, _: web.Request) -> web.Response:
+        return _json(drain_report(await self._agent.draining.drain()))
+
+    async def _undrain(self, _: web.Request) -> web.Response:
+        return _json(drain_report(await self._agent.draining.undrain()))
+
+    async def _drained(self, _: web.Request) -> web.Response:
+        return _json(drain_report(self._agent.draining.report()))
 
     async def _vif(self, request: web.Request) -> web.Response:
         attachment_id = request.match_info["id"]

@@ -11,6 +11,7 @@ from forwarder.agent import Agent
 from forwarder.attachments import rate_text
 from forwarder.conversation import Said
 from forwarder.dataplane.contract import Hop, LocalHop, Route
+from forwarder.draining import Drained
 from forwarder.labels import REST_SECONDS
 from forwarder.peers import Peer
 from forwarder.vifs import ServedVif
@@ -107,10 +108,21 @@ def label_reports(agent: Agent, now: float) -> list[Json]:
     return used + resting
 
 
+def drain_report(drained: Drained) -> Json:
+    """Whether this host is drained, and what stands in the way of switching it off."""
+    return {
+        "draining": drained.is_draining,
+        "only-here": [{"vif": o.vif_id, "vpn": o.vpn, "prefix": str(o.prefix)} for o in drained.only_here],
+        "not-told": list(drained.not_told),
+        "unconfirmed": list(drained.unconfirmed),
+    }
+
+
 def status_report(agent: Agent) -> Json:
     """The whole in one object; `degraded` is a list of reasons, empty when all is well."""
     return {
         "jid": agent.config.identity.jid,
+        "state": "draining" if agent.vifs.is_draining else "serving",
         "vifs": len(agent.vifs),
         "routes": len(agent.fib.routes()),
         "refused-routes": len(agent.installer.refusals),
@@ -127,7 +139,7 @@ def _peer_report(agent: Agent, peer: Peer) -> Json:
         "domain": peer.client.server.domain,
         "state": "connected" if peer.conversation.is_live else "unreachable",
         "reason": peer.client.last_error,
-        "vpns": len(subscriptions),
+        "vpns": sum(subscription.listens for subscription in subscriptions.values()),
         "vpns-in-sync": sum(subscription.in_sync for subscription in subscriptions.values()),
         "items": items,
         "unusable-items": unusable,

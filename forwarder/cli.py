@@ -24,6 +24,7 @@ _COLUMNS = {
     "vifs": ("id", "vpn", "interface", "addresses", "prefixes", "label", "table", "state", "reason"),
     "routes": ("vif", "vpn", "prefix", "next-hops", "route-server", "stale"),
     "labels": ("label", "vif", "state", "seconds-left"),
+    "drain": ("vif", "vpn", "prefix"),
     "route-servers": ("address", "domain", "state", "vpns", "vpns-in-sync", "items", "unusable-items", "reason"),
 }
 
@@ -119,12 +120,42 @@ def trace(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     answer = _request(arguments.api, "GET", f"{_PREFIX}/status")
     lines = [
-        f"{answer['jid']}: {answer['vifs']} vifs, {answer['routes']} routes, {answer['refused-routes']} refused",
+        f"{answer['jid']}: {answer['state']}, {answer['vifs']} vifs, "
+        f"{answer['routes']} routes, {answer['refused-routes']} refused",
         table(answer["route-servers"], _COLUMNS["route-servers"]),
         *(f"degraded: {reason}" for reason in answer["degraded"]),
     ]
     _show(arguments, answer, "\n".join(lines))
     return EXIT_DEGRADED if answer["degraded"] else EXIT_OK
+
+
+def drain(arguments: argparse.Namespace) -> int:
+    """Exit code 5 while a route server does not know of it."""
+    answer = _request(arguments.api, "PUT", f"{_PREFIX}/drain")
+    lines = ["draining: everything here is published with local-preference 0, and stays until `forwarder undrain`"]
+    if answer["only-here"]:
+        lines += [
+            "no other host has these, which are reached here still:",
+            table(answer["only-here"], _COLUMNS["drain"]),
+        ]
+    else:
+        lines.append("nothing is only here")
+    _show(arguments, answer, "\n".join([*lines, *_unheard(answer)]))
+    return EXIT_DEGRADED if _unheard(answer) else EXIT_OK
+
+
+def undrain(arguments: argparse.Namespace) -> int:
+    answer = _request(arguments.api, "DELETE", f"{_PREFIX}/drain")
+    lines = ["not draining: everything here is published with its own local-preference", *_unheard(answer)]
+    _show(arguments, answer, "\n".join(lines))
+    return EXIT_DEGRADED if _unheard(answer) else EXIT_OK
+
+
+def _unheard(answer: dict[str, Any]) -> list[str]:
+    return [
+        *(f"route server {name} cannot be reached, and is told when it can" for name in answer["not-told"]),
+        *(f"route server {name} has not answered yet" for name in answer["unconfirmed"]),
+    ]
 
 
 def table(items: list[dict[str, Any]], columns: tuple[str, ...]) -> str:

@@ -10,6 +10,9 @@ about its reason, and asking again would only say it again.  A VPN that is refus
 after a while, ever longer (`ask_again`): whoever runs the route server may give it back without a word to those who
 are not in it.  With its subscription went what was published to it, so that is said again once it is there.
 
+A route server that is not listened to (`Wanted.listens`) is told the instance-id of a VPN all the same, for what is
+published there, by a subscribe that is taken back at once: an unsubscribe ends events and withdraws nothing.
+
 Order within one difference: subscribe, publish, retract, unsubscribe.  The subscribe names the instance-id, which the
 route server needs for the RD of what is published; a VPN whose last interface went is retracted before it is
 unsubscribed (draft section 6).
@@ -21,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from forwarder.pubsub import EndOfPublish, Publish, Request, Retract, StanzaError, Subscribe, Unsubscribe
+from forwarder.pubsub import EndOfPublish, Ping, Publish, Request, Retract, StanzaError, Subscribe, Unsubscribe
 from schema.items import RouteItem
 
 ItemKey: TypeAlias = tuple[str, str]
@@ -29,6 +32,7 @@ ItemKey: TypeAlias = tuple[str, str]
 _HARMLESS: dict[type[Request], tuple[str, ...]] = {
     Retract: ("item-not-found",),  # it is not there, as asked
     Unsubscribe: ("item-not-found", "unexpected-request"),
+    Ping: ("service-unavailable", "feature-not-implemented"),  # an answer all the same (XEP-0199)
     EndOfPublish: ("service-unavailable", "feature-not-implemented"),  # a service that knows no markers
 }
 
@@ -41,10 +45,17 @@ _CLOSED = ("item-not-found", "forbidden", "not-allowed", "gone")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Items by (VPN, item id), and the instance-id of every VPN with an interface here."""
+    """Items by (VPN, item id), and the instance-id of every VPN with an interface here.
+
+    `listens` are those among them whose events are to come from this route server, None for all.
+    """
 
     items: Mapping[ItemKey, RouteItem] = field(default_factory=dict)
     vpns: Mapping[str, int] = field(default_factory=dict)
+    listens: frozenset[str] | None = None
+
+    def is_listening(self, vpn: str) -> bool:
+        return vpn in self.vpns and (self.listens is None or vpn in self.listens)
 
 
 @dataclass(slots=True)
@@ -60,8 +71,8 @@ class Said:
 class Subscription:
     """A subscribe of this session. In sync once the marker came after the result of this very subscribe.
 
-    After a refusal the VPN is asked for again at `again_at`, which is `delay` or less after it; `before` is what was
-    said the last time.
+    One that does not listen is over already, and was for the instance-id. After a refusal the VPN is asked for again at
+    `again_at`, which is `delay` or less after it; `before` is what was said the last time.
     """
 
     request: Subscribe
@@ -71,10 +82,14 @@ class Subscription:
     delay: float = ASK_FIRST
     again_at: float | None = None
     before: StanzaError | None = None
+    listens: bool = True
 
     @property
     def is_active(self) -> bool:
-        return self.answered and self.error is None
+        return self.listens and self.answered and self.error is None
+
+    def requests(self) -> list[Request]:
+        return [self.request] if self.listens else [self.request, Unsubscribe(self.request.vpn)]
 
 
 class Conversation:
@@ -125,17 +140,18 @@ class Conversation:
             elif now >= refused.again_at:
                 request = Subscribe(vpn, refused.request.instance_id)
                 delay = min(refused.delay * 2, ASK_LAST)
-                self.subscriptions[vpn] = Subscription(request, delay=delay, before=refused.error)
-                requests.append(request)
+                again = Subscription(request, delay=delay, before=refused.error, listens=refused.listens)
+                self.subscriptions[vpn] = again
+                requests += again.requests()
         return requests
 
     def _subscribes(self, wanted: Wanted) -> list[Request]:
         requests: list[Request] = []
         for vpn, instance_id in wanted.vpns.items():
-            if vpn not in self.subscriptions:
-                request = Subscribe(vpn, instance_id)
-                self.subscriptions[vpn] = Subscription(request)
-                requests.append(request)
+            known, listens = self.subscriptions.get(vpn), wanted.is_listening(vpn)
+            if known is None or (listens and not known.listens):
+                new = self.subscriptions[vpn] = Subscription(Subscribe(vpn, instance_id), listens=listens)
+                requests += new.requests()
         return requests
 
     def _publishes(self, wanted: Wanted) -> list[Request]:
@@ -154,8 +170,14 @@ class Conversation:
         return [Retract(*key) for key in gone]
 
     def _unsubscribes(self, wanted: Wanted) -> list[Request]:
-        gone = [vpn for vpn in self.subscriptions if vpn not in wanted.vpns]
-        return [Unsubscribe(vpn) for vpn in gone if self.subscriptions.pop(vpn).error is None]
+        requests: list[Request] = []
+        for vpn, known in list(self.subscriptions.items()):
+            if known.listens and not wanted.is_listening(vpn):
+                known.listens = known.in_sync = False
+                requests += [Unsubscribe(vpn)] if known.error is None else []
+            if vpn not in wanted.vpns:
+                del self.subscriptions[vpn]
+        return requests
 
     def answered(self, request: Request, error: StanzaError | None) -> bool:
         """Take the answer to a request of this session; True when a person should hear of the refusal, which is once
@@ -199,7 +221,9 @@ class Conversation:
         """The route server ended it, and with it what was published there."""
         if (subscription := self.subscriptions.get(vpn)) is not None:
             ended = StanzaError("gone", "the route server ended the subscription")
-            self.subscriptions[vpn] = Subscription(subscription.request, answered=True, error=ended)
+            self.subscriptions[vpn] = Subscription(
+                subscription.request, answered=True, error=ended, listens=subscription.listens
+            )
             for (node, _), said in self.said.items():
                 if node == vpn:
                     said.answered, said.error = True, ended
@@ -207,7 +231,12 @@ class Conversation:
     def is_serving(self, vpn: str) -> bool:
         """We are subscribed, or may be once the answer is there: the marker is still to come, or has come."""
         subscription = self.subscriptions.get(vpn)
-        return subscription is not None and subscription.error is None
+        return subscription is not None and subscription.error is None and subscription.listens
+
+    def is_refused(self, vpn: str) -> bool:
+        """A subscribe was refused, or ended, whyever."""
+        subscription = self.subscriptions.get(vpn)
+        return subscription is not None and subscription.error is not None
 
     def is_closed(self, vpn: str) -> bool:
         """This route server has said that it serves us nothing of the VPN."""

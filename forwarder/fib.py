@@ -335,6 +335,13 @@ class Fib:
             unusable += sum(e.hops is None and e.book.server == server and not self._usable(e.item) for e in local)
         return offered, unusable
 
+    def is_offered_elsewhere(self, vpn: str, prefix: IPNetwork) -> bool:
+        """A route server that is there knows another forwarder with this very prefix."""
+        offers = self._offers.get(vpn)
+        entries = () if offers is None else offers.of(prefix)
+        fresh = (entry.item for entry in entries if not entry.stale)
+        return any(hop.address not in self._addresses for item in fresh for hop in item.next_hops)
+
     def highest_sequence_number(self, vpn: str, prefix: IPNetwork) -> int | None:
         """The highest sequence-number another forwarder's entry for this prefix has; None without one."""
         offers = self._offers.get(vpn)

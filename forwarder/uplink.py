@@ -4,6 +4,9 @@ Towards them `VifTable.wanted` is compared with what each was told (`Conversatio
 a lost one, an attach or a restart need no code of their own beyond saying that something changed.  From them come
 events, which go to the `Fib`, and answers, which go to the conversation they belong to.
 
+All of them are published to.  If the configuration says to listen to one only, `choice` says to which, again whenever
+that may have changed; what the others offered goes when the one is in sync, and is stale or current until then.
+
 A new address waits up to two seconds for the VPN's in-sync marker, because its sequence number must exceed the one of
 the forwarder it moved from.
 """
@@ -13,9 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from forwarder.answers import Answers, Sent
+from forwarder.choice import listened_to, own_order
 from forwarder.config import Config
+from forwarder.conversation import Wanted
 from forwarder.fib import Fib
 from forwarder.guarded import guarded
 from forwarder.installer import Installer
@@ -28,6 +34,7 @@ from forwarder.pubsub import (
     ItemOffered,
     ItemRetracted,
     NodeGone,
+    Ping,
     Request,
     StanzaError,
     Subscribe,
@@ -55,6 +62,8 @@ class Uplink:
         self.peers = {
             server.name: Peer(RouteServerClient(server, config.identity, self)) for server in config.route_servers
         }
+        listens_to_one = config.subscribe == "one"
+        self._order = own_order(config.identity.jid, self.peers) if listens_to_one else None
         self._vifs = vifs
         self._fib = fib
         self._installer = installer
@@ -77,12 +86,43 @@ class Uplink:
         """Tell every live route server what it has not been told, and forget VPNs nobody here is in; what was sent."""
         wanted = self._vifs.wanted()
         self._fib.keep_vpns(wanted.vpns)
+        listened = self._listened(wanted)
         sent: list[Sent] = []
         for peer in self.peers.values():
-            requests = peer.conversation.difference(wanted)
+            requests = peer.conversation.difference(_of(peer, wanted, listened))
             peer.send(requests)
             sent += [(peer.name, request) for request in requests]
+        self._drop_unheard(listened)
         return sent
+
+    def _listened(self, wanted: Wanted, starting: Peer | None = None) -> dict[str, list[str]] | None:
+        """Route servers by VPN, if it is not all for all. `starting` has a session it has not been told anything in."""
+        if self._order is None:
+            return None
+        conversations = {peer.name: peer.conversation for peer in self.peers.values()}
+        live = {name for name, conversation in conversations.items() if conversation.is_live}
+        if starting is not None:
+            live.add(starting.name)
+        return {vpn: listened_to(vpn, self._order, live, conversations) for vpn in wanted.vpns}
+
+    def _drop_unheard(self, listened: dict[str, list[str]] | None) -> None:
+        """Once the one is in sync, what is known of the others is worth nothing: nobody would take it back."""
+        for vpn, names in (listened or {}).items():
+            if names and self.peers[names[0]].conversation.is_in_sync(vpn):
+                for name in self.peers.keys() - names[:1]:
+                    self._fib.node_gone(name, vpn)
+
+    def _choose_again(self) -> None:
+        """Who is there, or in sync, or refuses a VPN, is not as it was."""
+        if self._order is not None:
+            self.publish()
+
+    def ping(self) -> list[Sent]:
+        """Ask every live route server whether it is there: what it had to say before comes before the answer."""
+        live = [peer for peer in self.peers.values() if peer.conversation.is_live]
+        for peer in live:
+            peer.send([Ping()])
+        return [(peer.name, Ping()) for peer in live]
 
     async def answers(self, sent: Iterable[Sent], within: float) -> set[Sent]:
         """Wait for the answers to what was sent just now, but no longer than `within` seconds; what is missing."""
@@ -110,6 +150,7 @@ class Uplink:
             record(logging.WARNING, "stale.expired", route_server=server, vpn=vpn)
             self.peers[server].conversation.marker(vpn)
             self._fib.in_sync(server, vpn)
+            self._choose_again()
         ask_again(self.peers, now)
         self._installer.schedule()
 
@@ -131,13 +172,16 @@ class Uplink:
         return self.peers[client.server.name]
 
     def _session_started(self, peer: Peer) -> None:
-        peer.send(peer.conversation.start(self._vifs.wanted()))
+        wanted = self._vifs.wanted()
+        peer.send(peer.conversation.start(_of(peer, wanted, self._listened(wanted, peer))))
+        self._choose_again()
         self.number_all()
 
     def _session_lost(self, peer: Peer) -> None:
         peer.conversation.stop()
         self._fib.session_lost(peer.name)
         self._answers.session_lost(peer.name)
+        self._choose_again()
         self._installer.schedule()
 
     def _events(self, peer: Peer, events: list[Event]) -> None:
@@ -164,11 +208,13 @@ class Uplink:
                 if not subscribed:
                     peer.conversation.subscription_ended(vpn)
                     self._closed(peer, vpn)
+                    self._choose_again()
 
     def _in_sync(self, peer: Peer, vpn: str) -> None:
         if peer.conversation.marker(vpn):
             record(logging.INFO, "vpn.in-sync", route_server=peer.name, vpn=vpn)
             self._fib.in_sync(peer.name, vpn)
+            self._choose_again()
             self._decide(vpn)
 
     def _answered(self, peer: Peer, request: Request, error: StanzaError | None) -> None:
@@ -180,6 +226,8 @@ class Uplink:
             self._closed(peer, request.vpn)
             if peer.conversation.is_behind:
                 self.publish()
+            elif error is not None:
+                self._choose_again()
         self._answers.answered(peer.name, request)
 
     def _closed(self, peer: Peer, vpn: str) -> None:
@@ -189,3 +237,10 @@ class Uplink:
             if is_closed_by_all(self.peers, vpn):
                 self._fib.release(vpn)
             self._installer.schedule()
+
+
+def _of(peer: Peer, wanted: Wanted, listened: dict[str, list[str]] | None) -> Wanted:
+    """What one route server should know, and tell us of."""
+    if listened is None:
+        return wanted
+    return replace(wanted, listens=frozenset(vpn for vpn, names in listened.items() if peer.name in names))

@@ -30,6 +30,7 @@ RIM = (
     "forwarder.agent",
     "forwarder.answers",
     "forwarder.departures",
+    "forwarder.draining",
     "forwarder.external",
     "forwarder.guarded",
     "forwarder.installer",

@@ -49,7 +49,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwarderDaemon
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ((), "required: run|attach|detach|get|status"),
+        ((), "required: run|attach|detach|"),
         (("fly",), "invalid choice: 'fly'"),
         (("run",), "required: --config"),
         (("attach", "vm1"), "required: --vpn, --address"),
@@ -104,12 +104,41 @@ def test_attach_look_and_detach(daemon: ForwarderDaemon) -> None:
 
     status = daemon.run("status")
     assert status.returncode == 5
-    assert "host1.example.net: 1 vifs, 0 routes, 0 refused" in status.stdout
+    assert "host1.example.net: serving, 1 vifs, 0 routes, 0 refused" in status.stdout
     assert "degraded: route server 127.0.0.1:1: " in status.stdout
 
     assert daemon.run("detach", "vm1").stdout == "vm1 detached\n"
     done = daemon.run("detach", "vm1")
     assert (done.returncode, done.stdout) == (0, "vm1 was not attached\n")
+
+
+def test_a_router_is_attached_with_what_is_behind_it_and_wide_shows_how_it_is_published(
+    daemon: ForwarderDaemon,
+) -> None:
+    given = ("--prefix", "10.2.0.0/24", "--prefix", "0.0.0.0/0", "--sequence-number", "0", "--local-preference", "50")
+    assert daemon.run(*ATTACH, *given).returncode == 0
+    head, line = daemon.run("get", "vifs", "-o", "wide").stdout.splitlines()
+    shown = dict(zip(head.split(), line.replace("no route server is connected", "-").split(), strict=True))
+    assert (shown["PREFIXES"], shown["LOCAL-PREFERENCE"]) == ("10.2.0.0/24,0.0.0.0/0", "50")
+    assert shown["SEQUENCE-NUMBERS"] == "10.1.0.1/32=0,10.2.0.0/24=0,0.0.0.0/0=0"
+    assert daemon.run(*ATTACH).returncode == 0
+    assert "PREFIXES" not in daemon.run("get", "vifs").stdout, "a repeated attach says all there is"
+    assert daemon.run("detach", "vm1").returncode == 0
+
+
+def test_a_drain_says_what_is_only_here_and_who_has_not_heard(daemon: ForwarderDaemon) -> None:
+    assert daemon.run(*ATTACH, "--prefix", "10.2.0.0/24").returncode == 0
+    drained = daemon.run("drain")
+    assert drained.returncode == 5, "the route server cannot be reached"
+    lines = [line.split() for line in drained.stdout.splitlines()]
+    assert ["vm1", "blue", "10.1.0.1/32"] in lines
+    assert ["vm1", "blue", "10.2.0.0/24"] in lines
+    assert "route server 127.0.0.1:1 cannot be reached, and is told when it can" in drained.stdout
+    assert "host1.example.net: draining, 1 vifs" in daemon.run("status").stdout
+    undrained = daemon.run("undrain")
+    assert (undrained.returncode, undrained.stdout.startswith("not draining")) == (5, True)
+    assert "host1.example.net: serving, 1 vifs" in daemon.run("status").stdout
+    assert daemon.run("detach", "vm1").returncode == 0
 
 
 def test_it_says_in_one_line_that_it_is_ready_and_ends_cleanly(tmp_path: Path) -> None:

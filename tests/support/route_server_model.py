@@ -67,7 +67,8 @@ class Clock:
 
 
 class ModelServer:
-    """`tables`: by VPN, the items by id, oldest first; `mine`: those among them that this forwarder published."""
+    """`tables`: by VPN, the items by id, oldest first; `mine`: those among them that this forwarder published;
+    `subscribed`: the VPNs it listens to."""
 
     def __init__(self, name: str, random: Random, vpns: set[str]) -> None:
         self.name = name
@@ -76,8 +77,8 @@ class ModelServer:
         self.tables: dict[str, dict[str, RouteItem]] = {}
         self.mine: set[tuple[str, str]] = set()
         self._random = random
+        self.subscribed: set[str] = set()
         self._client: MemoryClient | None = None
-        self._subscribed: set[str] = set()
         self._repeated: set[tuple[str, str]] = set()
         self._waiting: deque[Request] = deque()
 
@@ -99,7 +100,7 @@ class ModelServer:
         self.tables.pop(vpn, None)
         self.mine = {key for key in self.mine if key[0] != vpn}
         self._tell(vpn, NodeGone(vpn, subscribed=False))
-        self._subscribed.discard(vpn)
+        self.subscribed.discard(vpn)
 
     def stop(self, *, forgets: bool) -> None:
         """The process ends; one that forgets starts with empty tables."""
@@ -119,7 +120,7 @@ class ModelServer:
         if client is not None and client.is_connected:
             client.is_connected = False
             self._waiting.clear()
-            self._subscribed.clear()
+            self.subscribed.clear()
             client.listener.session_lost(client, "cut")
 
     def say(self, *events: Event) -> None:
@@ -175,17 +176,17 @@ class ModelServer:
             case Retract(vpn, item_id):
                 self.remove(vpn, item_id)
             case Subscribe(vpn, _):
-                self._subscribed.add(vpn)
+                self.subscribed.add(vpn)
                 dump: list[Event] = [ItemOffered(vpn, key, item) for key, item in self.tables.get(vpn, {}).items()]
                 self.say(*dump, InSync(vpn))
             case Unsubscribe(vpn):
-                self._subscribed.discard(vpn)
+                self.subscribed.discard(vpn)
             case EndOfPublish():
                 for key in self.mine - self._repeated:
                     self.remove(*key)
 
     def _tell(self, vpn: str, event: Event) -> None:
-        if vpn in self._subscribed:
+        if vpn in self.subscribed:
             self.say(event)
 
 
