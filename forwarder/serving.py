@@ -1,8 +1,9 @@
 """Attachments in service: how each comes, changes, moves and goes, and what is undone when one of them cannot.
 
 Order matters in two places.  An attach reaches the data plane before it is published, so that no packet comes for an
-interface that is not there.  A detach is retracted, and the retract answered or given two seconds, before the interface
-is taken away.
+interface that is not there.  A detach is retracted, and the retract answered or given two seconds; then the label leads
+to the interface for one second more, because the route server answers us when it tells the others, and those go on
+sending until they have changed their routes.
 
 What the data plane refuses is served no more, with the reason beside it, until an attach or `retry` has more luck.
 What it serves is also answered by the first hop, if there is one: from behind the source guard, and until the interface
@@ -32,6 +33,8 @@ from forwarder.vifs import ServedVif, VifTable
 from forwarder.watch import Watch
 
 RETRACT_WAIT = 2.0
+LABEL_GRACE = 1.0
+"""How long others have to send elsewhere, from the answer to a retract on."""
 
 
 class Serving:
@@ -193,7 +196,10 @@ class Serving:
             self._saved.catch_up()  # an earlier detach may have got as far as that
             return self.unclaimed.forget(attachment_id, time.time())
         with self._departures.begin(attachment_id):
-            await self._uplink.answers(self._retract(served), RETRACT_WAIT)
+            sent = self._retract(served)
+            await self._uplink.answers(sent, RETRACT_WAIT)
+            if sent:
+                await asyncio.sleep(LABEL_GRACE)
             self._take_away(served)
         record(logging.INFO, "vif.detached", vif=attachment_id, vpn=served.attachment.vpn, label=served.label)
         return True

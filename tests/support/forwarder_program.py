@@ -46,6 +46,11 @@ class ForwarderProgram(Daemon):
         if namespace is not None:
             self._config.write_text(self._config.read_text().replace('backend = "fake"', 'backend = "linux"'))
 
+    def encapsulates(self, *encapsulations: str) -> None:
+        """What its configuration says from the next start on, best first."""
+        text = self._config.read_text()
+        self._config.write_text(text.replace("[forwarder]", f"[forwarder]\nencapsulations = {list(encapsulations)}"))
+
     def start(self) -> None:
         self.launch()
         self.wait_started()
@@ -63,9 +68,10 @@ class ForwarderProgram(Daemon):
     def wait_started(self) -> None:
         self.wait_ready(lambda: self.log().count('"forwarder.ready"') > self._before, self._within)
 
-    def attach(self, vif: str, vpn: str, *addresses: str, interface: str = "") -> int:
-        """Attach an interface, named after the id unless told otherwise; its label."""
+    def attach(self, vif: str, vpn: str, *addresses: str, interface: str = "", behind: Sequence[str] = ()) -> int:
+        """Attach an interface, named after the id unless told otherwise, with prefixes behind it; its label."""
         named = [word for address in addresses for word in ("--address", address)]
+        named += [word for prefix in behind for word in ("--prefix", prefix)]
         return int(self._command("attach", vif, "--vpn", vpn, "--interface", interface or f"t-{vif}", *named)["label"])
 
     def detach(self, vif: str) -> None:
@@ -73,6 +79,10 @@ class ForwarderProgram(Daemon):
 
     def status(self) -> Any:
         return self._command("status", codes=(0, 5))
+
+    def vifs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._command("get", "vifs")["items"]
+        return found
 
     def routes(self) -> dict[tuple[str, str], dict[str, Any]]:
         """The one next hop of each route, by interface and prefix."""
