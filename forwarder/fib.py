@@ -66,14 +66,14 @@ class Selected:
 class Fib:
     """Offers in, route changes out. All names of route servers must be in `rank` (lowest address first).
 
-    `addresses` are this host's own; tunnels start from the first, so only next hops of its family can be reached.
+    `addresses` are this host's own; tunnels start at the first of a family, so only next hops of the same families can be reached.
     """
 
     def __init__(
         self, addresses: Sequence[IPAddress], encapsulations: Sequence[Encapsulation], rank: Mapping[str, int]
     ) -> None:
         self._addresses = frozenset(addresses)
-        self._version = addresses[0].version
+        self._versions = frozenset(address.version for address in addresses)
         self._encapsulations = tuple(encapsulations)
         self._rank = dict(rank)
         self._offers: dict[str, Offers] = {}
@@ -246,7 +246,7 @@ class Fib:
             vif = self._by_label.get(next_hop.label)
             reached = vif is not None and any(address.version == version for address in vif.addresses)
             return LocalHop(vif.id) if vif is not None and reached else None
-        if next_hop.address.version != self._version:
+        if next_hop.address.version not in self._versions:
             return None
         for encapsulation in self._encapsulations:
             if encapsulation in next_hop.encapsulations:

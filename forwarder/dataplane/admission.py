@@ -85,8 +85,6 @@ def _reason_against_hop(hop: Hop, version: int, vifs: Mapping[str, Vif]) -> str 
             return f"the next hop {hop.vif_id} has no IPv{version} address"
     elif hop.encapsulation is Encapsulation.VXLAN:
         return "VXLAN carries no MPLS label"
-    elif hop.address.version == 6:
-        return "IPv6 underlay is not supported yet"
     return None
 
 

@@ -103,6 +103,10 @@ class DataplaneError(Exception):
 class Dataplane(Protocol):
     """The verbs. All but `apply` raise DataplaneError; a failed `attach` leaves nothing behind."""
 
+    @property
+    def guest_mtu(self) -> int:
+        """The longest IP packet of a VM that every tunnel carries whole; known when open, may change by an audit."""
+
     def open(self) -> None:
         """Probe the kernel, set the host up, read back what an earlier run installed."""
 

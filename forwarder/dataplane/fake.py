@@ -28,6 +28,9 @@ Verb: TypeAlias = Literal["open", "attach", "detach", "apply", "audit", "purge"]
 
 
 class FakeDataplane:
+    guest_mtu = 1448
+    """As with UDP over IPv6 on an Ethernet."""
+
     def __init__(self) -> None:
         self._vifs: dict[str, Vif] = {}
         self._routes: dict[RouteKey, Route] = {}

@@ -80,6 +80,8 @@ def test_a_dump_that_breaks_off_says_so() -> None:
 # ---------------------------------------------------------------- routes
 
 GRE_HOP = rtroutes.NextHopEntry(5, ip_address("192.0.2.2"), 20)
+SIXTH_HOP = rtroutes.NextHopEntry(7, ip_address("fe80::2"), 21)
+LOCAL_SIXTH_HOP = rtroutes.NextHopEntry(6, ip_address("fd00::3"))
 ROUTES = [
     (
         "one labelled hop",
@@ -109,6 +111,21 @@ ROUTES = [
         "02 10 00 00 00 c9 00 01 00000000 | 0800 0f00 2c010000 | 0800 0600 00040000 | 0800 0100 0a010000 |"
         "3800 0900 | 2400 04 00 05000000 0800 0500 c0000202 0600 1500 0100 0000 0c00 1680 0800 0100 00014100 |"
         "1000 04 00 06000000 0800 0500 0a000003",
+    ),
+    (
+        "an IPv4 route by an IPv6 gateway",
+        rtroutes.KernelRoute(1001, ip_network("10.0.0.2/32"), 1024, numbers.LEARNED, hops=(SIXTH_HOP,)),
+        "02 20 00 00 00 c9 00 01 04000000 | 0800 0f00 e9030000 | 0800 0600 00040000 | 0800 0100 0a000002 |"
+        "0800 0400 07000000 | 1600 1200 0a00 fe800000000000000000000000000002 0000 | 0600 1500 0100 0000 |"
+        "0c00 1680 0800 0100 00015100",
+    ),
+    (
+        "an IPv6 route by gateways, both of its family",
+        rtroutes.KernelRoute(300, ip_network("fd00::/64"), 1024, numbers.LEARNED, hops=(SIXTH_HOP, LOCAL_SIXTH_HOP)),
+        "0a 40 00 00 00 c9 00 01 00000000 | 0800 0f00 2c010000 | 0800 0600 00040000 |"
+        "1400 0100 fd000000000000000000000000000000 | 5000 0900 |"
+        "3000 04 00 07000000 1400 0500 fe800000000000000000000000000002 0600 1500 0100 0000 0c00 1680 0800 0100 00015100 |"
+        "1c00 04 00 06000000 1400 0500 fd000000000000000000000000000003",
     ),
 ]
 
@@ -152,6 +169,36 @@ def test_a_link_is_read() -> None:
     body = head + nl.text(3, "esv-1001") + nl.attribute(1, bytes(range(6))) + nl.u32(4, 1500) + nl.u32(10, 3)
     link = rtlinks.parse_link(body + nl.text(20, "vm-a") + data)
     assert link == rtlinks.Link(12, "esv-1001", True, "00:01:02:03:04:05", 1500, 3, "vm-a", "vrf", {1: b"\xe9\x03\0\0"})
+
+
+LOCAL, REMOTE = ip_address("2001:db8::1").packed.hex(), ip_address("2001:db8::2").packed.hex()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (
+            rtlinks.gre6_data(ip_address("2001:db8::1"), 64),
+            f"1400 0600 {LOCAL} | 0500 0800 40 000000 | 0800 0d00 01000000",
+        ),
+        (
+            rtlinks.gre6_data(ip_address("2001:db8::1"), 64, ip_address("2001:db8::2")),
+            f"1400 0600 {LOCAL} | 0500 0800 40 000000 | 0800 0d00 01000000 | 1400 0700 {REMOTE}",
+        ),
+        (
+            rtlinks.mpls_in_ip6_data(ip_address("2001:db8::1"), 64, ip_address("2001:db8::2"), 6635),
+            f"1400 0200 {LOCAL} | 0500 0400 40 000000 | 0500 0900 00 000000 | 0800 0800 01000000 | 1400 0300 {REMOTE} |"
+            "0600 0f00 0100 0000 | 0600 1000 0200 0000 | 0600 1100 0000 0000 | 0600 1200 19eb 0000",
+        ),
+        (
+            rtlinks.mpls_in_ip_data(ip_address("192.0.2.1"), 64),
+            "0800 0200 c0000201 | 0500 0400 40 000000 | 0500 0900 89 000000 | 0500 0a00 01 000000",
+        ),
+    ],
+)
+def test_what_makes_a_tunnel_device(data: list[bytes], expected: str) -> None:
+    """A UDP checksum over IPv6, none over IPv4 (RFC 7510 section 3.1); no encapsulation limit."""
+    assert b"".join(data).hex(" ") == bare(expected).hex(" ")
 
 
 def test_neighbours_addresses_and_rules_both_ways() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
@@ -28,13 +28,14 @@ from forwarder.dataplane.linux.facts import (
     Unreachable,
     VrfDevice,
 )
-from forwarder.dataplane.linux.names import gre_name, sender_remote, vrf_name
+from forwarder.dataplane.linux.names import gre_name, gre_sender_name, receiver_name, sender_name, vrf_name
 from forwarder.dataplane.linux.plan import plan
-from forwarder.dataplane.linux.underlay_facts import host_facts, remote_facts
+from forwarder.dataplane.linux.underlay_facts import guest_mtu, host_facts, remote_facts, sending_device
 from forwarder.dataplane.linux.vif_facts import host_part, label_gateway, vif_facts, vifs_of
-from schema.values import Encapsulation
+from schema.values import Encapsulation, IPAddress
 
 LOCAL, REMOTE = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
+LOCAL_6, REMOTE_6 = IPv6Address("2001:db8::1"), IPv6Address("2001:db8::2")
 BOTH = (ip_address("10.0.0.1"), ip_address("fd00::1"))
 VIF = Vif("vm-a", "t-a", 1001, 16, BOTH)
 
@@ -105,27 +106,65 @@ def test_tunnels() -> None:
         Neighbour("esg-c0000201", REMOTE, "192.0.2.2"),
         Neighbour("esg-c0000201", ip_address("fe80::c000:202"), "192.0.2.2"),
     ]
-    assert sender_remote("esu-c0000202") == REMOTE
-    assert sender_remote("esg-c0000202") is None
+    udp, gre = sender_name(REMOTE_6), gre_sender_name(REMOTE_6)
+    assert remote_facts(Encapsulation.UDP, REMOTE_6, LOCAL_6, 1500) == [
+        TunnelDevice(udp, Form.SEND, LOCAL_6, 1452, REMOTE_6)
+    ]
+    assert remote_facts(Encapsulation.GRE, REMOTE_6, LOCAL_6, 1500) == [
+        TunnelDevice(gre, Form.GRE_SEND, LOCAL_6, 1456, REMOTE_6)
+    ]
+
+
+def test_a_route_is_sent_out_of_the_device_that_is_made_for_it() -> None:
+    for encapsulation in (Encapsulation.UDP, Encapsulation.GRE):
+        for remote, local in ((REMOTE, LOCAL), (REMOTE_6, LOCAL_6)):
+            (first, *_) = remote_facts(encapsulation, remote, local, 1500)
+            made = first.name if isinstance(first, TunnelDevice) else getattr(first, "interface", None)
+            assert sending_device(encapsulation, remote, local) == made
 
 
 def test_a_host_receives_at_each_of_its_addresses() -> None:
-    facts = host_facts([(LOCAL, 9000), (REMOTE, 1500)])
+    facts = host_facts([(LOCAL, 9000), (REMOTE, 1500), (LOCAL_6, 1500)])
     devices = [fact for fact in facts if isinstance(fact, TunnelDevice)]
-    assert [(device.name, device.mtu) for device in devices] == [
-        ("esg-c0000201", 8976),
-        ("esr-c0000201", 8972),
-        ("esg-c0000202", 1476),
-        ("esr-c0000202", 1472),
+    assert [(device.name, device.form, device.mtu) for device in devices] == [
+        ("esg-c0000201", Form.GRE, 8976),
+        ("esr-c0000201", Form.RECEIVE, 8972),
+        ("esg-c0000202", Form.GRE, 1476),
+        ("esr-c0000202", Form.RECEIVE, 1472),
+        (gre_name(LOCAL_6), Form.GRE_RECEIVE, 1456),
+        (receiver_name(LOCAL_6), Form.RECEIVE, 1452),
     ]
-    assert FouPort(6635, 137) in facts
+    assert [fact for fact in facts if isinstance(fact, FouPort)] == [FouPort(6635, 137, 4), FouPort(6635, 137, 6)]
     assert not [fact for fact in host_facts([]) if isinstance(fact, TunnelDevice | FouPort)]
+    assert FouPort(6635, 137, 4) not in host_facts([(LOCAL_6, 1500)])
+
+
+@pytest.mark.parametrize(
+    ("underlay", "encapsulations", "mtu"),
+    [
+        ([(LOCAL, 1500)], [Encapsulation.UDP, Encapsulation.GRE], 1468),
+        ([(LOCAL, 1500)], [Encapsulation.GRE], 1472),
+        ([(LOCAL_6, 1500)], [Encapsulation.UDP, Encapsulation.GRE], 1448),
+        ([(LOCAL_6, 1500)], [Encapsulation.GRE], 1452),
+        ([(LOCAL, 1500), (LOCAL_6, 1500)], [Encapsulation.GRE], 1452),
+        ([(LOCAL, 1400), (LOCAL_6, 9000)], [Encapsulation.UDP, Encapsulation.GRE], 1368),
+        ([], [Encapsulation.UDP], 1468),
+    ],
+)
+def test_the_mtu_of_a_vm_is_that_of_the_narrowest_tunnel(
+    underlay: list[tuple[IPAddress, int]], encapsulations: list[Encapsulation], mtu: int
+) -> None:
+    assert guest_mtu(underlay, encapsulations) == mtu
 
 
 @pytest.mark.parametrize("table", [1, 4294967295])
 def test_names_fit_the_kernel(table: int) -> None:
-    assert len(vrf_name(table)) <= 15
-    assert len(gre_name(IPv4Address("255.255.255.255"))) <= 15
+    names = [vrf_name(table)]
+    for last in ("255.255.255.255", "0.0.0.0", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"):
+        names += [gre_name(ip_address(last)), receiver_name(ip_address(last)), sender_name(ip_address(last))]
+    names.append(gre_sender_name(REMOTE_6))
+    assert max(map(len, names)) <= 15
+    assert len(set(names)) == len(names)
 
 
 # ---------------------------------------------------------------- the difference

@@ -200,6 +200,24 @@ def test_encapsulation_is_the_first_of_ours_in_the_offered_set(
     assert f.counts("rs1") == (1, 0 if chosen else 1)
 
 
+@pytest.mark.parametrize(
+    ("own", "usable"),
+    [
+        (["192.0.2.1"], {"192.0.2.9"}),
+        (["2001:db8::1"], {"2001:db8::9"}),
+        (["192.0.2.1", "2001:db8::1"], {"192.0.2.9", "2001:db8::9"}),
+        (["2001:db8::1", "2001:db8::2", "192.0.2.1"], {"192.0.2.9", "2001:db8::9"}),
+    ],
+)
+def test_a_next_hop_is_reached_from_an_address_of_its_family(own: list[str], usable: set[str]) -> None:
+    f = Fib([ip_address(address) for address in own], [UDP, GRE], {"rs1": 0})
+    f.put_vif(VIF)
+    f.offer("rs1", "blue", "a", item(hop(100, "192.0.2.9"), hop(101, "2001:db8::9")))
+    (change,) = f.changes(LIMIT)
+    assert isinstance(change, Route)
+    assert {str(each.address) for each in change.hops if isinstance(each, RemoteHop)} == usable
+
+
 def test_several_hops_lose_the_unusable_ones_and_order_means_nothing() -> None:
     f = fib()
     first, second, third = hop(100), hop(101, "192.0.2.10"), hop(102, "192.0.2.11", VXLAN)

@@ -67,10 +67,9 @@ def test_the_documented_file(directory: Path) -> None:
     assert (config.backend, config.peers) == ("fake", (ip_network("192.0.2.0/24"),))
 
 
-def test_tunnels_begin_at_an_ipv4_address(directory: Path) -> None:
+def test_an_ipv6_address_may_come_first(directory: Path) -> None:
     text = TEXT.replace('"192.0.2.1"', '["2001:db8::1", "192.0.2.1"]', 1).replace('"fake"', '"linux"')
-    with pytest.raises(ConfigError, match=r"forwarder\.address: 2001:db8::1: tunnels run over IPv4 only yet"):
-        load(written(directory, text))
+    assert load(written(directory, text)).addresses == (ip_address("2001:db8::1"), ip_address("192.0.2.1"))
 
 
 def test_what_a_vm_is_told(directory: Path) -> None:

@@ -1,8 +1,8 @@
 """What every data plane must do, as tests that run on the fake and on Linux alike.
 
 A test module makes a subclass and gives it a `plane` fixture: an open data plane on a host with the free interfaces
-`t-a`, `t-b` and `t-c` and the infrastructure address 192.0.2.1, and a `reopen` fixture: a call that returns a second
-one over the same state, as a restarted forwarder would see it.
+`t-a`, `t-b` and `t-c` and the infrastructure addresses 192.0.2.1 and 2001:db8::1 on an Ethernet, and a `reopen`
+fixture: a call that returns a second one over the same state, as a restarted forwarder would see it.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ ROUTES = (
     route("10.0.0.2/32", LocalHop("vm-b")),
     route("10.0.0.2/32", LocalHop("vm-b"), via(30)),
     route("10.2.0.0/24", LocalHop("vm-b"), via(30, "gre")),
+    route("10.3.0.0/24", via(31, "gre", "2001:db8::2")),
+    route("fd03::/64", via(31, "udp", "2001:db8::2")),
+    route("10.4.0.0/24", via(32, "udp", "2001:db8::2"), via(20), via(33, "gre", "2001:db8::3")),
+    route("fd04::/64", via(32, "gre", "2001:db8::2"), via(21, "gre"), via(33, "udp", "2001:db8::3")),
 )
 
 
@@ -261,10 +265,14 @@ class DataplaneContract:
         assert len(plane.apply([route("10.0.0.2/32", LocalHop("nobody"))])) == 1
         assert held(plane) == as_held([ROUTES[0]])
 
+    def test_a_vms_packets_fit_into_every_tunnel(self, plane: Dataplane) -> None:
+        """UDP over IPv6 costs most: 40 octets of IP, 8 of UDP, 4 of label."""
+        assert plane.guest_mtu == 1448
+
     # -- restart and audit
 
     def test_a_restart_finds_everything_and_repeating_disturbs_nothing(self, plane: Dataplane, reopen: Reopen) -> None:
-        wanted = [*ROUTES[1:7], ROUTES[8]]
+        wanted = [*ROUTES[1:7], *ROUTES[8:]]
         plane.attach(A)
         plane.attach(B)
         assert plane.apply(wanted) == []

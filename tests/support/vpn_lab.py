@@ -1,7 +1,7 @@
 """Hypervisors and virtual machines in network namespaces, joined by veth pairs.
 
-A `Hypervisor` has an underlay interface `eth0` on a common bridge, with 192.0.2.N, and runs a `LinuxDataplane`
-whose every call happens inside its namespace.  A `Machine` is a namespace with one interface whose other end is on
+A `Hypervisor` has an underlay interface `eth0` on a common bridge, with 192.0.2.N and 2001:db8::N, and runs a
+`LinuxDataplane` whose every call happens inside its namespace, and whose clock stands until a test moves it.  A `Machine` is a namespace with one interface whose other end is on
 its hypervisor; it has its addresses as host addresses and 169.254.1.1 and fe80::1 as its way out.
 """
 
@@ -12,15 +12,15 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Any, TypeAlias
 
 from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.backend import LinuxDataplane
-from schema.values import IPNetwork
+from schema.values import IPAddress, IPNetwork
 from tests.support.namespaces import Namespace
 
-UNDERLAY = ip_network("192.0.2.0/24")
+UNDERLAY: tuple[IPNetwork, ...] = (ip_network("192.0.2.0/24"), ip_network("2001:db8::/64"))
 ETH_P_ALL = 3
 
 Fits: TypeAlias = Callable[[bytes], bool]
@@ -35,6 +35,8 @@ class Inside:
 
     def __getattr__(self, name: str) -> Any:
         verb = getattr(self._plane, name)
+        if not callable(verb):
+            return verb
 
         def inside(*arguments: object) -> Any:
             with self._namespace:
@@ -67,14 +69,19 @@ class Lab:
             f"link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {space.name}",
             f"link set {port} master fabric up",
         )
-        space.batch(f"addr add 192.0.2.{number}/24 dev eth0", "link set eth0 up")
+        space.batch(
+            f"addr add 192.0.2.{number}/24 dev eth0",
+            f"addr add 2001:db8::{number}/64 dev eth0 nodad",
+            "link set eth0 up",
+        )
         return Hypervisor(self, space, number)
 
     def outsider(self, *addresses: str) -> Namespace:
         """A host on the underlay that is no hypervisor."""
         space = self.namespace("out")
         self._switch.batch(f"link add out type veth peer name eth0 netns {space.name}", "link set out master fabric up")
-        space.batch(*(f"addr add {address}/24 dev eth0" for address in addresses), "link set eth0 up")
+        lines = (f"addr add {address}/{'24' if '.' in address else '64 nodad'} dev eth0" for address in addresses)
+        space.batch(*lines, "link set eth0 up")
         return space
 
 
@@ -83,11 +90,16 @@ class Hypervisor:
         self.lab = lab
         self.namespace = namespace
         self.address = IPv4Address(f"192.0.2.{number}")
-        self._next = 0
+        self.address6 = IPv6Address(f"2001:db8::{number}")
+        self.now = 0.0
+        """What time it is for its data planes, in seconds."""
 
-    def dataplane(self, peers: Sequence[IPNetwork] = (UNDERLAY,)) -> LinuxDataplane:
+    def dataplane(
+        self, peers: Sequence[IPNetwork] = UNDERLAY, addresses: Sequence[IPAddress] | None = None
+    ) -> LinuxDataplane:
         """A fresh one, not yet open. Its type is a lie that lets callers be checked: it is `Inside`."""
-        return Inside(self.namespace, LinuxDataplane([self.address], peers))  # type: ignore[return-value]
+        own = (self.address, self.address6) if addresses is None else addresses
+        return Inside(self.namespace, LinuxDataplane(own, peers, now=lambda: self.now))  # type: ignore[return-value]
 
     def machine(self, interface: str, *addresses: str, mac: str = "02:00:00:00:00:01") -> Machine:
         """A VM whose tap is `interface`. Addresses without a length are host addresses."""

@@ -16,16 +16,16 @@ rest of the host we change only what `plan.host_facts` lists.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial, wraps
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif
 from forwarder.dataplane.contract import DataplaneError, Notice, Refusal, Route, RouteChange, RouteKey, Vif
-from forwarder.dataplane.linux.facts import Fact, Guarded, Port, Source, Sysctl, VrfDevice, describe
+from forwarder.dataplane.linux.facts import Fact, Guarded, Port, Source, Sysctl, TunnelDevice, VrfDevice, describe
 from forwarder.dataplane.linux.guards import Guards
 from forwarder.dataplane.linux.host import Fou, missing_features
 from forwarder.dataplane.linux.kernel import STEP_ERRORS, Kernel, Op, StepError
@@ -40,11 +40,11 @@ from forwarder.dataplane.linux.read_host import is_untouched, read_host, underla
 from forwarder.dataplane.linux.read_vifs import read_vifs
 from forwarder.dataplane.linux.steps import Hands
 from forwarder.dataplane.linux.tunnels import Tunnels
-from forwarder.dataplane.linux.underlay_facts import host_facts
+from forwarder.dataplane.linux.underlay_facts import guest_mtu, host_facts
 from forwarder.dataplane.linux.vif_facts import base_device, host_part, vif_facts, vifs_of
 from forwarder.dataplane.linux.vlans import reason_against_port
 from forwarder.dataplane.netlink.socket import Netlink
-from schema.values import IPAddress, IPNetwork
+from schema.values import Encapsulation, IPAddress, IPNetwork
 
 _PASSES: Final = 3
 """How often the kernel is compared and put right before we say that it will not stay so."""
@@ -77,12 +77,23 @@ def _own(verb: Callable[Concatenate[LinuxDataplane, _P], _T]) -> Callable[Concat
 class LinuxDataplane:
     """The data plane of this network namespace, as `contract.Dataplane` describes it.
 
-    `addresses` are our infrastructure addresses, the first IPv4 one the source of all tunnels; `peers` are the
-    prefixes from which tunnelled packets are taken; what the host's settings were before is kept in `state`.
+    `addresses` are our infrastructure addresses: tunnels are received at each and start at the first of their family.
+    `peers` are the prefixes from which tunnelled packets are taken; what the host's settings were before is kept in
+    `state`; `encapsulations` are those in use, and `now` tells the time.
     """
 
-    def __init__(self, addresses: Sequence[IPAddress], peers: Sequence[IPNetwork], state: Path | None = None) -> None:
-        self._locals = [address for address in addresses if isinstance(address, IPv4Address)]
+    def __init__(
+        self,
+        addresses: Sequence[IPAddress],
+        peers: Sequence[IPNetwork],
+        state: Path | None = None,
+        encapsulations: Sequence[Encapsulation] = (Encapsulation.UDP, Encapsulation.GRE),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._locals = tuple(addresses)
+        self._encapsulations = tuple(encapsulations)
+        self._now = now
+        self._underlay: list[tuple[IPAddress, int]] = []
         self._guards = Guards(peers)
         self._memory = HostMemory(state)
         self._vifs: dict[str, Vif] = {}
@@ -99,6 +110,7 @@ class LinuxDataplane:
                 self._settle(self._host, lambda: self._read_host(self._host), puts_only=True)
             self._vifs = {vif.id: vif for vif in self.vifs()}
             self._learned.adopt(self.routes())
+            self._tunnels.adopt_resting(all_links(self._netlink))
             self._interfaces = {vif.id: vif.interface for vif in self._vifs.values()}
             with _doing("listen to the kernel"):
                 self._monitor = Monitor(
@@ -114,19 +126,28 @@ class LinuxDataplane:
     def _set_host_up(self) -> None:
         """What must be there before facts can be read and made."""
         try:
-            missing = missing_features(self._netlink)
+            missing = missing_features(self._netlink, {local.version for local in self._locals})
             if missing:
                 raise DataplaneError("\n".join(missing))
             self._fou = Fou()
             self._guards.install()
-            underlay = underlay_of(self._netlink, self._locals)
+            index = DeviceIndexes(self._netlink)
+            self._kernel = Kernel(self._netlink, self._fou, self._guards)
+            self._tunnels = Tunnels(self._kernel, index, self._now)
+            self._learned = LearnedRoutes(self._netlink, self._tunnels, index)
+            self._look_at_underlay()
         except STEP_ERRORS as error:
             raise DataplaneError(f"cannot set the host up: {error}") from error
-        index = DeviceIndexes(self._netlink)
-        self._kernel = Kernel(self._netlink, self._fou, self._guards)
-        self._tunnels = Tunnels(self._kernel, index, underlay)
-        self._learned = LearnedRoutes(self._netlink, self._tunnels, index)
-        self._host = host_facts(underlay)
+
+    def _look_at_underlay(self) -> None:
+        """An address may have moved to another device, and a device may have another MTU than before."""
+        self._underlay = underlay_of(self._netlink, self._locals, all_links(self._netlink))
+        self._tunnels.start_at(self._underlay)
+        self._host = host_facts(self._underlay)
+
+    @property
+    def guest_mtu(self) -> int:
+        return guest_mtu(self._underlay, self._encapsulations)
 
     def close(self) -> None:
         self._monitor.close()
@@ -245,6 +266,7 @@ class LinuxDataplane:
 
     def _audit(self, routes: Sequence[Route]) -> list[str]:
         told = ["packet filter rules: were not as installed"] if self._guards.repair() else []
+        self._look_at_underlay()
         routes = [route for route in routes if self._admits(route, told)]
         for _ in range(_PASSES):
             repaired = self._audit_once(routes)
@@ -269,7 +291,9 @@ class LinuxDataplane:
         for vif in self._vifs.values():
             facts = vif_facts(vif)
             desired += facts if base_device(vif) in names else host_part(facts, vif.interface)
-        actual = read_host(self._netlink, self._fou, self._host, links)
+        resting = self._tunnels.resting()
+        found = read_host(self._netlink, self._fou, self._host, links)
+        actual = [fact for fact in found if not (isinstance(fact, TunnelDevice) and fact.name in resting)]
         actual += read_vifs(self._netlink, links, {vif.interface for vif in self._vifs.values()})
         actual += self._guards.elements
         step = plan(desired, actual)

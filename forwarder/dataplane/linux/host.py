@@ -11,19 +11,23 @@ import contextlib
 import errno
 import struct
 import subprocess
-from collections.abc import Iterator
-from ipaddress import IPv4Address, ip_network
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Final
 
 from forwarder.dataplane.linux.facts import FouPort
+from forwarder.dataplane.linux.names import MPLS_IN_UDP_PORT
+from forwarder.dataplane.linux.tunnel_devices import TTL
 from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
 from forwarder.dataplane.netlink.codec import Message, NetlinkError, as_int, attribute, attributes, text, u8
 from forwarder.dataplane.netlink.socket import NETLINK_GENERIC, Netlink
 
 SYSCTLS: Final = Path("/proc/sys")
 _MODULES: Final = ("vrf", "mpls_router", "mpls_iptunnel", "ip_gre", "ipip", "fou", "dummy")
+_MODULES_OVER_IPV6: Final = ("ip6_gre", "ip6_tunnel", "fou6")
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
+_LOOPBACK_6: Final = IPv6Address("::1")
 _LOOPBACK_INDEX: Final = 1
 _PROBE_DEVICE: Final = "es-probe"
 _PROBE_TABLE: Final = 0xFFFFFFFE
@@ -33,6 +37,7 @@ _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
 _FOU_CMD_ADD, _FOU_CMD_DEL, _FOU_CMD_GET = 1, 2, 3
 _FOU_ATTR_PORT, _FOU_ATTR_AF, _FOU_ATTR_IPPROTO, _FOU_ATTR_TYPE = 1, 2, 3, 4
 _FOU_DIRECT = 1
+_VERSIONS: Final = {numbers.AF_INET: 4, numbers.AF_INET6: 6}
 _GENERIC = struct.Struct("=BBxx")  # command, version
 
 
@@ -48,12 +53,14 @@ def write_sysctl(path: str, value: str) -> None:
     (SYSCTLS / path).write_text(value)
 
 
-def missing_features(netlink: Netlink) -> list[str]:
+def missing_features(netlink: Netlink, versions: Collection[int] = (4,)) -> list[str]:
+    """One line each; `versions` are the IP versions of our infrastructure addresses."""
+    modules = _MODULES + (_MODULES_OVER_IPV6 if 6 in versions else ())
     with contextlib.suppress(FileNotFoundError):  # without modprobe, what is loaded has to do
-        subprocess.run(["modprobe", "-q", "-a", *_MODULES], capture_output=True, check=False)
+        subprocess.run(["modprobe", "-q", "-a", *modules], capture_output=True, check=False)
     return [
         f"the kernel has no {feature}: load the module {module} (CONFIG_{option}; Debian's linux-image-amd64 has it)"
-        for feature, module, option in _lacking(netlink)
+        for feature, module, option in (*_lacking(netlink), *(_lacking_over_ipv6(netlink) if 6 in versions else ()))
     ]
 
 
@@ -69,14 +76,12 @@ def _lacking(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
         yield "MPLS encapsulation of routes", "mpls_iptunnel", "MPLS_IPTUNNEL"
     devices: tuple[tuple[str, str, str, str, list[bytes]], ...] = (
         ("VRF devices", "vrf", "NET_VRF", "vrf", rtlinks.vrf_data(_PROBE_TABLE)),
-        ("GRE devices", "ip_gre", "NET_IPGRE", "gre", rtlinks.gre_data(_LOOPBACK, 64)),
-        ("IP-in-IP devices", "ipip", "NET_IPIP", "ipip", rtlinks.mpls_in_ip_data(_LOOPBACK, 64)),
+        ("GRE devices", "ip_gre", "NET_IPGRE", "gre", rtlinks.gre_data(_LOOPBACK, TTL)),
+        ("IP-in-IP devices", "ipip", "NET_IPIP", "ipip", rtlinks.mpls_in_ip_data(_LOOPBACK, TTL)),
         ("dummy devices", "dummy", "DUMMY", "dummy", []),
     )
     for feature, module, option, kind, data in devices:
-        if not _accepted(
-            netlink, rtlinks.new_link(_PROBE_DEVICE, kind, *data), rtlinks.delete_link_named(_PROBE_DEVICE)
-        ):
+        if not _accepted(netlink, *_probe_device(kind, data)):
             yield feature, module, option
     try:
         Fou().close()
@@ -84,7 +89,23 @@ def _lacking(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
         yield "UDP encapsulation of tunnels", "fou", "NET_FOU"
 
 
-def _accepted(netlink: Netlink, make: Message, undo: Message) -> bool:
+def _lacking_over_ipv6(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
+    """What only an IPv6 underlay needs."""
+    gre = rtlinks.gre6_data(_LOOPBACK_6, TTL)
+    if not _accepted(netlink, *_probe_device("ip6gre", gre)):
+        yield "GRE devices over IPv6", "ip6_gre", "IPV6_GRE"
+    if not _accepted(netlink, *_probe_device("ip6tnl", rtlinks.mpls_in_ip6_data(_LOOPBACK_6, TTL))):
+        yield "IP-in-IPv6 devices", "ip6_tunnel", "IPV6_TUNNEL"
+    udp = rtlinks.mpls_in_ip6_data(_LOOPBACK_6, TTL, port=MPLS_IN_UDP_PORT)
+    if not _accepted(netlink, *_probe_device("ip6tnl", udp), lacking=errno.EINVAL):
+        yield "UDP encapsulation of tunnels over IPv6", "fou6", "IPV6_FOU_TUNNEL"
+
+
+def _probe_device(kind: str, data: list[bytes]) -> tuple[Message, Message]:
+    return rtlinks.new_link(_PROBE_DEVICE, kind, *data), rtlinks.delete_link_named(_PROBE_DEVICE)
+
+
+def _accepted(netlink: Netlink, make: Message, undo: Message, lacking: int = errno.EOPNOTSUPP) -> bool:
     """Whether the kernel knows what is asked; other errors are no sign of a missing feature.
 
     Raises NetlinkError if we may not ask.
@@ -94,7 +115,7 @@ def _accepted(netlink: Netlink, make: Message, undo: Message) -> bool:
     except NetlinkError as error:
         if error.code == errno.EPERM:
             raise NetlinkError(error.code, "run it as root") from None
-        return error.code != errno.EOPNOTSUPP
+        return error.code != lacking
     netlink.ask(undo)
     return True
 
@@ -119,9 +140,10 @@ class Fou:
         found = []
         for body in self._netlink.dump(self._family, _GENERIC.pack(_FOU_CMD_GET, 1)):
             told = attributes(body, _GENERIC.size)
-            if as_int(told[_FOU_ATTR_AF]) == numbers.AF_INET and as_int(told[_FOU_ATTR_TYPE]) == _FOU_DIRECT:
+            version = _VERSIONS.get(as_int(told[_FOU_ATTR_AF]))
+            if version is not None and as_int(told[_FOU_ATTR_TYPE]) == _FOU_DIRECT:
                 port = int.from_bytes(told[_FOU_ATTR_PORT], "big")
-                found.append(FouPort(port, as_int(told[_FOU_ATTR_IPPROTO])))
+                found.append(FouPort(port, as_int(told[_FOU_ATTR_IPPROTO]), version))
         return found
 
     def put(self, wanted: FouPort) -> None:
@@ -132,6 +154,7 @@ class Fou:
 
     def _ask(self, command: int, wanted: FouPort) -> None:
         body = _GENERIC.pack(command, 1)
-        body += attribute(_FOU_ATTR_PORT, wanted.port.to_bytes(2, "big")) + u8(_FOU_ATTR_AF, numbers.AF_INET)
+        family = numbers.AF_INET if wanted.version == 4 else numbers.AF_INET6
+        body += attribute(_FOU_ATTR_PORT, wanted.port.to_bytes(2, "big")) + u8(_FOU_ATTR_AF, family)
         body += u8(_FOU_ATTR_IPPROTO, wanted.protocol) + u8(_FOU_ATTR_TYPE, _FOU_DIRECT)
         self._netlink.ask(Message(self._family, 0, body))

@@ -7,7 +7,6 @@ from typing import Final
 
 from forwarder.dataplane.linux.facts import (
     Fact,
-    Form,
     FouPort,
     LocalTableLast,
     SinkDevice,
@@ -18,15 +17,14 @@ from forwarder.dataplane.linux.facts import (
 from forwarder.dataplane.linux.host import write_sysctl
 from forwarder.dataplane.linux.links import link_named
 from forwarder.dataplane.linux.names import (
-    MPLS_IN_UDP_PORT,
     SINK,
 )
 from forwarder.dataplane.linux.read_host import VRF_RULE_PRIORITY
 from forwarder.dataplane.linux.steps import Hands, Step
+from forwarder.dataplane.linux.tunnel_devices import kind_of, link_data, tunnel_of
 from forwarder.dataplane.netlink import numbers, rtlinks
 from forwarder.dataplane.netlink.codec import NetlinkError, u32
 
-_TUNNEL_TTL = 64
 _FAMILY: Final = {4: numbers.AF_INET, 6: numbers.AF_INET6}
 _LOCAL_RULE_PRIORITY = 32765  # after the VRFs' rule, before the main table's (32766)
 
@@ -55,14 +53,14 @@ def _put_fou(hands: Hands, fact: FouPort) -> None:
 
 
 def _put_tunnel(hands: Hands, fact: TunnelDevice) -> None:
-    """Addresses of a tunnel are fixed when it is made, so one with others is made again."""
-    if link_named(hands.netlink, fact.name) is not None:
+    """Addresses of a tunnel are fixed when it is made, so one with others is made again; all else is set in place."""
+    link = link_named(hands.netlink, fact.name)
+    there = None if link is None else tunnel_of(link, labels=True)
+    if there is not None and (there.local, there.remote) != (fact.local, fact.remote):
         hands.netlink.ask(rtlinks.delete_link_named(fact.name))
-    if fact.form is Form.GRE:
-        kind, data = "gre", rtlinks.gre_data(fact.local, _TUNNEL_TTL)
-    else:
-        kind, data = "ipip", rtlinks.mpls_in_ip_data(fact.local, _TUNNEL_TTL, fact.remote, MPLS_IN_UDP_PORT)
-    hands.netlink.ask(rtlinks.new_link(fact.name, kind, *data))
+        there = None
+    if there is None:
+        hands.netlink.ask(rtlinks.new_link(fact.name, kind_of(fact), *link_data(fact)))
     write_sysctl(f"net/mpls/conf/{fact.name}/input", "1")
     hands.netlink.ask(rtlinks.set_link(hands.index(fact.name), u32(rtlinks.IFLA_MTU, fact.mtu), up=True))
 

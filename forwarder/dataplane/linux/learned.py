@@ -47,7 +47,7 @@ class LearnedRoutes:
     def want(self, routes: Iterable[Route]) -> None:
         """Take these for the whole truth; `reconcile` makes it so."""
         self._held.clear()
-        self._tunnels.forget()
+        self._tunnels.forget_routes()
         self.adopt(routes)
 
     def forget_vif(self, vif_id: str) -> None:
@@ -96,8 +96,7 @@ class LearnedRoutes:
         return refusals
 
     def read(self, vifs: Mapping[str, Vif]) -> list[Route]:
-        names = {link.index: link.name for link in all_links(self._netlink)}
-        return read_routes(self._in_kernel(), vifs.values(), names)
+        return read_routes(self._in_kernel(), vifs.values(), all_links(self._netlink))
 
     def reconcile(self, routes: Iterable[Route], vifs: Mapping[str, Vif]) -> list[str]:
         """Make the kernel's routes these, and say what was put right. One that cannot be is no longer held."""

@@ -6,9 +6,8 @@ it should be yields a fact that says so, never none, so that what is unwanted ca
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Final
 
 from forwarder.dataplane.linux.facts import (
@@ -18,7 +17,6 @@ from forwarder.dataplane.linux.facts import (
     Neighbour,
     SinkDevice,
     Sysctl,
-    TunnelDevice,
     VrfRule,
 )
 from forwarder.dataplane.linux.host import Fou, read_sysctl
@@ -28,27 +26,24 @@ from forwarder.dataplane.linux.names import (
     MPLS_IN_UDP_PORT,
     SINK,
 )
+from forwarder.dataplane.linux.tunnel_devices import is_tunnel_name, tunnel_of
 from forwarder.dataplane.netlink import numbers, rtlinks
 from forwarder.dataplane.netlink.socket import Netlink
+from schema.values import IPAddress
 
 VRF_RULE_PRIORITY: Final = 1000
 """Where the kernel puts its rule for VRFs when the first one is made."""
 
-_TUNNEL_NAME = re.compile(r"es[gru]-[0-9a-f]{8}")
-_FORMS = {"esg-": (Form.GRE, "gre"), "esr-": (Form.RECEIVE, "ipip"), "esu-": (Form.SEND, "ipip")}
-_ENDPOINTS = {
-    "gre": (rtlinks.IFLA_GRE_LOCAL, rtlinks.IFLA_GRE_REMOTE),
-    "ipip": (rtlinks.IFLA_IPTUN_LOCAL, rtlinks.IFLA_IPTUN_REMOTE),
-}
 
-
-def underlay_of(netlink: Netlink, locals_: Sequence[IPv4Address]) -> list[tuple[IPv4Address, int]]:
+def underlay_of(
+    netlink: Netlink, locals_: Sequence[IPAddress], links: Sequence[rtlinks.Link]
+) -> list[tuple[IPAddress, int]]:
     """Each address with the MTU of the device that holds it; 1500 if none does, or a loopback device."""
-    links = {link.index: link for link in all_links(netlink)}
+    by_index = {link.index: link for link in links}
     holder = {}
     for body in netlink.dump(rtlinks.RTM_GETADDR, rtlinks.addresses_on()):
         index, address, _ = rtlinks.parse_address(body)
-        holder[address] = links[index]
+        holder[address] = by_index.get(index)
     underlay = []
     for local in locals_:
         link = holder.get(local)
@@ -68,16 +63,17 @@ def read_host(netlink: Netlink, fou: Fou, wanted: Collection[Fact], links: Seque
     facts += [port for port in fou.ports() if port.port == MPLS_IN_UDP_PORT]
     multipoint = {}
     for link in links:
-        if _TUNNEL_NAME.fullmatch(link.name):
-            facts.append(_tunnel(link))
-            if link.name.startswith("esg-"):
+        if is_tunnel_name(link.name):
+            tunnel = tunnel_of(link, labels=read_sysctl(f"net/mpls/conf/{link.name}/input") == "1")
+            facts.append(tunnel)
+            if tunnel.form is Form.GRE:
                 multipoint[link.index] = link.name
         elif link.name == SINK:
             facts.append(SinkDevice(link.up))
     for body in netlink.dump(rtlinks.RTM_GETNEIGH, rtlinks.neighbours_on()):
         index, address, link_address, state = rtlinks.parse_neighbour(body)
         if index in multipoint and state & rtlinks.NUD_PERMANENT and address is not None:
-            endpoint = str(IPv4Address(link_address)) if len(link_address) == 4 else link_address.hex()
+            endpoint = str(ip_address(link_address)) if len(link_address) == 4 else link_address.hex()
             facts.append(Neighbour(multipoint[index], address, endpoint))
     return facts
 
@@ -97,19 +93,3 @@ def _rules(netlink: Netlink, version: int) -> Iterator[Fact]:
         yield VrfRule(version)
     if local and min(local) > VRF_RULE_PRIORITY:
         yield LocalTableLast(version)
-
-
-def _tunnel(link: rtlinks.Link) -> TunnelDevice:
-    form, kind = _FORMS[link.name[:4]]
-    local, remote = _ENDPOINTS[kind]
-    data = link.data if link.kind == kind else {}
-    far = IPv4Address(data.get(remote, bytes(4)))
-    return TunnelDevice(
-        name=link.name,
-        form=form,
-        local=IPv4Address(data.get(local, bytes(4))),
-        mtu=link.mtu,
-        remote=far if int(far) else None,
-        up=link.up,
-        labels=read_sysctl(f"net/mpls/conf/{link.name}/input") == "1",
-    )

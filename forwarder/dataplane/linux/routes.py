@@ -1,12 +1,12 @@
 """Learned routes as the kernel holds them.
 
-A remote hop is a label pushed and a tunnel: over GRE the one multipoint device, where a gateway chooses the
-remote; over UDP a device per remote.  A local hop sends to another virtual interface of this host as a packet from
+A remote hop is a label pushed and a tunnel: a device per remote, or with GRE over IPv4 the one multipoint device,
+where a gateway chooses the remote.  A local hop sends to another virtual interface of this host as a packet from
 the network would go, to that interface's address.  Every hop names a gateway, and is "on link" whatever the
 device's subnets: in IPv6 a hop without one cannot share the load, nor be replaced by one that can.
 
-IPv6 gateways of tunnels are link-local addresses made from the remote's IPv4 address; on a UDP device, which leads
-to one place only, they choose nothing.
+IPv6 gateways of tunnels are link-local addresses made from the remote's address; on a device that leads to one place
+only, they choose nothing.  A tunnel over IPv6 has no other gateway to offer, so that IPv4 routes are by it as well.
 
 `RouteWriter.message` is the hot path.  Nearly every route is one prefix, one tunnel and one label, so its message
 is put together from what was packed before: what its VRF's routes begin with, what its tunnel's hops end with.
@@ -14,17 +14,17 @@ is put together from what was packed before: what its VRF's routes begin with, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from forwarder.dataplane.admission import gateway_at
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, Vif
 from forwarder.dataplane.linux.links import DeviceIndexes
-from forwarder.dataplane.linux.names import sender_remote
+from forwarder.dataplane.linux.tunnel_devices import leads_to, leads_to_all
 from forwarder.dataplane.linux.tunnels import Tunnels
-from forwarder.dataplane.netlink import numbers, rtroutes
-from schema.values import Encapsulation, IPNetwork
+from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
+from schema.values import Encapsulation, IPAddress, IPNetwork
 
 LEARNED_METRIC: Final = 1024
 """Behind a VM's own address, before the defaults that end a lookup."""
@@ -78,27 +78,42 @@ def bare_route(table: int, prefix: IPNetwork) -> rtroutes.KernelRoute:
     return rtroutes.KernelRoute(table, prefix, LEARNED_METRIC, numbers.LEARNED)
 
 
-def read_routes(found: Iterable[rtroutes.KernelRoute], vifs: Iterable[Vif], names: Mapping[int, str]) -> list[Route]:
+def read_routes(
+    found: Iterable[rtroutes.KernelRoute], vifs: Collection[Vif], links: Collection[rtlinks.Link]
+) -> list[Route]:
     """Learned routes in the VRFs of `vifs`. Hops that lead where no tunnel or vif of ours is are left out."""
     owner = {vif.table: vif.id for vif in vifs}
     at = {vif.interface: vif.id for vif in vifs}
+    ways = _Ways(
+        local={link.index: at[link.name] for link in links if link.name in at},
+        one={link.index: end for link in links if (end := leads_to(link)) is not None},
+        all=frozenset(link.index for link in links if leads_to_all(link)),
+    )
     routes = []
     for route in found:
         if route.table in owner and route.protocol == numbers.LEARNED:
-            hops = (_read_hop(hop, names.get(hop.index, ""), at) for hop in route.hops)
+            hops = (ways.hop(hop) for hop in route.hops)
             routes.append(Route(owner[route.table], route.prefix, tuple(hop for hop in hops if hop is not None)))
     return routes
 
 
-def _read_hop(hop: rtroutes.NextHopEntry, device: str, at: Mapping[str, str]) -> Hop | None:
-    if hop.label is None:
-        return LocalHop(at[device]) if device in at else None
-    remote = sender_remote(device)
-    if remote is not None:
-        return RemoteHop(remote, hop.label, Encapsulation.UDP)
-    if device.startswith("esg-") and hop.via is not None:
-        return RemoteHop(rtroutes.embedded_ipv4(hop.via), hop.label, Encapsulation.GRE)
-    return None
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """Where devices lead, by index: to a vif, to one remote, to all that a gateway can name."""
+
+    local: Mapping[int, str]
+    one: Mapping[int, tuple[Encapsulation, IPAddress]]
+    all: Collection[int]
+
+    def hop(self, hop: rtroutes.NextHopEntry) -> Hop | None:
+        if hop.label is None:
+            return LocalHop(self.local[hop.index]) if hop.index in self.local else None
+        if hop.index in self.one:
+            encapsulation, remote = self.one[hop.index]
+            return RemoteHop(remote, hop.label, encapsulation)
+        if hop.index in self.all and hop.via is not None:
+            return RemoteHop(rtroutes.embedded_ipv4(hop.via), hop.label, Encapsulation.GRE)
+        return None
 
 
 def difference(

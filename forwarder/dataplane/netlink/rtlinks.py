@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from typing import Final
 
 from forwarder.dataplane.netlink.codec import (
@@ -38,10 +38,13 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VRF_TABLE = 1
 IFLA_VLAN_ID = 1
-IFLA_GRE_LOCAL, IFLA_GRE_REMOTE, IFLA_GRE_TTL, IFLA_GRE_PMTUDISC = 6, 7, 8, 10
-IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_PROTO, IFLA_IPTUN_PMTUDISC = 2, 3, 4, 9, 10
+IFLA_GRE_LOCAL, IFLA_GRE_REMOTE, IFLA_GRE_TTL, IFLA_GRE_PMTUDISC, IFLA_GRE_FLAGS = 6, 7, 8, 10, 13
+IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_IPTUN_TTL, IFLA_IPTUN_FLAGS = 2, 3, 4, 8
+IFLA_IPTUN_PROTO, IFLA_IPTUN_PMTUDISC = 9, 10
 IFLA_IPTUN_ENCAP_TYPE, IFLA_IPTUN_ENCAP_FLAGS, IFLA_IPTUN_ENCAP_SPORT, IFLA_IPTUN_ENCAP_DPORT = 15, 16, 17, 18
 TUNNEL_ENCAP_FOU = 1
+TUNNEL_ENCAP_FLAG_CSUM6 = 2
+IP6_TNL_F_IGN_ENCAP_LIMIT = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
 NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_PROTOCOL = 1, 2, 8, 12
@@ -123,24 +126,50 @@ def vlan_data(tag: int) -> list[bytes]:
     return [u16(IFLA_VLAN_ID, tag)]
 
 
-def gre_data(local: IPv4Address, ttl: int) -> list[bytes]:
+def gre_data(local: IPAddress, ttl: int) -> list[bytes]:
     """A GRE device without a remote: each neighbour's link-layer address is an outer destination."""
     return [attribute(IFLA_GRE_LOCAL, local.packed), u8(IFLA_GRE_TTL, ttl), u8(IFLA_GRE_PMTUDISC, 1)]
 
 
-def mpls_in_ip_data(local: IPv4Address, ttl: int, remote: IPv4Address | None = None, port: int = 0) -> list[bytes]:
-    """An MPLS-in-IP device (RFC 4023); with a remote and a port, sent as UDP to that port (RFC 7510)."""
+def gre6_data(local: IPAddress, ttl: int, remote: IPAddress | None = None) -> list[bytes]:
+    """A GRE device over IPv6; without a remote it receives from all."""
+    data = [attribute(IFLA_GRE_LOCAL, local.packed), u8(IFLA_GRE_TTL, ttl)]
+    data.append(u32(IFLA_GRE_FLAGS, IP6_TNL_F_IGN_ENCAP_LIMIT))
+    return data + ([attribute(IFLA_GRE_REMOTE, remote.packed)] if remote is not None else [])
+
+
+def mpls_in_ip_data(
+    local: IPAddress, ttl: int, remote: IPAddress | None = None, port: int | None = None
+) -> list[bytes]:
+    """An MPLS-in-IPv4 device (RFC 4023), from all or to one; with a port, sent as UDP to that port (RFC 7510)."""
     data = [
         attribute(IFLA_IPTUN_LOCAL, local.packed),
         u8(IFLA_IPTUN_TTL, ttl),
         u8(IFLA_IPTUN_PROTO, 137),
         u8(IFLA_IPTUN_PMTUDISC, 1),
     ]
-    if remote is not None:
+    return data + _to_one(remote, port, 0)
+
+
+def mpls_in_ip6_data(
+    local: IPAddress, ttl: int, remote: IPAddress | None = None, port: int | None = None
+) -> list[bytes]:
+    """The same over IPv6, for whatever protocol is inside, and with a UDP checksum (RFC 7510 section 3.1)."""
+    data = [
+        attribute(IFLA_IPTUN_LOCAL, local.packed),
+        u8(IFLA_IPTUN_TTL, ttl),
+        u8(IFLA_IPTUN_PROTO, 0),
+        u32(IFLA_IPTUN_FLAGS, IP6_TNL_F_IGN_ENCAP_LIMIT),
+    ]
+    return data + _to_one(remote, port, TUNNEL_ENCAP_FLAG_CSUM6)
+
+
+def _to_one(remote: IPAddress | None, port: int | None, flags: int) -> list[bytes]:
+    data = [] if remote is None else [attribute(IFLA_IPTUN_REMOTE, remote.packed)]
+    if port is not None:
         data += [
-            attribute(IFLA_IPTUN_REMOTE, remote.packed),
             u16(IFLA_IPTUN_ENCAP_TYPE, TUNNEL_ENCAP_FOU),
-            u16(IFLA_IPTUN_ENCAP_FLAGS, 0),
+            u16(IFLA_IPTUN_ENCAP_FLAGS, flags),
             attribute(IFLA_IPTUN_ENCAP_SPORT, bytes(2)),  # 0: chosen per flow
             attribute(IFLA_IPTUN_ENCAP_DPORT, port.to_bytes(2, "big")),
         ]

@@ -64,7 +64,7 @@ def label_entry(label: int) -> bytes:
 
 
 def put_route(route: KernelRoute) -> Message:
-    return Message(RTM_NEWROUTE, PUT, _route_head(route) + hop_attributes(route.hops))
+    return Message(RTM_NEWROUTE, PUT, _route_head(route) + hop_attributes(route.hops, route.prefix.version))
 
 
 def put_head(route: KernelRoute) -> bytes:
@@ -73,9 +73,9 @@ def put_head(route: KernelRoute) -> bytes:
     return body[: -len(route.prefix.network_address.packed)]
 
 
-def hop_before_label(hop: NextHopEntry) -> bytes:
-    """What a put with this single hop ends with, but for the label entry itself."""
-    return hop_attributes((hop,))[:-4]
+def hop_before_label(hop: NextHopEntry, version: int) -> bytes:
+    """What a put with this single hop ends with, but for the label entry itself. `version` is the prefix's."""
+    return hop_attributes((hop,), version)[:-4]
 
 
 def delete_route(route: KernelRoute) -> Message:
@@ -92,19 +92,22 @@ def _route_head(route: KernelRoute, scope: int = RT_SCOPE_UNIVERSE) -> bytes:
     return head + attribute(RTA_DST, route.prefix.network_address.packed) if length else head
 
 
-def hop_attributes(hops: tuple[NextHopEntry, ...]) -> bytes:
+def hop_attributes(hops: tuple[NextHopEntry, ...], version: int) -> bytes:
     if len(hops) < 2:
-        return b"".join(u32(RTA_OIF, hop.index) + _hop(hop) for hop in hops)
+        return b"".join(u32(RTA_OIF, hop.index) + _hop(hop, version) for hop in hops)
     entries = []
     for hop in hops:
-        inner = _hop(hop)
+        inner = _hop(hop, version)
         flags = RTNH_F_ONLINK if hop.via is not None else 0
         entries.append(_NEXT_HOP.pack(_NEXT_HOP.size + len(inner), flags, 0, hop.index) + inner)
     return attribute(RTA_MULTIPATH, b"".join(entries))
 
 
-def _hop(hop: NextHopEntry) -> bytes:
-    packed = attribute(RTA_GATEWAY, hop.via.packed) if hop.via is not None else b""
+def _hop(hop: NextHopEntry, version: int) -> bytes:
+    packed = b""
+    if hop.via is not None:
+        same = hop.via.version == version
+        packed = attribute(RTA_GATEWAY, hop.via.packed) if same else attribute(RTA_VIA, _via(hop.via))
     if hop.label is None:
         return packed
     stack = nested(RTA_ENCAP, attribute(MPLS_IPTUNNEL_DST, label_entry(hop.label)))
@@ -157,6 +160,11 @@ def _parse_hop(index: int, found: dict[int, bytes]) -> NextHopEntry:
     return NextHopEntry(index, via, int.from_bytes(stack[:4], "big") >> 12 if stack else None)
 
 
+def _via(address: IPAddress) -> bytes:
+    """A gateway with its family: that of a route may be another (an IPv4 route by an IPv6 gateway)."""
+    return _VIA.pack(family_of(address)) + address.packed
+
+
 def _parse_via(value: bytes) -> IPAddress | None:
     (family,) = _VIA.unpack_from(value)
     if family == AF_INET:
@@ -166,7 +174,7 @@ def _parse_via(value: bytes) -> IPAddress | None:
 
 def put_label(label: int, index: int, via: IPAddress) -> Message:
     """Pop `label` and send what is below straight to `via` on the device: no table is consulted."""
-    body = _label_head(label, index) + attribute(RTA_VIA, _VIA.pack(family_of(via)) + via.packed)
+    body = _label_head(label, index) + attribute(RTA_VIA, _via(via))
     return Message(RTM_NEWROUTE, PUT, body)
 
 
