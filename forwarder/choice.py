@@ -23,6 +23,11 @@ def own_order(jid: str, servers: Iterable[str]) -> list[str]:
     return sorted(servers, key=lambda name: sha256(f"{jid} {name}".encode()).digest())
 
 
+def serves(conversation: Conversation, vpn: str) -> bool:
+    """There, and not known to refuse the VPN."""
+    return conversation.is_live and not conversation.is_refused(vpn)
+
+
 def listened_to(
     vpn: str, order: Sequence[str], live: Collection[str], conversations: Mapping[str, Conversation]
 ) -> list[str]:

@@ -152,9 +152,14 @@ class Fib:
 
     def session_lost(self, server: str) -> None:
         """All entries of this route server become stale."""
-        for vpn, offers in self._offers.items():
-            if (prefixes := offers.lost(server)) is not None:
-                self._pending.add_all(vpn, prefixes)
+        for vpn in self._offers:
+            self.subscription_lost(server, vpn)
+
+    def subscription_lost(self, server: str, vpn: str) -> None:
+        """The same of one VPN."""
+        offers = self._offers.get(vpn)
+        if offers is not None and (prefixes := offers.lost(server)) is not None:
+            self._pending.add_all(vpn, prefixes)
 
     def in_sync(self, server: str, vpn: str) -> None:
         """The end of a dump: sweep what the server has not sent again, and what the kernel held from before."""

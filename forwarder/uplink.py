@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from forwarder.answers import Answers, Sent
-from forwarder.choice import listened_to, own_order
+from forwarder.choice import listened_to, own_order, serves
 from forwarder.config import Config
 from forwarder.conversation import Wanted
 from forwarder.fib import Fib
@@ -106,11 +106,21 @@ class Uplink:
         return {vpn: listened_to(vpn, self._order, live, conversations) for vpn in wanted.vpns}
 
     def _drop_unheard(self, listened: dict[str, list[str]] | None) -> None:
-        """Once the one is in sync, what is known of the others is worth nothing: nobody would take it back."""
+        """Once the one is in sync, what is known of the others is worth nothing: nobody would take it back.
+
+        Nor is what those said who refuse the VPN now, once nobody is there to take over from them.
+        """
         for vpn, names in (listened or {}).items():
-            if names and self.peers[names[0]].conversation.is_in_sync(vpn):
-                for name in self.peers.keys() - names[:1]:
-                    self._fib.node_gone(name, vpn)
+            one = self.peers[names[0]].conversation if names else None
+            if one is not None and one.is_in_sync(vpn):
+                gone = [name for name in self.peers if name != names[0]]
+            elif one is not None and one.is_refused(vpn):
+                gone = [peer.name for peer in self.peers.values() if peer.conversation.is_closed(vpn)]
+            else:
+                continue
+            for name in gone:
+                self._fib.node_gone(name, vpn)
+            self._installer.schedule()
 
     def _choose_again(self) -> None:
         """Who is there, or in sync, or refuses a VPN, is not as it was."""
@@ -204,8 +214,9 @@ class Uplink:
                 self._in_sync(peer, vpn)
             case NodeGone(vpn, subscribed):
                 record(logging.WARNING, "vpn.gone", route_server=peer.name, vpn=vpn)
-                self._fib.node_gone(peer.name, vpn)
-                if not subscribed:
+                if subscribed:
+                    self._fib.node_gone(peer.name, vpn)
+                else:
                     peer.conversation.subscription_ended(vpn)
                     self._closed(peer, vpn)
                     self._choose_again()
@@ -231,9 +242,15 @@ class Uplink:
         self._answers.answered(peer.name, request)
 
     def _closed(self, peer: Peer, vpn: str) -> None:
-        """If this route server serves us nothing of a VPN, it does not do so with what it offered once either."""
+        """If this route server serves us nothing of a VPN, it does not do so with what it offered once either.
+
+        Where another one is to take over from it, that stands until the other is in sync.
+        """
         if peer.conversation.is_closed(vpn):
-            self._fib.node_gone(peer.name, vpn)
+            if self._order is not None and any(serves(other.conversation, vpn) for other in self.peers.values()):
+                self._fib.subscription_lost(peer.name, vpn)
+            else:
+                self._fib.node_gone(peer.name, vpn)
             if is_closed_by_all(self.peers, vpn):
                 self._fib.release(vpn)
             self._installer.schedule()

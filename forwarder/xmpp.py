@@ -2,8 +2,9 @@
 
 `RouteServerClient` owns the stream's life.  Each attempt is a fresh slixmpp client: STARTTLS with the server's
 certificate checked against the route server's domain, SASL EXTERNAL with ours (XEP-0178), bind.  When it ends, for
-whatever reason, the next follows after an exponential, jittered delay.  Nothing of the old stream is carried over: what
-has to be said again is `conversation`'s business.
+whatever reason, the next follows at a random moment of a window that grows.  All forwarders of a route server lose it in
+the same instant; so the first window is full of chance as well, and nobody comes back at once.  Nothing of the old
+stream is carried over: what has to be said again is `conversation`'s business.
 
 A route server that is taken out of service sends us to another host (RFC 6120 section 4.9.3.19).  That is the end of a
 stream like any other: we talk to the route servers of the configuration, all of them all the time, so the other host
@@ -46,7 +47,8 @@ WINDOW = 100
 PING_INTERVAL = 20.0
 PING_MISSES = 3
 CONNECT_TIMEOUT = 15.0
-BACKOFF_FIRST = 0.5
+BACKOFF_FIRST = 2.0
+"""A thousand forwarders that lost their route server come back at 50 in 100 ms: each handshake takes it a few ms."""
 BACKOFF_LAST = 30.0
 _CLOSE_SECONDS = 1.0
 _MESSAGE_TAG = f"{{{NS_CLIENT}}}message"
@@ -66,12 +68,17 @@ class Listener(Protocol):
     def answered(self, client: RouteServerClient, request: Request, error: StanzaError | None) -> None: ...
 
 
-def next_delay(before: float, lasted: float) -> float:
-    """Seconds to wait after a stream that lasted so long, `before` having been waited for it.
+def next_window(before: float, lasted: float) -> float:
+    """Within how many seconds the next stream follows one that lasted so long, and that came within `before`.
 
     One that was ended soon, however far it got, is no sign that the next will not be.
     """
     return BACKOFF_FIRST if lasted >= BACKOFF_LAST else min(max(before * 2, BACKOFF_FIRST), BACKOFF_LAST)
+
+
+def moment(window: float, chance: random.Random) -> float:
+    """When in the window: any moment is as likely as any other, the first and the last alike."""
+    return chance.uniform(0.0, window)
 
 
 class RouteServerClient:
@@ -90,6 +97,7 @@ class RouteServerClient:
         self._pings: set[str] = set()
         self._stanza_number = 0
         self._is_closing = False
+        self._chance = random.Random()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_connected())
@@ -118,15 +126,15 @@ class RouteServerClient:
     # --- One stream after another ---------------------------------------------------------------------------------
 
     async def _keep_connected(self) -> None:
-        delay = 0.0
+        window = 0.0
         while True:
             began = time.monotonic()
             reason, was_connected = await self._one_stream()
-            delay = next_delay(delay, time.monotonic() - began)
+            window = next_window(window, time.monotonic() - began)
             if not self._is_closing and (was_connected or reason != self.last_error):
                 record(logging.WARNING, "route-server.unreachable", route_server=self.server.name, reason=reason)
             self.last_error = reason
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await asyncio.sleep(moment(window, self._chance))
 
     async def _one_stream(self) -> tuple[str, bool]:
         """Connect, serve until the end; why it ended, and whether there was a session at all."""

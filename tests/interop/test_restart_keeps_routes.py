@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from forwarder import xmpp as forwarder_xmpp
 from forwarder.dataplane.contract import RouteKey
 from tests.support.forwarder import Host, forwarder
 from tests.support.frr import Frr
@@ -105,8 +106,9 @@ class Network:
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_only_what_went_meanwhile_goes(
-    how: str, stack: ExitStack, tmp_path_factory: pytest.TempPathFactory
+    how: str, stack: ExitStack, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(forwarder_xmpp, "BACKOFF_LAST", 4.0)  # so that forwarders are back before the hold is over
     network = Network(stack, tmp_path_factory.mktemp)
     server, xmpp = network.server, (network.server.address, XMPP_PORT)
     pki, planes = Pki(server.pki), [RecordingDataplane() for _ in range(3)]

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from forwarder.agent import Agent
 from forwarder.api_report import vif_report
@@ -28,10 +29,13 @@ from tests.support.waiting import eventually_async
 Address = tuple[str, int]
 
 
-def write_config(pki: Pki, jid: str, address: str, servers: Sequence[Address], domain: str = DOMAIN) -> Path:
+def write_config(
+    pki: Pki, jid: str, address: str, servers: Sequence[Address], domain: str = DOMAIN, subscribe: str = "all"
+) -> Path:
     """The configuration of a forwarder whose certificate names its JID and address."""
     certificate, key = pki.client(jid, [address])
     lines = ["[forwarder]", f'jid = "{jid}"', f'address = "{address}"', f'state = "{jid}.state"', f'api = "{jid}.sock"']
+    lines.append(f'subscribe = "{subscribe}"')
     for host, port in servers:
         lines += ["[[route-servers]]", f'address = "{host}:{port}"', f'domain = "{domain}"']
     lines += ["[tls]", f'certificate = "{certificate}"', f'private-key = "{key}"', f'ca = "{pki.ca}"']
@@ -48,9 +52,12 @@ class Host:
     agent: Agent
     dataplane: FakeDataplane
 
-    async def attach(self, vif_id: str, *addresses: str, vpn: str = "blue", interface: str = "") -> ServedVif:
-        """The interface is named after the id unless told otherwise."""
-        attachment = parse_attachment(vif_id, vpn=vpn, interface=interface or f"t-{vif_id}", addresses=addresses)
+    async def attach(
+        self, vif_id: str, *addresses: str, vpn: str = "blue", interface: str = "", **more: Any
+    ) -> ServedVif:
+        """The interface is named after the id unless told otherwise; `more` as `parse_attachment` has it."""
+        named = interface or f"t-{vif_id}"
+        attachment = parse_attachment(vif_id, vpn=vpn, interface=named, addresses=addresses, **more)
         served, _ = await self.agent.attach(attachment)
         return served
 
@@ -77,10 +84,11 @@ async def forwarder(
     *servers: Address,
     domain: str = DOMAIN,
     dataplane: FakeDataplane | None = None,
+    subscribe: str = "all",
 ) -> AsyncIterator[Host]:
     """Start it, and stop it at the end."""
     used = FakeDataplane() if dataplane is None else dataplane
-    agent = Agent(load(write_config(pki, jid, address, servers, domain)), used)
+    agent = Agent(load(write_config(pki, jid, address, servers, domain, subscribe)), used)
     agent.start()
     try:
         yield Host(agent, used)
