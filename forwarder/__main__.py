@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="forwarder", description="VPN forwarder of one hypervisor")
-    verbs = parser.add_subparsers(metavar="run|attach|detach|drain|undrain|get|status", required=True)
+    names = "run|attach|detach|drain|undrain|external|get|trace|status|purge"
+    verbs = parser.add_subparsers(metavar=names, required=True)
     run = verbs.add_parser("run", help="run the forwarder in the foreground")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (TOML)")
     run.set_defaults(verb=_run)
@@ -54,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     detach.set_defaults(verb=cli.detach)
     drain = verbs.add_parser("drain", parents=[client], help="move traffic to other hosts, before maintenance")
     drain.set_defaults(verb=cli.drain)
+    external = verbs.add_parser("external", parents=[client], help="end-systems behind this forwarder, or active/standby")
+    external.add_argument("role", nargs="?", choices=("active", "standby"), help="what VRRP has made of this one")
+    external.set_defaults(verb=cli.external)
     undrain = verbs.add_parser("undrain", parents=[client], help="take a drain back")
     undrain.set_defaults(verb=cli.undrain)
     _add_get(verbs.add_parser("get", help="list what the forwarder has"), client)
@@ -172,7 +176,8 @@ async def _start_external(agent: Agent, api: Api, config: Config) -> ExternalSer
         await service.stop()
         await api.stop()
         await agent.stop()
-        raise ExternalError(f"external.listen: {error.strerror or error}") from None
+        raise ExternalError(f"external: {getattr(error, 'strerror', None) or error}") from None
+    api.external = service
     return service
 
 

@@ -4,7 +4,9 @@
                                 "prefixes"?: […], "sequence-number"?, "local-preference"?}
     DELETE /api/v1/vifs/{id}
     PUT    /api/v1/drain, DELETE /api/v1/drain
-    GET    /api/v1/drain, /vifs, /vifs/{id}, /routes?vpn=&vif=&prefix=, /labels, /status
+    PUT    /api/v1/external    {"role": "active" or "standby"}
+    GET    /api/v1/drain, /external, /vifs, /vifs/{id}, /vifs/{id}/trace?destination=&source=,
+           /routes?vpn=&vif=&prefix=, /labels, /drops, /status
 
 PUT and DELETE are idempotent and keyed by the attachment id, so a hook may repeat them; deleting what is not there
 succeeds.  Errors are RFC 9457 problem documents whose `detail` names the object, the reason and what to do next.  The
@@ -19,7 +21,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
@@ -28,10 +30,15 @@ from forwarder.agent import Agent
 from forwarder.api_report import Json, drain_report, label_reports, route_report, status_report, vif_report
 from forwarder.attachments import AttachmentError, Mode, parse_attachment
 from forwarder.dataplane.contract import DataplaneError
+from forwarder.external.role import NotRedundantError
+from forwarder.external.table import Role
 from forwarder.labels import AllocationError
 from forwarder.state import StateError
 from forwarder.vifs import ConflictError
 from schema.values import DEFAULT_LOCAL_PREFERENCE
+
+if TYPE_CHECKING:
+    from forwarder.external.service import ExternalService
 
 _PREFIX = "/api/v1"
 _VIF = _PREFIX + "/vifs/{id:[^/]+}"
@@ -42,6 +49,7 @@ _STATUS: dict[type[Exception], tuple[int, str]] = {
     msgspec.MsgspecError: (400, "The request body is not an attachment"),
     UnicodeDecodeError: (400, "The request body is not an attachment"),
     ConflictError: (409, "Another attachment is in the way"),
+    NotRedundantError: (409, "There is no other forwarder"),
     AllocationError: (507, "Nothing left to give out"),
     DataplaneError: (500, "The data plane refused"),
     StateError: (500, "The state file cannot be written"),
@@ -65,10 +73,16 @@ class _Body(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     local_preference: int = DEFAULT_LOCAL_PREFERENCE
 
 
+class _Role(msgspec.Struct, forbid_unknown_fields=True):
+    role: Role
+
+
 class Api:
     """Serves one agent; `start` opens the socket, `stop` removes it."""
 
     def __init__(self, agent: Agent, path: Path) -> None:
+        self.external: ExternalService | None = None
+        """Once it is started, if there is to be one."""
         self._agent = agent
         self._path = path
         application = web.Application(middlewares=[_problems])
@@ -81,6 +95,8 @@ class Api:
                 web.put(_PREFIX + "/drain", self._drain),
                 web.delete(_PREFIX + "/drain", self._undrain),
                 web.get(_PREFIX + "/drain", self._drained),
+                web.get(_PREFIX + "/external", self._external),
+                web.put(_PREFIX + "/external", self._external),
                 web.get(_PREFIX + "/routes", self._routes),
                 web.get(_PREFIX + "/labels", self._labels),
                 web.get(_PREFIX + "/status", self._status),
@@ -113,6 +129,14 @@ class Api:
 
     async def _undrain(self, _: web.Request) -> web.Response:
         return _json(drain_report(await self._agent.draining.undrain()))
+
+    async def _external(self, request: web.Request) -> web.Response:
+        """End-systems behind this forwarder; with PUT, whether it is the one that serves them."""
+        if self.external is None:
+            return _problem(404, "No end-systems", "no [external] is configured: nobody is behind this forwarder")
+        if request.method == "PUT":
+            await self.external.take(msgspec.json.decode(await request.read(), type=_Role).role)
+        return _json(self.external.report())
 
     async def _drained(self, _: web.Request) -> web.Response:
         return _json(drain_report(self._agent.draining.report()))

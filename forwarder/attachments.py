@@ -148,12 +148,12 @@ def _interface(text: str) -> str:
 
 def _vlan(text: str) -> Vlan:
     """From "PORT:TAG"; no device has a colon in its name."""
-    parent, colon, tag = text.rpartition(":")
-    if not colon or not re.fullmatch(r"\d{1,4}", tag, re.ASCII) or not VLAN_FIRST <= int(tag) <= VLAN_LAST:
+    match = re.fullmatch(r"([^:]+):(\d{1,4})", text, re.ASCII)
+    if not match or not VLAN_FIRST <= int(match[2]) <= VLAN_LAST:
         raise AttachmentError(
             f'vlan: {text!r} is not a port and a tag like "eth1:100" (tags {VLAN_FIRST} to {VLAN_LAST})'
         )
-    return Vlan(_interface(parent), int(tag))
+    return Vlan(_interface(match[1]), int(match[2]))
 
 
 def _mode(text: str) -> Mode:

@@ -23,6 +23,8 @@ _PREFIX = "/api/v1"
 _COLUMNS = {
     "vifs": ("id", "vpn", "interface", "addresses", "prefixes", "label", "table", "state", "reason"),
     "routes": ("vif", "vpn", "prefix", "next-hops", "route-server", "stale"),
+    "drops": ("interface", "vif", "reason", "packets", "octets"),
+    "external": ("id", "end-system", "port", "vlan", "vpn", "addresses", "session", "served"),
     "labels": ("label", "vif", "state", "seconds-left"),
     "drain": ("vif", "vpn", "prefix"),
     "route-servers": ("address", "domain", "state", "vpns", "vpns-in-sync", "items", "unusable-items", "reason"),
@@ -127,6 +129,16 @@ def status(arguments: argparse.Namespace) -> int:
     ]
     _show(arguments, answer, "\n".join(lines))
     return EXIT_DEGRADED if answer["degraded"] else EXIT_OK
+
+
+def external(arguments: argparse.Namespace) -> int:
+    """What end-systems have said; with a role, that this forwarder is the one that serves them, or is not."""
+    target = f"{_PREFIX}/external"
+    role = arguments.role
+    answer = _request(arguments.api, "PUT", target, {"role": role}) if role else _request(arguments.api, "GET", target)
+    head = f"{answer['role']}, {answer['sessions']} sessions"
+    _show(arguments, answer, "\n".join([head, table(answer["items"], _COLUMNS["external"])]))
+    return EXIT_OK
 
 
 def drain(arguments: argparse.Namespace) -> int:

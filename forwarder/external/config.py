@@ -34,6 +34,8 @@ class ExternalConfig:
     service_jid: str
     stale_time: float
     end_systems: tuple[EndSystem, ...]
+    redundant: bool = False
+    """There is another forwarder for them; which of the two is active, somebody else says."""
 
 
 def read(raw: External, jid: str, files: tuple[Path, Path, Path], base: Path) -> ExternalConfig:
@@ -58,7 +60,7 @@ def _read(raw: External, jid: str, files: tuple[Path, Path, Path], base: Path) -
         raise ConfigKeyError(f"{table}.{error.key}", error.reason.replace("xmpp.", "external.")) from None
     xmpp = XmppConfig(domain, listen, (), tls, _LIMITS, AdmissionLimits(per_jid=16, per_address=64), (), {})
     stale_time = optional("external.stale-time", values.seconds, raw.stale_time)
-    return ExternalConfig(xmpp, jid, STALE_TIME if stale_time is None else stale_time, _end_systems(raw))
+    return ExternalConfig(xmpp, jid, STALE_TIME if stale_time is None else stale_time, _end_systems(raw), raw.redundant)
 
 
 def _end_systems(raw: External) -> tuple[EndSystem, ...]:

@@ -170,7 +170,7 @@ class Memberships:
         if own is None:
             return changed
         taken = self._all[attachment_id(speaker.end_system, vlan)]
-        taken.claims = own.claims
+        taken.claims, taken.until = own.claims, own.until
         return [*self._forget(own), taken.id]
 
     def _take(self, speaker: Speaker, vpn: str, vlan: int) -> list[str]:

@@ -6,6 +6,10 @@ only when it does, or cannot, is the request answered: a result means that the i
 session are done in their order, those of several side by side; of one interface one thing at a time.
 
 A publish that cannot be served is undone and refused.  A detach that fails is tried again, for nobody would ask twice.
+
+Of two redundant forwarders one is active, as VRRP has it (draft section 4).  End-systems have sessions with both.  The
+one on standby knows everything and serves nothing: no sub-interface of its has the virtual MAC, and nothing is
+published.  When it is made active all is attached, as if each interface had moved here from another host.
 """
 
 from __future__ import annotations
@@ -16,12 +20,15 @@ from collections import defaultdict, deque
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from forwarder.agent import Agent
 from forwarder.dataplane.contract import DataplaneError, Hop, RemoteHop
 from forwarder.external import queries
 from forwarder.external.config import ExternalConfig
-from forwarder.external.membership import Memberships, Speaker, is_of_an_end_system
+from forwarder.external.membership import Membership, Memberships, Speaker, is_of_an_end_system
+from forwarder.external.role import RoleFile
+from forwarder.external.table import Role
 from forwarder.guarded import guarded
 from forwarder.labels import AllocationError
 from forwarder.log import record
@@ -61,6 +68,7 @@ class ExternalService:
 
     def __init__(self, agent: Agent, config: ExternalConfig) -> None:
         self.memberships = Memberships(config.end_systems, config.stale_time)
+        self._role = RoleFile(agent.config.state, config.redundant)
         self.refusals = Refusals({})
         self.wants_flush = False
         self.addresses: list[tuple[str, int]] = []
@@ -79,10 +87,41 @@ class ExternalService:
         self._unsettled: set[str] = set()
         self._retry_at: float | None = None
 
+    @property
+    def role(self) -> Role:
+        return self._role.role
+
+    async def take(self, role: Role) -> None:
+        """Be active, or on standby, when it is done. Raises NotRedundantError, StateError."""
+        if role is not self.role:
+            self._role.change(role)
+            record(logging.INFO, "external.role", role=role)
+        await self._settle([one.id for one in self.memberships])
+
+    def report(self) -> dict[str, Any]:
+        """For people."""
+        return {"role": self.role, "sessions": len(self._talks), "items": [*map(self._line, self.memberships)]}
+
+    def _line(self, one: Membership) -> dict[str, Any]:
+        return {
+            "id": one.id,
+            "end-system": str(one.end_system.jid),
+            "port": one.end_system.port,
+            "vlan": one.vlan,
+            "vpn": one.vpn,
+            "addresses": [str(address) for address in one.claims],
+            "session": one.speaker is not None,
+            "served": self._agent.vifs.get(one.id) is not None,
+        }
+
     async def start(self) -> None:
-        """Take over what was served before, and listen. Raises OSError."""
+        """Take over what was served before, and listen. Raises OSError, StateError."""
         served = [vif.attachment for vif in self._agent.vifs if is_of_an_end_system(vif.attachment)]
-        self._unsettled |= {one.id for one in served if not self.memberships.restore(one, self._hub.now())}
+        restored = {one.id for one in served if self.memberships.restore(one, self._hub.now())}
+        if self._role.load() is Role.ACTIVE:
+            self._unsettled |= {one.id for one in served} - restored
+        else:
+            self._unsettled |= {one.id for one in served}
         self._settle_soon(())
         for host, port in self._config.xmpp.listen:
             server = await self._loop.create_server(self._xmpp.accept, host, port)
@@ -90,7 +129,7 @@ class ExternalService:
             self.addresses += [socket.getsockname()[:2] for socket in server.sockets]
         self._hub.schedule()
         listening = ",".join(f"{host}:{port}" for host, port in self.addresses)
-        record(logging.INFO, "external.ready", listen=listening, memberships=len(list(self.memberships)))
+        record(logging.INFO, "external.ready", listen=listening, role=self.role, restored=len(restored))
 
     async def stop(self) -> None:
         """End the sessions; what they said stays served."""
@@ -263,7 +302,7 @@ class ExternalService:
         """One thing at a time of one interface, and what is wanted is what is wanted when it is its turn."""
         async with self._locks[membership_id]:
             one = self.memberships.get(membership_id)
-            wanted = None if one is None else one.attachment()
+            wanted = None if one is None or self.role is Role.STANDBY else one.attachment()
             served = self._agent.vifs.get(membership_id)
             if wanted is None:
                 if served is not None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 
 class ExternalError(Exception):
     """The table cannot be used; the text is path of the key and reason."""
+
+
+class Role(enum.StrEnum):
+    """Of two forwarders that end-systems are behind: the one that serves them, and the one that waits."""
+
+    ACTIVE = "active"
+    STANDBY = "standby"
 
 
 class ExternalEndSystem(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=True):
@@ -26,3 +35,4 @@ class External(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_on
     domain: str | None = None
     client_ca: str | None = None
     stale_time: str | None = None
+    redundant: bool = False

@@ -75,6 +75,12 @@ def test_every_field_is_put_in_our_terms() -> None:
         ("sequence_number", -1, "sequence-number: -1 is outside 0..4294967295"),
         ("sequence_number", 1 << 32, "sequence-number: 4294967296 is outside"),
         ("local_preference", -1, "local-preference: -1 is outside"),
+        ("vlan", "eth1", "'eth1' is not a port and a tag like"),
+        ("vlan", "eth1:0", "'eth1:0' is not a port and a tag"),
+        ("vlan", "eth1:4095", "tags 1 to 4094"),
+        ("vlan", "eth1:0:7", "'eth1:0:7' is not a port and a tag"),
+        ("vlan", ":7", "':7' is not a port and a tag"),
+        ("vlan", "sixteen-letters-:7", "interface: must be 1 to 15"),
     ],
 )
 def test_a_refusal_names_the_field_and_the_reason(field: str, value: object, reason: str) -> None:

@@ -171,7 +171,7 @@ async def _tag_and_mac(site: Site, pki: Pki) -> None:
 
         # The same packets with one difference each, and without it again.
         es1.space.batch(
-            "link set eth0.100 address 02:00:00:00:01:99", "route add default via 169.254.1.1 dev eth0.100 onlink"
+            "link set eth0.100 address 02:00:00:00:01:99", "route replace default via 169.254.1.1 dev eth0.100 onlink"
         )
         assert await ping(es1.silent, VM2), "from another MAC"
         es1.space.batch(f"link set eth0.100 address {es1.mac}")

@@ -75,11 +75,12 @@ class External(Host):
 
 def write_external_config(
     pki: Pki, jid: str, address: str, behind: Sequence[Behind], servers: Sequence[Address], stale_time: str = "60s",
-    listen: str = "127.0.0.1:0",
+    listen: str = "127.0.0.1:0", redundant: bool = False,
 ) -> str:  # fmt: skip
     """The file's path; tables of the forwarder first."""
     path = write_config(pki, jid, address, servers)
     lines = [path.read_text(), "[external]", f'listen = ["{listen}"]', f'stale-time = "{stale_time}"']
+    lines += ["redundant = true"] if redundant else []
     path.write_text("\n".join([*lines, *(one.toml for one in behind)]))
     return str(path)
 
@@ -94,10 +95,11 @@ async def external(
     dataplane: FakeDataplane | None = None,
     stale_time: str = "60s",
     listen: str = "127.0.0.1:0",
+    redundant: bool = False,
 ) -> AsyncIterator[External]:
     """Start it, and stop it at the end. State survives in the PKI's directory."""
     used = FakeDataplane() if dataplane is None else dataplane
-    write_external_config(pki, jid, address, behind, servers, stale_time, listen)
+    write_external_config(pki, jid, address, behind, servers, stale_time, listen, redundant)
     config = load(pki.directory / f"{jid}.toml")
     assert config.external is not None
     agent = Agent(config, used)
