@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     detach.set_defaults(verb=cli.detach)
     drain = verbs.add_parser("drain", parents=[client], help="move traffic to other hosts, before maintenance")
     drain.set_defaults(verb=cli.drain)
-    external = verbs.add_parser("external", parents=[client], help="end-systems behind this forwarder, or active/standby")
+    external = verbs.add_parser("external", parents=[client], help="end-systems behind this forwarder; its role")
     external.add_argument("role", nargs="?", choices=("active", "standby"), help="what VRRP has made of this one")
     external.set_defaults(verb=cli.external)
     undrain = verbs.add_parser("undrain", parents=[client], help="take a drain back")
@@ -172,7 +172,7 @@ async def _start_external(agent: Agent, api: Api, config: Config) -> ExternalSer
     service = ExternalService(agent, config.external)
     try:
         await service.start()
-    except OSError as error:
+    except (OSError, StateError) as error:
         await service.stop()
         await api.stop()
         await agent.stop()
