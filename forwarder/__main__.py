@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="run the forwarder in the foreground")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (TOML)")
     run.set_defaults(verb=_run)
+    purge = verbs.add_parser("purge", help="remove all that a forwarder, stopped by now, has made on this host")
+    purge.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration it had")
+    purge.set_defaults(verb=_purge)
 
     client = argparse.ArgumentParser(add_help=False)
     client.add_argument("--api", default=_DEFAULT_API, metavar="SOCKET", help=f"its socket (default {_DEFAULT_API})")
@@ -121,14 +124,34 @@ def _attach(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from forwarder import config, log
+    from forwarder import log
+
+    config = _config(arguments)
+    log.setup()
+    return asyncio.run(_serve(config))
+
+
+def _purge(arguments: argparse.Namespace) -> int:
+    from forwarder.dataplane.contract import DataplaneError
+    from forwarder.purge import StillRunningError, purge
+    from forwarder.state import StateError
+
+    config = _config(arguments)
+    try:
+        removed = purge(config, _dataplane(config))
+    except (StillRunningError, DataplaneError, StateError) as error:
+        raise cli.CommandError(str(error), cli.EXIT_ERROR) from None
+    print("\n".join(removed or ["nothing of the forwarder is on this host"]))
+    return cli.EXIT_OK
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    from forwarder import config
 
     try:
-        loaded = config.load(arguments.config)
+        return config.load(arguments.config)
     except config.ConfigError as error:
         raise cli.CommandError(str(error), cli.EXIT_USAGE) from None
-    log.setup()
-    return asyncio.run(_serve(loaded))
 
 
 async def _serve(config: Config) -> int:
@@ -168,6 +191,7 @@ async def _start_external(agent: Agent, api: Api, config: Config) -> ExternalSer
         return None
     from forwarder.external.service import ExternalService
     from forwarder.external.table import ExternalError
+    from forwarder.state import StateError
 
     service = ExternalService(agent, config.external)
     try:
