@@ -45,7 +45,11 @@ def _put_local_table_last(hands: Hands, fact: LocalTableLast) -> None:
     except NetlinkError as error:
         if error.code != errno.EEXIST:  # an earlier run made it, and somebody put the first one back
             raise
-    hands.netlink.ask(rtlinks.local_table_rule(family, 0, delete=True))
+    try:
+        hands.netlink.ask(rtlinks.local_table_rule(family, 0, delete=True))
+    except NetlinkError as error:
+        if not error.is_gone:  # somebody deleted ours, and there was no other
+            raise
 
 
 def _put_fou(hands: Hands, fact: FouPort) -> None:
