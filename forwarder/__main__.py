@@ -104,13 +104,14 @@ def _add_attach(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_get(parser: argparse.ArgumentParser, client: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(metavar="vifs|routes|labels", required=True, dest="kind")
+    kinds = parser.add_subparsers(metavar="vifs|routes|labels|drops", required=True, dest="kind")
     vifs = kinds.add_parser("vifs", parents=[client], help="virtual interfaces; why one is not published")
     vifs.add_argument("id", metavar="ID", nargs="?", help="only this one")
     routes = kinds.add_parser("routes", parents=[client], help="learned routes, by virtual interface")
     for name in ("vpn", "vif", "prefix"):
         routes.add_argument(f"--{name}", help=f"only routes with this {name}")
     kinds.add_parser("labels", parents=[client], help="labels in use, and those that rest before they are used again")
+    kinds.add_parser("drops", parents=[client], help="packets that guards have dropped, by interface and reason")
     for kind in kinds.choices.values():
         kind.set_defaults(verb=cli.get)
 

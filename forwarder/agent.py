@@ -16,7 +16,7 @@ import time
 
 from forwarder.attachments import Attachment
 from forwarder.config import Config
-from forwarder.dataplane.contract import Dataplane
+from forwarder.dataplane.contract import Dataplane, Drop
 from forwarder.departures import Departures
 from forwarder.draining import Draining
 from forwarder.fib import Fib
@@ -101,6 +101,10 @@ class Agent:
     async def detach(self, attachment_id: str) -> bool:
         """Retract, wait for the answer, take it away; False if there was none. Raises DataplaneError, StateError."""
         return await self._serving.detach(attachment_id)
+
+    def drops(self) -> list[Drop]:
+        """What the guards have dropped, by reason and interface. May be asked in a thread. Raises DataplaneError."""
+        return self._dataplane.drops()
 
     # --- By the clock ---------------------------------------------------------------------------------------------
 

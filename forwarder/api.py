@@ -15,6 +15,7 @@ socket is readable by its owner only: who may attach may join any VPN this host 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -27,7 +28,15 @@ import msgspec
 from aiohttp import web
 
 from forwarder.agent import Agent
-from forwarder.api_report import Json, drain_report, label_reports, route_report, status_report, vif_report
+from forwarder.api_report import (
+    Json,
+    drain_report,
+    drop_reports,
+    label_reports,
+    route_report,
+    status_report,
+    vif_report,
+)
 from forwarder.attachments import AttachmentError, Mode, parse_attachment
 from forwarder.dataplane.contract import DataplaneError
 from forwarder.external.role import NotRedundantError
@@ -99,6 +108,7 @@ class Api:
                 web.put(_PREFIX + "/external", self._external),
                 web.get(_PREFIX + "/routes", self._routes),
                 web.get(_PREFIX + "/labels", self._labels),
+                web.get(_PREFIX + "/drops", self._drops),
                 web.get(_PREFIX + "/status", self._status),
             ]
         )
@@ -159,6 +169,10 @@ class Api:
         reports = (route_report(self._agent, route) for route in self._agent.fib.routes())
         filters = {key: request.query[key] for key in ("vpn", "vif", "prefix") if key in request.query}
         return self._list([r for r in reports if all(r[key] == value for key, value in filters.items())])
+
+    async def _drops(self, _: web.Request) -> web.Response:
+        """Asked in a thread: it takes some processes, and events of VPNs go on."""
+        return self._list(drop_reports(self._agent, await asyncio.to_thread(self._agent.drops)))
 
     async def _labels(self, _: web.Request) -> web.Response:
         return self._list(label_reports(self._agent, time.time()))

@@ -10,7 +10,7 @@ from typing import Any
 from forwarder.agent import Agent
 from forwarder.attachments import rate_text
 from forwarder.conversation import Said
-from forwarder.dataplane.contract import Hop, LocalHop, Route
+from forwarder.dataplane.contract import Drop, Hop, LocalHop, Route
 from forwarder.draining import Drained
 from forwarder.labels import REST_SECONDS
 from forwarder.peers import Peer
@@ -95,6 +95,22 @@ def _hop(hop: Hop) -> Json:
     if isinstance(hop, LocalHop):
         return {"vif": hop.vif_id}
     return {"next-hop": str(hop.address), "label": hop.label, "tunnel-encapsulation": hop.encapsulation.value}
+
+
+def drop_reports(agent: Agent, drops: list[Drop]) -> list[Json]:
+    """Dropped packets by interface and reason; `vif` is null for an interface that is none of ours."""
+    vifs = {vif.attachment.interface: vif.attachment.id for vif in agent.vifs}
+    reports = [
+        {
+            "interface": drop.interface,
+            "vif": vifs.get(drop.interface),
+            "reason": drop.reason,
+            "packets": drop.packets,
+            "octets": drop.octets,
+        }
+        for drop in drops
+    ]
+    return sorted(reports, key=lambda report: (report["interface"], report["reason"]))
 
 
 def label_reports(agent: Agent, now: float) -> list[Json]:

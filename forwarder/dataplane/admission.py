@@ -33,6 +33,8 @@ def reason_against_vif(vif: Vif, attached: Iterable[Vif]) -> str | None:
         return reason
     if not vif.addresses or len(set(vif.addresses)) != len(vif.addresses):
         return "it needs at least one address, and each only once"
+    if (reason := _reason_against_prefixes(vif)) is not None:
+        return reason
     if vif.mac is not None and not _MAC.fullmatch(vif.mac):
         return f"{vif.mac!r} is no MAC address in lower-case colon form"
     if not LABEL_MIN <= vif.label <= LABEL_LAST:
@@ -42,6 +44,20 @@ def reason_against_vif(vif: Vif, attached: Iterable[Vif]) -> str | None:
     if vif.rate is not None and vif.rate < 8:
         return "a rate is at least 8 bit/s"
     return _conflict(vif, attached)
+
+
+def _reason_against_prefixes(vif: Vif) -> str | None:
+    """They may overlap, and an address may lie in one. A default stands for a VM that leads out, as a firewall does."""
+    if len(set(vif.prefixes)) != len(vif.prefixes):
+        return "a prefix is given twice"
+    for prefix in vif.prefixes:
+        if gateway_at(vif, prefix.version) is None:
+            return f"prefix {prefix} needs an IPv{prefix.version} address to lead to"
+        if prefix.prefixlen == prefix.max_prefixlen and prefix.network_address in vif.addresses:
+            return f"prefix {prefix} is the interface's own address"
+        if prefix.is_multicast or prefix.is_link_local or prefix.is_loopback:
+            return f"prefix {prefix} cannot be routed"
+    return None
 
 
 def _reason_against_vlan(vlan: Vlan, interface: str) -> str | None:

@@ -89,6 +89,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """What was dropped for one reason at one interface, the host's own among them. Ethernet headers do not count."""
+
+    reason: str
+    interface: str
+    packets: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something of ours was touched by somebody else; `by` is the program, if the kernel tells."""
 
@@ -139,6 +149,9 @@ class Dataplane(Protocol):
 
         What could not be removed is in the DataplaneError; the rest is gone.
         """
+
+    def drops(self) -> list[Drop]:
+        """Dropped packets by reason, counted since their interface was attached."""
 
     def close(self) -> None:
         """Let go of sockets; forwarding stays as it is."""

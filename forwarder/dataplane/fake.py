@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif, same_hops
 from forwarder.dataplane.contract import (
     DataplaneError,
+    Drop,
     LocalHop,
     Notice,
     Refusal,
@@ -141,6 +142,9 @@ class FakeDataplane:
 
     def routes(self) -> list[Route]:
         return list(self._routes.values())
+
+    def drops(self) -> list[Drop]:
+        return []
 
     def _fail(self, verb: Verb) -> None:
         if self._failures[verb]:

@@ -1,62 +1,207 @@
-"""Packet filter scripts, and what is read from nft's JSON listing. No kernel."""
+"""Packet filter scripts, and what is read from nft's listings. No kernel."""
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_network
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from forwarder.dataplane.linux.facts import Guarded, Source
-from forwarder.dataplane.linux.guards import elements_script, parse_elements, rules_of, tables_script
+import pytest
 
-FOUR, SIX, MAC = ip_address("10.0.0.1"), ip_address("fd00::1"), "02:00:00:00:00:01"
+from forwarder.dataplane.contract import Drop
+from forwarder.dataplane.linux.drop_reasons import REASONS
+from forwarder.dataplane.linux.facts import FrameFilter, Guard
+from forwarder.dataplane.linux.guard_elements import (
+    frames_script,
+    guard_script,
+    parse_drops,
+    parse_frames,
+    parse_guards,
+    rules_of,
+)
+from forwarder.dataplane.linux.guard_rules import tables_script
+
+MAC = "02:00:00:00:00:01"
+ONE, TWO = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
+
+
+def guard(*sources: str, checked: bool = True) -> Guard:
+    return Guard("t-a", tuple(map(ip_network, sources)), checked)
+
+
+# ---------------------------------------------------------------- rules
 
 
 def test_peers_are_collapsed_and_stand_by_family() -> None:
-    script = tables_script([ip_network(each) for each in ("192.0.2.0/25", "192.0.2.128/25", "192.0.2.7/32", "::/0")])
-    assert "peers4 { type ipv4_addr; flags interval; elements = { 192.0.2.0/24 }; }" in script
-    assert "peers6 { type ipv6_addr; flags interval; elements = { ::/0 }; }" in script
+    peers = [ip_network(each) for each in ("192.0.2.0/25", "192.0.2.128/25", "192.0.2.7/32", "::/0")]
+    lines = tables_script(peers, 1468).splitlines()
+    assert "add element inet es-under peers4 { 192.0.2.0/24 }" in lines
+    assert "add element inet es-under peers6 { ::/0 }" in lines
 
 
 def test_no_peers_of_a_family_is_an_empty_set() -> None:
-    assert "peers6 { type ipv6_addr; flags interval;  }" in tables_script([ip_network("192.0.2.0/24")])
+    script = tables_script([ip_network("192.0.2.0/24")], 1468)
+    assert "flush set inet es-under peers6" in script
+    assert "add element inet es-under peers6" not in script
 
 
-def test_an_element_is_removed_even_if_it_is_not_there() -> None:
-    script = elements_script(
-        [Guarded("t-a"), Source("t-a", FOUR, MAC), Source("t-a", SIX, None)], [Source("t-b", FOUR, None)]
-    )
-    assert script.splitlines() == [
+def test_a_segment_fits_into_the_longest_packet() -> None:
+    script = tables_script([], 1448)
+    assert "meta protocol ip tcp flags & (syn|rst) == syn tcp option maxseg size set 1408" in script
+    assert "meta protocol ip6 tcp flags & (syn|rst) == syn tcp option maxseg size set 1388" in script
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_is_counted_and_told_to_operators(reason: str) -> None:
+    script = tables_script([], 1468)
+    assert f"add set {REASONS[reason].table} drop-{reason} " in script
+    assert f"update @drop-{reason} " in script
+    assert f"`{reason}`" in (Path(__file__).parents[2] / "docs/host.md").read_text()
+
+
+def test_nothing_is_led_to_a_chain_that_is_not_there() -> None:
+    made, targets = set(), set()
+    for line in tables_script([], 1468).splitlines():
+        words = line.split()
+        if words[:2] == ["add", "chain"]:
+            made.add(tuple(words[2:5]))
+        if words[:2] == ["add", "rule"]:
+            targets |= {(*words[2:4], after) for word, after in pairwise(words) if word in ("goto", "jump")}
+    assert targets <= made
+    assert len(targets) > len(REASONS)
+
+
+# ---------------------------------------------------------------- guards
+
+
+def test_a_guard_is_elements_addresses_apart_from_prefixes() -> None:
+    assert guard_script(None, guard("10.0.0.1/32", "10.1.0.0/16", "fd00::1/128", "::/0")) == [
         'add element inet es-vpn vifs { "t-a" }',
-        f'add element inet es-vpn mac-source4 {{ "t-a" . {MAC} . 10.0.0.1 }}',
+        'add element inet es-vpn source4 { "t-a" . 10.0.0.1 }',
+        'add element inet es-vpn prefix4 { "t-a" . 10.1.0.0/16 }',
         'add element inet es-vpn source6 { "t-a" . fd00::1 }',
-        'add element inet es-vpn source4 { "t-b" . 10.0.0.1 }',
-        'delete element inet es-vpn source4 { "t-b" . 10.0.0.1 }',
+        'add element inet es-vpn prefix6 { "t-a" . ::/0 }',
     ]
 
 
-def listing(packets: int, handle: int) -> dict[str, object]:
-    drop = {"family": "inet", "table": "es-vpn", "chain": "check", "handle": handle}
-    sets = {
+def test_an_interval_goes_before_one_that_overlaps_it_comes() -> None:
+    assert guard_script(guard("10.0.0.1/32", "10.1.0.0/17"), guard("10.0.0.1/32", "10.1.0.0/16")) == [
+        'delete element inet es-vpn prefix4 { "t-a" . 10.1.0.0/17 }',
+        'add element inet es-vpn prefix4 { "t-a" . 10.1.0.0/16 }',
+    ]
+
+
+def test_a_guard_that_goes_takes_its_counters_along() -> None:
+    lines = guard_script(guard("10.0.0.1/32"), None)
+    assert lines[:2] == [
+        'delete element inet es-vpn vifs { "t-a" }',
+        'delete element inet es-vpn source4 { "t-a" . 10.0.0.1 }',
+    ]
+    assert 'delete element netdev es-port drop-arp { "t-a" }' in lines
+    assert 'delete element inet es-vpn pings { "t-a" }' in lines
+    assert not [line for line in lines if "es-under" in line]
+
+
+def listing(packets: int, handle: int) -> dict[str, Any]:
+    jump = {"family": "inet", "table": "es-vpn", "chain": "check", "handle": handle}
+    sets: dict[str, list[Any]] = {
         "vifs": ["t-a"],
-        "source6": [{"concat": ["t-a", "fd00::1"]}],
-        "mac-source4": [{"concat": ["t-a", MAC, "10.0.0.1"]}],
+        "source4": [{"concat": ["t-a", "10.0.0.1"]}, {"concat": ["t-b", "10.0.0.1"]}],
+        "prefix6": [{"concat": ["t-a", {"prefix": {"addr": "fd00::", "len": 64}}]}],
+        "drop-martian": [{"elem": {"val": "t-a", "counter": {"packets": packets, "bytes": 84}}}],
     }
     return {
         "nftables": [
             {"metainfo": {"version": "1.0.6"}},
             {"table": {"family": "inet", "name": "es-vpn", "handle": handle}},
             *({"set": {"table": "es-vpn", "name": name, "elem": elements}} for name, elements in sets.items()),
-            {"set": {"table": "es-vpn", "name": "source4"}},
-            {"rule": {**drop, "expr": [{"counter": {"packets": packets, "bytes": 84}}, {"drop": None}]}},
+            {"set": {"table": "es-vpn", "name": "source6"}},
+            {"rule": {**jump, "expr": [{"goto": {"target": "source"}}]}},
         ]
     }
 
 
-def test_elements_are_read_as_facts() -> None:
-    assert parse_elements(listing(0, 1)) == {Guarded("t-a"), Source("t-a", SIX, None), Source("t-a", FOUR, MAC)}
+def test_guards_are_read_back() -> None:
+    assert parse_guards(listing(0, 1)) == {
+        "t-a": guard("10.0.0.1/32", "fd00::/64"),
+        "t-b": Guard("t-b", (ip_network("10.0.0.1/32"),), checked=False),
+    }
+
+
+def test_an_interval_that_is_no_prefix_is_nothing_of_ours() -> None:
+    odd = {"concat": ["t-a", {"range": ["10.0.0.1", "10.0.0.6"]}]}
+    read = parse_guards({"nftables": [{"set": {"name": "prefix4", "elem": [odd]}}]})
+    assert read == {"t-a": guard("0.0.0.0/0", checked=False)}
+
+
+def test_drops_are_read() -> None:
+    assert parse_drops(listing(7, 1)) == [Drop("martian", "t-a", 7, 84)]
 
 
 def test_rules_compare_without_counters_handles_and_tenants() -> None:
     assert rules_of(listing(0, 1)) == rules_of(listing(7, 9))
     other = listing(0, 1)
-    other["nftables"][-1]["rule"]["expr"][1] = {"accept": None}  # type: ignore[index]
+    other["nftables"][-1]["rule"]["expr"][0] = {"accept": None}
     assert rules_of(other) != rules_of(listing(0, 1))
+
+
+# ---------------------------------------------------------------- frames
+
+
+def listed(script: list[str]) -> str:
+    """As `nft list table` shows what the script makes."""
+    chains: dict[str, list[str]] = {}
+    for line in script:
+        verb, kind, _, _, chain, *rest = line.split(" ", 5)
+        if (verb, kind) == ("add", "rule"):
+            chains[chain].append(rest[0])
+        elif verb == "add" and rest:
+            hook = rest[0].strip("{} ").removesuffix(";").replace("priority 0", "priority filter")
+            chains[chain] = [f"{hook}; policy accept;"]
+    shared = {"frame": ["ether type arp goto drop-arp"], "clamp": ["meta protocol ip accept"]}
+    bodies = {name: "\n".join(f"\t\t{rule}" for rule in rules) for name, rules in (shared | chains).items()}
+    return "".join(f"\tchain {name} {{\n{body}\n\t}}\n\n" for name, body in bodies.items())
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        FrameFilter("t-a", None, ()),
+        FrameFilter("t-a", MAC, (ONE,)),
+        FrameFilter("eth1.100", None, (ONE, TWO)),
+        FrameFilter("7+x@_y", MAC, ()),
+    ],
+    ids=lambda fact: fact.interface,
+)
+def test_a_frame_filter_is_two_chains_and_read_back(wanted: FrameFilter) -> None:
+    script = frames_script(wanted.interface, wanted)
+    filters, shared = parse_frames(listed(script))
+    assert filters == {wanted.interface: wanted}
+    assert shared == ["clamp: meta protocol ip accept", "frame: ether type arp goto drop-arp"]
+    assert len({line.split()[4] for line in script}) == 2
+    assert all(word[0].isalpha() and not set(word) & set("+@") for word in {line.split()[4] for line in script})
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ("goto drop-source-mac", "accept"),
+        ("goto frame", "accept"),
+        ("goto clamp", "drop"),
+        ("hook egress", "hook ingress"),
+        ("10.0.0.1 } goto own-arp", "10.0.0.1 } accept"),
+    ],
+)
+def test_a_frame_filter_that_was_changed_is_not_the_wanted_one(was: str, becomes: str) -> None:
+    wanted = FrameFilter("t-a", MAC, (ONE,))
+    text = listed(frames_script("t-a", wanted))
+    assert was in text
+    filters, _ = parse_frames(text.replace(was, becomes))
+    assert filters.get("t-a") != wanted
+
+
+def test_a_frame_filter_that_goes_is_made_first_so_that_it_can_be_deleted() -> None:
+    assert frames_script("t-a", None) == [
+        f"{verb} chain netdev es-port {chain}" for chain in ("in-t-a", "out-t-a") for verb in ("add", "flush", "delete")
+    ]

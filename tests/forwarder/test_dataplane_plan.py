@@ -13,7 +13,8 @@ from forwarder.dataplane.linux.facts import (
     Fact,
     Form,
     FouPort,
-    Guarded,
+    FrameFilter,
+    Guard,
     LabelRoute,
     LastResort,
     Neighbour,
@@ -23,7 +24,6 @@ from forwarder.dataplane.linux.facts import (
     ProxyArp,
     Rate,
     SinkDevice,
-    Source,
     TunnelDevice,
     Unreachable,
     VrfDevice,
@@ -41,7 +41,6 @@ VIF = Vif("vm-a", "t-a", 1001, 16, BOTH)
 
 ALWAYS = {
     VrfDevice(1001, "vm-a"),
-    Guarded("t-a"),
     Port("t-a", 1001),
     Unreachable(1001, 4),
     Unreachable(1001, 6),
@@ -49,25 +48,36 @@ ALWAYS = {
     OwnRoute(1001, ip_network("10.0.0.1/32"), "t-a"),
     LabelRoute(16, "t-a", ip_address("10.0.0.1")),
 }
-SIXTH = {PortAddress("t-a", ip_address("fe80::1")), OwnRoute(1001, ip_network("fd00::1/128"), "t-a")}
+FOUR = {Guard("t-a", (ip_network("10.0.0.1/32"),)), FrameFilter("t-a", None, (IPv4Address("10.0.0.1"),))}
+TWO = {Guard("t-a", (ip_network("10.0.0.1/32"), ip_network("fd00::1/128")))}
+SIXTH = TWO | {PortAddress("t-a", ip_address("fe80::1")), OwnRoute(1001, ip_network("fd00::1/128"), "t-a")}
 MAC = "02:00:00:00:00:01"
 
 
 @pytest.mark.parametrize(
     ("vif", "facts"),
     [
-        (VIF, ALWAYS | SIXTH | {Source("t-a", address, None) for address in BOTH}),
-        (replace(VIF, addresses=BOTH[:1]), ALWAYS | {Source("t-a", BOTH[0], None)}),
+        (VIF, ALWAYS | SIXTH | {FrameFilter("t-a", None, (IPv4Address("10.0.0.1"),))}),
+        (replace(VIF, addresses=BOTH[:1]), ALWAYS | FOUR),
         (
             replace(VIF, mac=MAC),
             ALWAYS
             | SIXTH
-            | {Source("t-a", address, MAC) for address in BOTH}
+            | {FrameFilter("t-a", MAC, (IPv4Address("10.0.0.1"),))}
             | {Neighbour("t-a", address, MAC) for address in BOTH},
         ),
         (
             replace(VIF, addresses=BOTH[:1], rate=1_000_001, mode=Mode.SUBNET),
-            ALWAYS | {Source("t-a", BOTH[0], None), Rate("t-a", 1_000_000), ProxyArp("t-a"), LastResort(1001)},
+            ALWAYS | FOUR | {Rate("t-a", 1_000_000), ProxyArp("t-a"), LastResort(1001)},
+        ),
+        (
+            replace(VIF, prefixes=(ip_network("10.0.0.0/30"), ip_network("10.1.0.0/16"), ip_network("::/0"))),
+            ALWAYS
+            | SIXTH - TWO
+            | {FrameFilter("t-a", None, (IPv4Address("10.0.0.1"),))}
+            | {Guard("t-a", (ip_network("10.0.0.0/30"), ip_network("10.1.0.0/16"), ip_network("::/0")))}
+            | {OwnRoute(1001, ip_network(each), "t-a", BOTH[0]) for each in ("10.0.0.0/30", "10.1.0.0/16")}
+            | {OwnRoute(1001, ip_network("::/0"), "t-a", BOTH[1])},
         ),
     ],
 )
@@ -95,7 +105,7 @@ def test_vifs_are_told_apart() -> None:
 def test_without_its_interface_a_vif_keeps_its_guards_and_its_vrf() -> None:
     vif = replace(VIF, mac=MAC, rate=8_000, mode=Mode.SUBNET)
     kept = {type(fact) for fact in host_part(vif_facts(vif), "t-a")}
-    assert kept == {VrfDevice, Unreachable, Guarded, Source, LastResort}
+    assert kept == {VrfDevice, Unreachable, Guard, LastResort}
 
 
 def test_tunnels() -> None:
@@ -177,7 +187,7 @@ def test_nothing_to_do_is_nothing() -> None:
 def test_guards_and_defaults_come_before_traffic_and_the_label_last() -> None:
     order = [type(put.fact) for put in plan(vif_facts(replace(VIF, rate=8_000, mac=MAC, mode=Mode.SUBNET)), []).puts]
     assert order.index(VrfDevice) < order.index(Unreachable)
-    for guard in (Unreachable, Guarded, Source, Rate):
+    for guard in (Unreachable, Guard, FrameFilter, Rate):
         assert order.index(guard) < order.index(Port)
     assert order.index(Port) < order.index(PortAddress) < order.index(OwnRoute)
     assert order[-1] is LabelRoute
@@ -210,10 +220,3 @@ def test_removal_runs_backwards() -> None:
 def test_one_difference_is_one_sentence(desired: Fact | None, actual: Fact | None, sentence: str) -> None:
     step = plan([desired] if desired else [], [actual] if actual else [])
     assert [op.sentence for op in step.ops] == [sentence]
-
-
-def test_a_source_with_another_mac_is_another_source() -> None:
-    """The new element goes in before the old one goes out."""
-    step = plan([Source("t-a", BOTH[0], MAC)], [Source("t-a", BOTH[0], None)])
-    assert [put.fact for put in step.puts] == [Source("t-a", BOTH[0], MAC)]
-    assert [drop.fact for drop in step.drops] == [Source("t-a", BOTH[0], None)]

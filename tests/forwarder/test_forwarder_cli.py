@@ -58,7 +58,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwarderDaemon
         ((*ATTACH[:4], *ATTACH[6:], "--via", "192.0.2.1"), "--vlan N says where the forwarder finds the interface"),
         ((*ATTACH[:4], *ATTACH[6:], "--via", "192.0.2.1", "--vlan", "0"), "'port:0' is not a port and a tag"),
         ((*ATTACH, "--mode", "bridge"), "invalid choice: 'bridge'"),
-        (("get",), "required: vifs|routes|labels"),
+        (("get",), "required: vifs|routes|labels|drops"),
         (("get", "vpns"), "invalid choice: 'vpns'"),
         (("detach",), "required: ID"),
         (("status", "-o", "xml"), "invalid choice: 'xml'"),
@@ -92,6 +92,7 @@ def test_attach_look_and_detach(daemon: ForwarderDaemon) -> None:
     assert (one["id"], one["addresses"], one["mac"]) == ("vm1", ["10.1.0.1/32"], None)
     assert json.loads(daemon.run("get", "routes", "--vpn", "blue", "-o", "json").stdout)["items"] == []
     assert daemon.run("get", "labels").stdout.splitlines()[1].split() == ["16", "vm1", "in-use"]
+    assert json.loads(daemon.run("get", "drops", "-o", "json").stdout)["items"] == []
 
     refused = daemon.run("attach", "vm2", "--vpn", "red", "--interface", "t-a", "--address", "10.1.0.1/32")
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -279,7 +279,8 @@ def test_only_given_source_addresses_leave(joined: World) -> None:
         assert a.pings(BLUE_2[0], "-I", "10.0.0.1", "-p", "5b00f5b0")
         assert heard.seen(lambda frame: b"\x5b\x00\xf5\xb0" in frame)
     a.namespace.batch("addr del 10.0.0.77/32 dev eth0", "addr del fd00::77/128 dev eth0")
-    assert "counter packets 0 " not in joined.h1.host.namespace.run("nft", "list", "chain", "inet", "es-vpn", "check")
+    dropped = {(drop.interface, drop.reason): drop.packets for drop in joined.h1.plane.drops()}
+    assert dropped["t-a", "source-address"] >= 4
 
 
 def test_only_the_given_mac_is_taken(joined: World) -> None:
@@ -318,9 +319,11 @@ def test_labels_from_tenants_are_not_taken(joined: World) -> None:
     with h1.machines["a3"].sniffer() as heard, h1.machines["a"].raw_socket() as raw:
         raw.send(frame)
         h1.host.namespace.run("sysctl", "-qw", "net.mpls.conf.t-a.input=1")
+        h1.host.namespace.run("nft", "flush", "chain", "netdev", "es-port", "in-t-a")
         raw.send(frame.replace(b"labelled", b"let past"))
         first = heard.first(lambda each: b"labelled" in each or b"let past" in each)
         h1.host.namespace.run("sysctl", "-qw", "net.mpls.conf.t-a.input=0")
+        assert "frame filter of t-a: was not as wanted" in h1.plane.audit(list(h1.vifs.values()), h1.plane.routes())
         assert b"let past" in first
 
 

@@ -128,12 +128,20 @@ TAMPERING = {
     },
     "half a rate": {"tc qdisc del dev t-b clsact": "rate of t-b, 8000000 bit/s: was not as wanted"},
     "filter elements": {
-        "nft delete element inet es-vpn vifs { t-a }": "source guard of t-a: was missing",
-        "nft add element inet es-vpn source4 { t-c . 10.99.0.1 }": "source 10.99.0.1 at t-c: was not wanted",
+        "nft delete element inet es-vpn vifs { t-a }": "source guard of t-a: was not as wanted",
+        "nft add element inet es-vpn source4 { t-c . 10.99.0.1 }": "source guard of t-c: was not as wanted",
+        "nft add element inet es-vpn prefix4 { t-b . 10.99.0.0/16 }": "source guard of t-b: was not as wanted",
+        "nft add element inet es-vpn vifs { eth0 }": "source guard of eth0: was not wanted",
     },
+    "frame filters": {
+        "nft flush chain netdev es-port in-t-a": "frame filter of t-a: was not as wanted",
+        "nft flush chain netdev es-port out-t-c": "frame filter of t-c: was not as wanted",
+    },
+    "frame rules": {"nft flush chain netdev es-port frame": "packet filter rules: were not as installed"},
+    "the table of frame filters": {"nft delete table netdev es-port": "frame filter of t-b: was missing"},
     "filter rules": {"nft flush chain inet es-vpn check": "packet filter rules: were not as installed"},
     "filter tables": {
-        "nft delete table inet es-vpn": "source 10.0.0.1 at t-a: was missing",
+        "nft delete table inet es-vpn": "source guard of t-a: was missing",
         "nft delete table inet es-under": "packet filter rules: were not as installed",
     },
     "peers": {"nft add element inet es-under peers4 { 203.0.113.0/24 }": "packet filter rules: were not as installed"},

@@ -61,6 +61,14 @@ def attached(plane: Dataplane) -> dict[str, Vif]:
     return {vif.id: vif for vif in plane.vifs()}
 
 
+PREFIXES = (
+    ("10.0.0.0/24", "10.1.0.0/16", "fd01::/64"),
+    ("10.0.0.0/31", "10.1.0.0/17", "10.1.128.0/17", "fd00::/16", "fd01::/65"),
+    ("10.1.2.3/32", "fd01::5/128"),
+    ("0.0.0.0/0", "10.1.0.0/16", "::/0"),
+    ("0.0.0.0/1", "::/0"),
+)
+
 ROUTES = (
     route("10.0.0.2/32", via(20)),
     route("10.0.0.3/32", via(21, "gre")),
@@ -101,6 +109,26 @@ class DataplaneContract:
         plane.attach(changed)
         assert attached(plane) == {"vm-a": changed}
         assert held(plane) == as_held([ROUTES[0]])
+
+    def test_prefixes_behind_an_interface_come_change_and_go(self, plane: Dataplane) -> None:
+        """Each may hold another, the interface's own address, or all there is."""
+        plane.attach(A)
+        for prefixes in PREFIXES:
+            changed = replace(A, prefixes=tuple(map(ip_network, prefixes)))
+            plane.attach(changed)
+            assert attached(plane) == {"vm-a": changed}
+            assert plane.audit([changed], []) == []
+        plane.attach(A)
+        assert attached(plane) == {"vm-a": A}
+
+    def test_prefixes_are_told_after_a_restart(self, plane: Dataplane, reopen: Reopen) -> None:
+        router = replace(A, prefixes=tuple(map(ip_network, PREFIXES[0])))
+        plane.attach(router)
+        assert attached(reopen()) == {"vm-a": router}
+
+    def test_what_is_dropped_is_told(self, plane: Dataplane) -> None:
+        plane.attach(A)
+        assert all(drop.packets > 0 and drop.interface != "" for drop in plane.drops())
 
     def test_a_vif_may_move_to_another_interface_and_table(self, plane: Dataplane) -> None:
         plane.attach(A)
@@ -164,6 +192,10 @@ class DataplaneContract:
             {"interface": "t a"},
             {"addresses": ()},
             {"addresses": (ip_address("10.0.0.1"), ip_address("10.0.0.1"))},
+            {"prefixes": (ip_network("10.1.0.0/16"), ip_network("10.1.0.0/16"))},
+            {"prefixes": (ip_network("10.0.0.1/32"),)},
+            {"prefixes": (ip_network("224.0.0.0/4"),)},
+            {"prefixes": (ip_network("fd01::/64"),), "addresses": (ip_address("10.0.0.1"),)},
             {"mac": "02:00:00:00:00"},
             {"mac": "02:00:00:00:00:AA"},
             {"label": 15},

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif
-from forwarder.dataplane.contract import DataplaneError, Notice, Refusal, Route, RouteChange, RouteKey, Vif
-from forwarder.dataplane.linux.facts import Fact, Guarded, Port, Source, Sysctl, TunnelDevice, VrfDevice, describe
+from forwarder.dataplane.contract import DataplaneError, Drop, Notice, Refusal, Route, RouteChange, RouteKey, Vif
+from forwarder.dataplane.linux.facts import Fact, Port, Sysctl, TunnelDevice, VrfDevice, describe
 from forwarder.dataplane.linux.guards import Guards
 from forwarder.dataplane.linux.host import Fou, missing_features
 from forwarder.dataplane.linux.kernel import STEP_ERRORS, Kernel, Op, StepError
@@ -130,12 +130,12 @@ class LinuxDataplane:
             if missing:
                 raise DataplaneError("\n".join(missing))
             self._fou = Fou()
-            self._guards.install()
             index = DeviceIndexes(self._netlink)
             self._kernel = Kernel(self._netlink, self._fou, self._guards)
             self._tunnels = Tunnels(self._kernel, index, self._now)
             self._learned = LearnedRoutes(self._netlink, self._tunnels, index)
             self._look_at_underlay()
+            self._guards.install(self.guest_mtu)
         except STEP_ERRORS as error:
             raise DataplaneError(f"cannot set the host up: {error}") from error
 
@@ -216,6 +216,10 @@ class LinuxDataplane:
         with _doing("read the kernel"):
             return vifs_of(self._read_vifs())
 
+    def drops(self) -> list[Drop]:
+        with _doing("read the packet filters"):
+            return self._guards.drops()
+
     def _drop_vrfs(self, unwanted: Callable[[VrfDevice], bool]) -> None:
         """VRFs of no vif of ours, each with what is left of one: a vif that lacks something is none (`vifs_of`)."""
         facts = self._read_vifs()
@@ -265,8 +269,8 @@ class LinuxDataplane:
             return self._audit(routes)
 
     def _audit(self, routes: Sequence[Route]) -> list[str]:
-        told = ["packet filter rules: were not as installed"] if self._guards.repair() else []
         self._look_at_underlay()
+        told = ["packet filter rules: were not as installed"] if self._guards.repair(self.guest_mtu) else []
         routes = [route for route in routes if self._admits(route, told)]
         for _ in range(_PASSES):
             repaired = self._audit_once(routes)
@@ -295,7 +299,7 @@ class LinuxDataplane:
         found = read_host(self._netlink, self._fou, self._host, links)
         actual = [fact for fact in found if not (isinstance(fact, TunnelDevice) and fact.name in resting)]
         actual += read_vifs(self._netlink, links, {vif.interface for vif in self._vifs.values()})
-        actual += self._guards.elements
+        actual += self._guards.facts
         step = plan(desired, actual)
         absent = [vif for vif in self._vifs.values() if base_device(vif) not in names]
         told = [f"interface {base_device(vif)} of {vif.id}: is absent" for vif in absent]
@@ -339,11 +343,9 @@ class LinuxDataplane:
         return read_host(self._netlink, self._fou, wanted, all_links(self._netlink))
 
     def _read_vif(self, table: int, interface: str) -> list[Fact]:
-        facts = read_vifs(self._netlink, links_of(self._netlink, table, interface), {interface}, table)
-        for fact in self._guards.elements:
-            if isinstance(fact, Guarded | Source) and fact.interface == interface:
-                facts.append(fact)
-        return facts
+        links = links_of(self._netlink, table, interface)
+        index = next((link.index for link in links if link.name == interface), None)
+        return read_vifs(self._netlink, links, {interface}, table) + self._guards.facts_of(interface, index)
 
     def _read_vifs(self) -> list[Fact]:
         return read_vifs(self._netlink, all_links(self._netlink), ())

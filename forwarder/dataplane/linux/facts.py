@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Final, TypeAlias
 
 from forwarder.dataplane.linux.names import (
@@ -105,19 +106,22 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
-    """What comes from the interface is checked."""
+class Guard:
+    """What comes from the interface is checked, and has its source in one of these, which do not overlap."""
 
     interface: str
+    sources: tuple[IPNetwork, ...]
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The interface may use this source address, with this MAC if one is named."""
+class FrameFilter:
+    """Which frames are let in: of this MAC if one is named, and ARP only in the name of these senders."""
 
     interface: str
-    address: IPAddress
     mac: str | None
+    senders: tuple[IPv4Address, ...]
+    intact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +171,15 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class OwnRoute:
-    """The VM's own address in its own VRF: for ICMP errors to it, and so that proxy ARP does not answer for it."""
+    """The VM's own address in its own VRF: for ICMP errors to it, and so that proxy ARP does not answer for it.
+
+    Or a prefix behind the VM, by `via`, one of its addresses.
+    """
 
     table: int
     prefix: IPNetwork
     interface: str
+    via: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +201,8 @@ Fact: TypeAlias = (
     | VrfDevice
     | VlanDevice
     | Unreachable
-    | Guarded
-    | Source
+    | Guard
+    | FrameFilter
     | Rate
     | ProxyArp
     | LastResort
@@ -216,8 +224,8 @@ STAGES: Final[dict[type[Fact], tuple[tuple[str, ...], str]]] = {
     VrfDevice: (("table",), "VRF {table} of {vif_id}"),
     VlanDevice: (("interface",), "VLAN {tag} of {parent} as {interface}"),
     Unreachable: (("table", "version"), "IPv{version} unreachable default of VRF {table}"),
-    Guarded: (("interface",), "source guard of {interface}"),
-    Source: (("interface", "address", "mac"), "source {address} at {interface}"),
+    Guard: (("interface",), "source guard of {interface}"),
+    FrameFilter: (("interface",), "frame filter of {interface}"),
     Rate: (("interface",), "rate of {interface}, {bits} bit/s"),
     ProxyArp: (("interface",), "proxy ARP at {interface}"),
     LastResort: (("table",), "last resort of VRF {table}"),

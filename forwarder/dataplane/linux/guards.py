@@ -1,179 +1,143 @@
-"""Packet filters: what tenants may send, and from whom tunnels are taken.  nftables, in two tables of ours.
+"""Packet filters in the kernel: what tenants may send, and from whom tunnels are taken.  nftables, in tables of ours.
 
-`es-vpn` checks what comes from virtual interfaces.  A packet passes only with a source address that its
-interface was given, and from the MAC that goes with it if one is known.  Neighbour discovery and pings between
-link-local addresses pass: they end at the first hop.  Towards the host itself a tenant may ping and resolve its first
-hop, nothing else.  Interfaces and addresses are set elements, so attaching one is one small transaction.
-
-`es-under` lets only the configured peers hand us tunnelled packets, in any of the three forms that could carry a
-label: GRE, UDP to port 6635, and plain MPLS-in-IP, which the kernel would take at the same devices (RFC 4023
-section 8, RFC 7510 section 6).  It looks at what is addressed to the host, so tenants' own tunnels inside a VPN
-are not its business.
-
-Each change is one `nft` run and one transaction: all or nothing, and never a moment without rules.
+What the rules say is in `guard_rules`, what they hold of each interface in `guard_elements`.  Each change is one `nft`
+run and one transaction: all or nothing, and never a moment without rules.  What the tables hold is remembered between
+`read`s, and an attach lists nothing.  A change that does not fit what is there after all, because somebody else has
+been there, puts the tables right and is tried once more.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from forwarder.dataplane.linux.facts import Fact, Guarded, Source
+from forwarder.dataplane.contract import Drop
+from forwarder.dataplane.linux.drop_reasons import PORT, UNDER, VPN
+from forwarder.dataplane.linux.facts import Fact, FrameFilter, Guard
+from forwarder.dataplane.linux.guard_elements import (
+    frames_script,
+    guard_script,
+    parse_drops,
+    parse_frames,
+    parse_guards,
+    rules_of,
+)
+from forwarder.dataplane.linux.guard_rules import empty_tables_script, tables_script
 from schema.values import IPNetwork
 
-_VPN = """\
-add table inet es-vpn
-add set inet es-vpn vifs { type ifname; }
-add set inet es-vpn source4 { type ifname . ipv4_addr; }
-add set inet es-vpn source6 { type ifname . ipv6_addr; }
-add set inet es-vpn mac-source4 { type ifname . ether_addr . ipv4_addr; }
-add set inet es-vpn mac-source6 { type ifname . ether_addr . ipv6_addr; }
-add chain inet es-vpn from-tenant { type filter hook prerouting priority raw; }
-add chain inet es-vpn check
-add chain inet es-vpn to-host { type filter hook input priority filter; }
-add chain inet es-vpn tenant-to-host
-flush chain inet es-vpn from-tenant
-flush chain inet es-vpn check
-flush chain inet es-vpn to-host
-flush chain inet es-vpn tenant-to-host
-add rule inet es-vpn from-tenant iifname @vifs jump check
-add rule inet es-vpn check iifname . ether saddr . ip saddr @mac-source4 return
-add rule inet es-vpn check iifname . ether saddr . ip6 saddr @mac-source6 return
-add rule inet es-vpn check iifname . ip saddr @source4 return
-add rule inet es-vpn check iifname . ip6 saddr @source6 return
-add rule inet es-vpn check ip6 saddr fe80::/10 ip6 daddr { fe80::/10, ff02::/16 } icmpv6 type \
-{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, echo-request } return
-add rule inet es-vpn check counter drop
-add rule inet es-vpn to-host meta sdifname @vifs jump tenant-to-host
-add rule inet es-vpn to-host iifname @vifs jump tenant-to-host
-add rule inet es-vpn tenant-to-host icmp type echo-request limit rate 10/second return
-add rule inet es-vpn tenant-to-host icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } return
-add rule inet es-vpn tenant-to-host icmpv6 type echo-request limit rate 10/second return
-add rule inet es-vpn tenant-to-host counter drop
-"""
-
-_UNDER = """\
-add table inet es-under
-delete table inet es-under
-add table inet es-under
-add set inet es-under peers4 {{ type ipv4_addr; flags interval; {peers4} }}
-add set inet es-under peers6 {{ type ipv6_addr; flags interval; {peers6} }}
-add chain inet es-under to-host {{ type filter hook input priority -10; }}
-add chain inet es-under tunnelled
-add rule inet es-under to-host meta l4proto {{ 47, 137 }} jump tunnelled
-add rule inet es-under to-host udp dport 6635 jump tunnelled
-add rule inet es-under tunnelled ip saddr @peers4 return
-add rule inet es-under tunnelled ip6 saddr @peers6 return
-add rule inet es-under tunnelled counter drop
-"""
+_USUAL_MTU: Final = 1468
 
 
 class GuardError(Exception):
     """nft would not do it; the text is its own."""
 
 
-def tables_script(peers: Sequence[IPNetwork]) -> str:
-    """Both tables with all rules; elements that are in `es-vpn` already stay."""
-    peers4 = collapse_addresses(peer for peer in peers if isinstance(peer, IPv4Network))
-    peers6 = collapse_addresses(peer for peer in peers if isinstance(peer, IPv6Network))
-    return _VPN + _UNDER.format(peers4=_elements(peers4), peers6=_elements(peers6))
-
-
-def _elements(peers: Iterable[IPNetwork]) -> str:
-    listed = ", ".join(map(str, peers))
-    return f"elements = {{ {listed} }};" if listed else ""
-
-
-def elements_script(add: Iterable[Fact], remove: Iterable[Fact]) -> str:
-    """An element that is to go is added first: removing what is not there would fail the transaction."""
-    lines = [f"add element inet es-vpn {_element(fact)}" for fact in add]
-    for fact in remove:
-        element = _element(fact)
-        lines += [f"add element inet es-vpn {element}", f"delete element inet es-vpn {element}"]
-    return "\n".join(lines) + "\n"
-
-
-def _element(fact: Fact) -> str:
-    if isinstance(fact, Guarded):
-        return f'vifs {{ "{fact.interface}" }}'
-    assert isinstance(fact, Source)
-    version = fact.address.version
-    if fact.mac is None:
-        return f'source{version} {{ "{fact.interface}" . {fact.address} }}'
-    return f'mac-source{version} {{ "{fact.interface}" . {fact.mac} . {fact.address} }}'
-
-
-def parse_elements(listing: dict[str, Any]) -> set[Fact]:
-    """The facts in nft's JSON listing of `es-vpn`."""
-    facts: set[Fact] = set()
-    for entry in listing["nftables"]:
-        found = entry.get("set", {})
-        for element in found.get("elem", []):
-            if found["name"] == "vifs":
-                facts.add(Guarded(element))
-            elif found["name"].startswith("source"):
-                interface, address = element["concat"]
-                facts.add(Source(interface, ip_address(address), None))
-            else:
-                interface, mac, address = element["concat"]
-                facts.add(Source(interface, ip_address(address), mac))
-    return facts
-
-
-def rules_of(listing: dict[str, Any]) -> list[str]:
-    """Chains, rules and configured elements in a comparable form, without counters, handles or tenants."""
-    told = []
-    for entry in listing["nftables"]:
-        (kind, body), *_ = entry.items()
-        if kind == "metainfo" or (kind == "set" and body["table"] == "es-vpn"):
-            continue
-        kept = {name: value for name, value in body.items() if name not in ("handle", "expr")}
-        kept["expr"] = [part for part in body.get("expr", []) if "counter" not in part]
-        told.append(json.dumps([kind, kept], sort_keys=True))
-    return sorted(told)
-
-
 class Guards:
-    """The two tables. What they hold is remembered between `read`s: nobody else writes to them."""
-
     def __init__(self, peers: Sequence[IPNetwork]) -> None:
         self._peers = tuple(peers)
+        self._mtu = _USUAL_MTU
         self._rules: list[str] = []
-        self.elements: set[Fact] = set()
+        self._guards: dict[str, Guard] = {}
+        self._frames: dict[str, FrameFilter] = {}
+        self._devices: dict[str, int] = {}
 
-    def install(self) -> None:
-        """Make both tables as they should be, keep the elements there are, and note what the kernel made of it."""
-        _nft(tables_script(self._peers))
+    @property
+    def facts(self) -> list[Fact]:
+        """As read the last time, and changed since."""
+        return [*self._guards.values(), *self._frames.values()]
+
+    def read(self) -> list[Fact]:
+        """As they are now."""
+        self._read()
+        return self.facts
+
+    def facts_of(self, interface: str, index: int | None) -> list[Fact]:
+        """Of one interface, which has this index now: a filter of another device of its name went with that."""
+        if self._devices.setdefault(interface, index or 0) != index:
+            self._frames.pop(interface, None)
+            self._devices.pop(interface)
+        found = (self._guards.get(interface), self._frames.get(interface))
+        return [fact for fact in found if fact is not None]
+
+    def install(self, mtu: int) -> None:
+        """Make all tables as they should be, keep what is in them, and note what the kernel made of it.
+
+        `mtu` is the longest packet of a VM that fits into every tunnel.
+        """
+        self._mtu = mtu
+        self._install()
+
+    def _install(self) -> None:
+        rules = tables_script(self._peers, self._mtu)
+        try:
+            _nft(rules)
+        except GuardError:  # what is there cannot become what it should be: another version's, or another program's
+            self._read()
+            _nft(empty_tables_script() + rules + self._script(self._guards, self._frames, anew=True))
         self._rules = self._read()
 
-    def repair(self) -> bool:
-        """Read the tables again; true if the rules were not as installed, and now are."""
-        if self._read() == self._rules:
-            return False
-        _nft(tables_script(self._peers))
-        self._read()
-        return True
+    def repair(self, mtu: int) -> bool:
+        """Read the tables again; true if the rules were not as installed, and now are. Another `mtu` is no fault."""
+        intact = self._read() == self._rules
+        if not intact or mtu != self._mtu:
+            self.install(mtu)
+        return not intact
 
     def change(self, add: Sequence[Fact], remove: Sequence[Fact]) -> None:
-        _nft(elements_script(add, remove))
-        self.elements.update(add)
-        self.elements.difference_update(remove)
+        guards = {fact.interface: None for fact in remove if isinstance(fact, Guard)}
+        frames = {fact.interface: None for fact in remove if isinstance(fact, FrameFilter)}
+        new_guards = {**guards, **{fact.interface: fact for fact in add if isinstance(fact, Guard)}}
+        new_frames = {**frames, **{fact.interface: fact for fact in add if isinstance(fact, FrameFilter)}}
+        try:
+            _nft(self._script(new_guards, new_frames))
+        except GuardError:
+            self._install()
+            _nft(self._script(new_guards, new_frames))
+        _merge(self._guards, new_guards)
+        _merge(self._frames, new_frames)
+        for interface in new_frames:
+            self._devices.pop(interface, None)
+
+    def _script(
+        self, guards: Mapping[str, Guard | None], frames: Mapping[str, FrameFilter | None], anew: bool = False
+    ) -> str:
+        lines: list[str] = []
+        for interface, guard in guards.items():
+            lines += guard_script(None if anew else self._guards.get(interface), guard)
+        for interface, filtered in frames.items():
+            lines += frames_script(interface, filtered)
+        return "\n".join(lines) + "\n"
+
+    def drops(self) -> list[Drop]:
+        """What all reasons have counted, since the interface was attached."""
+        return [drop for table in (PORT, VPN, UNDER) for drop in parse_drops(_listing(table))]
 
     def _read(self) -> list[str]:
-        self.elements = set()
-        told: list[str] = []
-        for table in ("es-vpn", "es-under"):
-            listed = _run(["nft", "-j", "list", "table", "inet", table])
-            if listed.returncode:
-                continue  # the table is gone: nothing of it is there
-            listing = json.loads(listed.stdout)
-            told += rules_of(listing)
-            if table == "es-vpn":
-                self.elements = parse_elements(listing)
-        return told
+        self._frames, common = parse_frames(_nft_list("-s", PORT))
+        self._devices = {}
+        packets = _listing(VPN)
+        self._guards = parse_guards(packets)
+        return [*common, *rules_of(packets), *rules_of(_listing(UNDER))]
+
+
+def _merge(known: dict[str, Any], changed: Mapping[str, Any]) -> None:
+    for interface, fact in changed.items():
+        if fact is None:
+            known.pop(interface, None)
+        else:
+            known[interface] = fact
+
+
+def _listing(table: str) -> dict[str, Any]:
+    """The table in JSON. One that is gone is empty."""
+    return dict(json.loads(_nft_list("-j", table) or '{"nftables": []}'))
+
+
+def _nft_list(option: str, table: str) -> str:
+    listed = _run(["nft", option, "list", "table", *table.split()])
+    return "" if listed.returncode else listed.stdout
 
 
 def _nft(script: str) -> None:

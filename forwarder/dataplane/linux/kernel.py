@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 from forwarder.dataplane.linux import host_steps, vif_steps
 from forwarder.dataplane.linux.facts import (
     Fact,
-    Guarded,
-    Source,
+    FrameFilter,
+    Guard,
 )
 from forwarder.dataplane.linux.guards import GuardError, Guards
 from forwarder.dataplane.linux.host import Fou
@@ -36,12 +36,12 @@ class Kernel:
         self._hands = Hands(netlink, fou, guards)
 
     def execute(self, ops: Sequence[Op]) -> Iterator[tuple[Op, StepError]]:
-        """Do them in order, yielding each that failed. All guard elements that stand together change at once."""
+        """Do them in order, yielding each that failed. All that is the guards' and stands together changes at once."""
         start = 0
         while start < len(ops):
             end = start + 1
-            if isinstance(ops[start].fact, Guarded | Source):
-                while end < len(ops) and isinstance(ops[end].fact, Guarded | Source):
+            if isinstance(ops[start].fact, Guard | FrameFilter):
+                while end < len(ops) and isinstance(ops[end].fact, Guard | FrameFilter):
                     end += 1
             try:
                 self._step(ops[start:end])
@@ -52,7 +52,7 @@ class Kernel:
 
     def _step(self, ops: Sequence[Op]) -> None:
         op = ops[0]
-        if isinstance(op.fact, Guarded | Source):
+        if isinstance(op.fact, Guard | FrameFilter):
             puts = [each.fact for each in ops if isinstance(each, Put)]
             self._hands.guards.change(puts, [each.fact for each in ops if isinstance(each, Drop)])
         elif isinstance(op, Put):

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
-from forwarder.dataplane.linux.facts import Guarded, LocalTableLast, Source, VrfRule
+from forwarder.dataplane.linux.facts import FrameFilter, Guard, LocalTableLast, VrfRule
 from forwarder.dataplane.linux.guards import GuardError
 from forwarder.dataplane.linux.kernel import Kernel
 from forwarder.dataplane.linux.links import all_links
@@ -29,7 +29,7 @@ from forwarder.dataplane.netlink.codec import Message, NetlinkError
 from forwarder.dataplane.netlink.socket import Netlink
 
 _OUR_TABLES: Final = "es-"
-_WITH_THE_TABLES: Final = (Guarded, Source)
+_WITH_THE_TABLES: Final = (Guard, FrameFilter)
 _PROTOCOLS: Final = (numbers.LEARNED, numbers.OWN)
 _Step: TypeAlias = tuple[str, Exception | None]
 """What was to go, and why it did not."""

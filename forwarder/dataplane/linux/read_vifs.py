@@ -86,7 +86,8 @@ def _routes(netlink: Netlink, names: dict[int, str], table: int) -> Iterator[Fac
             elif route.metric == LAST_RESORT_METRIC:
                 yield LastResort(route.table)
             else:
-                yield OwnRoute(route.table, route.prefix, names.get(route.hops[0].index, "another device"))
+                hop = route.hops[0]
+                yield OwnRoute(route.table, route.prefix, names.get(hop.index, "another device"), hop.via)
 
 
 def _labels(netlink: Netlink, ports: dict[int, str]) -> Iterator[Fact]:

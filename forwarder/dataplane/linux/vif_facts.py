@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from forwarder.attachments import Mode, Vlan
+from forwarder.dataplane.admission import gateway_at
 from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.facts import (
     Fact,
-    Guarded,
+    FrameFilter,
+    Guard,
     LabelRoute,
     LastResort,
     Neighbour,
@@ -19,36 +21,46 @@ from forwarder.dataplane.linux.facts import (
     PortAddress,
     ProxyArp,
     Rate,
-    Source,
     Unreachable,
     VlanDevice,
     VrfDevice,
 )
+from forwarder.dataplane.linux.guard_elements import in_order
 from forwarder.dataplane.linux.names import (
     FIRST_HOP,
 )
-from schema.values import IPAddress
+from schema.values import IPAddress, IPNetwork
 
 
 def vif_facts(vif: Vif) -> list[Fact]:
     """All that one virtual interface needs but its learned routes."""
-    facts: list[Fact] = [VrfDevice(vif.table, vif.id), Guarded(vif.interface), Port(vif.interface, vif.table)]
+    facts: list[Fact] = [VrfDevice(vif.table, vif.id), *_guards(vif), Port(vif.interface, vif.table)]
     if vif.vlan is not None:
         facts.append(VlanDevice(vif.interface, vif.vlan.parent, vif.vlan.tag))
     facts += [Unreachable(vif.table, version) for version in (4, 6)]
     for version in sorted({address.version for address in vif.addresses}):
         facts.append(PortAddress(vif.interface, FIRST_HOP[version]))
     for address in vif.addresses:
-        facts.append(Source(vif.interface, address, vif.mac))
         facts.append(OwnRoute(vif.table, ip_network(address), vif.interface))
         if vif.mac is not None:
             facts.append(Neighbour(vif.interface, address, vif.mac))
+    for prefix in vif.prefixes:
+        facts.append(OwnRoute(vif.table, prefix, vif.interface, gateway_at(vif, prefix.version)))
     if vif.rate is not None:
         facts.append(Rate(vif.interface, vif.rate // 8 * 8))
     if vif.mode is Mode.SUBNET:
         facts += [ProxyArp(vif.interface), LastResort(vif.table)]
     facts.append(LabelRoute(vif.label, vif.interface, label_gateway(vif)))
     return facts
+
+
+def _guards(vif: Vif) -> list[Fact]:
+    """Sources that do not overlap. A router speaks ARP in its own name only, not in that of what is behind it."""
+    own4 = [address for address in vif.addresses if isinstance(address, IPv4Address)]
+    sources = [*map(ip_network, vif.addresses), *vif.prefixes]
+    four = collapse_addresses(source for source in sources if isinstance(source, IPv4Network))
+    six = collapse_addresses(source for source in sources if isinstance(source, IPv6Network))
+    return [Guard(vif.interface, (*four, *six)), FrameFilter(vif.interface, vif.mac, tuple(sorted(own4)))]
 
 
 def base_device(vif: Vif) -> str:
@@ -63,7 +75,7 @@ def label_gateway(vif: Vif) -> IPAddress:
 
 def host_part(facts: Iterable[Fact], interface: str) -> list[Fact]:
     """Those of a vif's facts that can be kept true while its interface is absent."""
-    on_interface = (VlanDevice, Rate, ProxyArp, Port, PortAddress, Neighbour, OwnRoute, LabelRoute)
+    on_interface = (VlanDevice, FrameFilter, Rate, ProxyArp, Port, PortAddress, Neighbour, OwnRoute, LabelRoute)
     return [fact for fact in facts if not (isinstance(fact, on_interface) and fact.interface == interface)]
 
 
@@ -72,6 +84,7 @@ def vifs_of(facts: Iterable[Fact]) -> list[Vif]:
     vrfs: dict[int, str] = {}
     ports: dict[int, str] = {}
     own: dict[int, list[IPAddress]] = defaultdict(list)
+    behind: dict[int, list[IPNetwork]] = defaultdict(list)
     labels: dict[str, int] = {}
     macs: dict[str, str] = {}
     rates: dict[str, int] = {}
@@ -83,8 +96,10 @@ def vifs_of(facts: Iterable[Fact]) -> list[Vif]:
                 vrfs[table] = vif_id
             case Port(interface=interface, table=table):
                 ports[table] = interface
-            case OwnRoute(table=table, prefix=prefix):
+            case OwnRoute(table=table, prefix=prefix, via=None):
                 own[table].append(prefix.network_address)
+            case OwnRoute(table=table, prefix=prefix):
+                behind[table].append(prefix)
             case LabelRoute(label=label, interface=interface):
                 labels[interface] = label
             case Neighbour(interface=interface, link_address=mac):
@@ -105,6 +120,7 @@ def vifs_of(facts: Iterable[Fact]) -> list[Vif]:
             mac=macs.get(interface),
             rate=rates.get(interface),
             mode=Mode.SUBNET if interface in subnets else Mode.POINT_TO_POINT,
+            prefixes=in_order(behind[table]),
             vlan=vlans.get(interface),
         )
         for table, vif_id in vrfs.items()

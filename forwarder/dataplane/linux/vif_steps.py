@@ -86,7 +86,7 @@ def _drop_last_resort(hands: Hands, fact: LastResort) -> None:
 
 
 def _put_own_route(hands: Hands, fact: OwnRoute) -> None:
-    hop = rtroutes.NextHopEntry(hands.index(fact.interface))
+    hop = rtroutes.NextHopEntry(hands.index(fact.interface), fact.via)
     hands.netlink.ask(rtroutes.put_route(_own_route(fact, (hop,))))
 
 
