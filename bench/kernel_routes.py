@@ -23,7 +23,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench.plain_tables import DEVICE, OWN, PlainTables, make_device
+from bench.plain_tables import DEVICE, FIRST_REMOTE, OWN, PlainTables, make_device
 from forwarder.dataplane.contract import RemoteHop, Route, RouteChange, RouteKey, Vif
 from forwarder.dataplane.netlink import numbers, rtroutes
 from forwarder.dataplane.netlink.codec import NLMSG_ERROR, refusal, unpacked
@@ -67,7 +67,7 @@ class Load:
 
     def remotes(self, turn: int) -> list[IPv4Address]:
         """Other forwarders, one for each prefix."""
-        first = int(OWN) + 1 + turn * _GATEWAYS
+        first = int(FIRST_REMOTE) + turn * _GATEWAYS
         return [IPv4Address(first + number % _GATEWAYS) for number in range(self.count)]
 
     def gateways(self, turn: int) -> list[IPAddress]:

@@ -22,7 +22,8 @@ from forwarder.dataplane.netlink.codec import attribute, u32
 from forwarder.dataplane.netlink.socket import Netlink
 from tests.support.namespaces import Namespace
 
-OWN = IPv4Address("192.0.2.1")
+OWN = IPv4Address("192.0.2.254")
+FIRST_REMOTE = IPv4Address("192.0.2.1")
 DEVICE = "eth0"
 FAR_END = "far"
 _SKIPPED = struct.pack("=HH", 8, 1000)

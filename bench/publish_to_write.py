@@ -18,9 +18,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from bench.end import End
-from bench.plain_tables import PlainTables, make_device
+from bench.plain_tables import OWN, PlainTables, make_device
 from forwarder.agent import Agent
 from forwarder.attachments import parse_attachment
+from forwarder.collector import calm_the_collector
 from forwarder.config import load
 from forwarder.dataplane.contract import Dataplane, Refusal, Route, RouteChange
 from forwarder.dataplane.fake import FakeDataplane
@@ -35,7 +36,7 @@ from tests.support.waiting import eventually_async
 AS = 64512
 _VPN = "blue"
 _PREFIX = ip_network("10.2.0.1/32")
-_PUBLISHER, _TOLD = "192.0.2.9", "192.0.2.1"
+_PUBLISHER, _TOLD = "192.0.2.9", str(OWN)
 _WARM_UP = 20
 _ANSWER_LIMIT = 20.0
 
@@ -55,8 +56,8 @@ def measure(directory: Path, publishes: int) -> Delays:
     try:
         make_device(namespace)
         with RouteServerProcess(directory, AS, vpns=(VpnConfig(_VPN, "64512:100"),)) as server:
-            told = _write_config(server, directory, "host1.example.net", _TOLD)
-            publisher = _write_config(server, directory, "host2.example.net", _PUBLISHER)
+            told = write_config(server, directory, "host1.example.net", _TOLD)
+            publisher = write_config(server, directory, "host2.example.net", _PUBLISHER)
             with End(be_told, told, namespace) as far, End(publish, publisher) as near:
                 delays = [_one(near, far) for _ in range(_WARM_UP + publishes)][_WARM_UP:]
     finally:
@@ -72,7 +73,7 @@ def _one(near: End, far: End) -> float:
     return ended - began
 
 
-def _write_config(server: RouteServerProcess, directory: Path, jid: str, address: str) -> Path:
+def write_config(server: RouteServerProcess, directory: Path, jid: str, address: str) -> Path:
     certificate, key = server.certificate(jid, address)
     lines = ["[forwarder]", f'jid = "{jid}"', f'address = "{address}"', f'state = "{jid}.state"', f'api = "{jid}.sock"']
     lines += ["[[route-servers]]", f'address = "{server.address}:{XMPP_PORT}"', f'domain = "{DOMAIN}"']
@@ -103,13 +104,13 @@ class Clocked(PlainTables):
 def be_told(config: Path, namespace: Namespace, pipe: Connection) -> None:
     """The forwarder whose kernel is written to; ready when it is in sync."""
     plane = Clocked(pipe)
-    plane.open = _inside(namespace, plane.open)  # type: ignore[method-assign]
+    plane.open = inside(namespace, plane.open)  # type: ignore[method-assign]
 
     async def ready(agent: Agent) -> None:
         plane.is_counting = True
-        await _word(pipe)
+        await word(pipe)
 
-    asyncio.run(_run(config, plane, "10.1.0.1/32", pipe, ready))
+    asyncio.run(run(config, plane, "10.1.0.1/32", pipe, ready))
 
 
 def publish(config: Path, pipe: Connection) -> None:
@@ -119,47 +120,54 @@ def publish(config: Path, pipe: Connection) -> None:
         (peer,) = agent.peers.values()
         item_id = route_item_id(f"{_PUBLISHER}:{agent.vifs.instance_id(_VPN)}", _PREFIX)
         number = 0
-        while await _word(pipe) != "done":
+        while await word(pipe) != "done":
             number += 1
             hop = NextHop(ip_address(_PUBLISHER), 100 + number % 2, (Encapsulation.GRE,))
             began = time.monotonic()
             peer.client.send(Publish(_VPN, item_id, RouteItem(_PREFIX, (hop,), number)))
             pipe.send(began)
 
-    asyncio.run(_run(config, FakeDataplane(), "10.1.0.2/32", pipe, ready))
+    asyncio.run(run(config, FakeDataplane(), "10.1.0.2/32", pipe, ready))
 
 
-def _inside(namespace: Namespace, opened: Callable[[], None]) -> Callable[[], None]:
+def inside(namespace: Namespace, opened: Callable[[], None]) -> Callable[[], None]:
     """Netlink sockets belong to the namespace they are opened in; the streams do not."""
 
-    def inside() -> None:
+    def called() -> None:
         with namespace:
             opened()
 
-    return inside
+    return called
 
 
-async def _run(
-    config: Path, plane: Dataplane, address: str, pipe: Connection, ready: Callable[[Agent], Awaitable[None]]
+async def run(
+    config: Path,
+    plane: Dataplane,
+    address: str,
+    pipe: Connection,
+    ready: Callable[[Agent], Awaitable[None]],
+    vpn: str = _VPN,
 ) -> None:
+    """An agent with one interface in the VPN; `ready` is called once it is in sync and that has been said."""
     agent = Agent(load(config), plane)
+    calm_the_collector()
     agent.start()
     try:
-        await agent.attach(parse_attachment("vm1", vpn=_VPN, interface="t-vm1", addresses=[address]))
+        await agent.attach(parse_attachment("vm1", vpn=vpn, interface="t-vm1", addresses=[address]))
         peers = agent.peers.values()
-        await eventually_async(lambda: all(p.conversation.is_in_sync(_VPN) for p in peers), describe=lambda: "in sync")
+        await eventually_async(lambda: all(p.conversation.is_in_sync(vpn) for p in peers), describe=lambda: "in sync")
         pipe.send("ready")
         await ready(agent)
     finally:
         await agent.stop()
 
 
-async def _word(pipe: Connection) -> str:
+async def word(pipe: Connection) -> str:
     """What the parent says next, without the loop waiting for it."""
     loop = asyncio.get_running_loop()
     heard: asyncio.Future[None] = loop.create_future()
     loop.add_reader(pipe.fileno(), heard.set_result, None)
     await heard
     loop.remove_reader(pipe.fileno())
-    word: str = pipe.recv()
-    return word
+    heard_word: str = pipe.recv()
+    return heard_word

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from bench import kernel_routes, publish, publish_to_write, reflect, vrf_import
+from bench import kernel_routes, publish, publish_to_write, reflect, resync, vrf_import
 from bench.bgp_ends import Load
 from bench.xmpp_publisher import Publishing
 
@@ -148,6 +148,24 @@ def _publish_to_write(row: str) -> Measurement:
     return measured
 
 
+def _resync(row: str) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        try:
+            found = resync.measure(directory / "resync", scale.kernel_routes)
+        except _FAULTS as fault:
+            yield Line(row, OURS, f"failed: {fault}")
+            return
+        for name, phase in (("first dump", found.told), ("after a cut", found.told_again)):
+            rate = scale.kernel_routes / phase.seconds
+            times = (
+                f"{phase.delay * 1e3:.0f} ms ({phase.busy * 1e3:.0f} ms CPU) delay, {phase.stall * 1e3:.0f} ms stall"
+            )
+            yield Line(row, name, f"{rate:8.0f} items/s  ({phase.cpu:.2f} s CPU)  {times}")
+        yield Line(row, "memory", f"{found.bytes_per_route:8.0f} B/route")
+
+    return measured
+
+
 MEASUREMENTS: tuple[Measurement, ...] = (
     _reflect("reflect VPNv4, 100 NLRI per UPDATE", 100),
     _reflect("reflect VPNv4, 1 NLRI per UPDATE", 1),
@@ -159,6 +177,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     _kernel_routes("kernel route installs, IPv4", 4),
     _kernel_routes("kernel route installs, IPv6", 6),
     _publish_to_write("publish to netlink write on another host"),
+    _resync("resync of 20 000 routes beside another VPN"),
 )
 
 

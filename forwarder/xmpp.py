@@ -14,6 +14,10 @@ Requests are written as text and answered by id through one handler of our own; 
 rest waits in line.  Events come through a second handler, whole messages at a time: slixmpp's own pub-sub plugin
 raises one event per item and hands over the full message each time.
 
+A dump is read in portions, one in a turn of the loop, and while more waits the connection is not read: the kernel
+holds little (`_RECEIVE_BUFFER`), so the rest stays with the route server, where a later word takes the place of an
+earlier one and every VPN has its turn.
+
 The stream is alive while something answers: a ping every 20 s, three unanswered ones end it (XEP-0199).
 """
 
@@ -25,6 +29,7 @@ import ipaddress
 import logging
 import os
 import random
+import socket
 import ssl
 import time
 from collections import deque
@@ -51,6 +56,9 @@ BACKOFF_FIRST = 2.0
 """A thousand forwarders that lost their route server come back at 50 in 100 ms: each handshake takes it a few ms."""
 BACKOFF_LAST = 30.0
 _CLOSE_SECONDS = 1.0
+_PORTION = 1 << 13
+"""Octets: some twenty items, which take a millisecond or two."""
+_RECEIVE_BUFFER = 1 << 15
 _MESSAGE_TAG = f"{{{NS_CLIENT}}}message"
 _IQ_TAG = f"{{{NS_CLIENT}}}iq"
 _STREAM_ERROR = f"{{{NS_STREAM}}}error"
@@ -214,6 +222,7 @@ class _Stream(ClientXMPP):
         super().__init__(f"{identity.jid}/{identity.resource}", "", sasl_mech="EXTERNAL", ssl_context=identity.tls)
         self.end_reason: str | None = None
         self._server = server
+        self._unread = bytearray()
         loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
@@ -254,6 +263,39 @@ class _Stream(ClientXMPP):
             self.fail(f"no session within {within:.0f} s")
             return self.end_reason
         return None
+
+    def connection_made(self, transport: asyncio.BaseTransport, send_event: bool = True) -> None:
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        super().connection_made(transport, send_event)
+
+    def data_received(self, data: bytes | str) -> None:
+        is_reading = bool(self._unread)
+        self._unread += data.encode() if isinstance(data, str) else data
+        if not is_reading:
+            self._read_portion()
+
+    def _read_portion(self) -> None:
+        if not self._unread:
+            return
+        portion = bytes(self._unread[:_PORTION])
+        del self._unread[:_PORTION]
+        super().data_received(portion)
+        if self.transport is None:
+            return
+        if self._unread:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_portion)
+        else:
+            self.transport.resume_reading()
+
+    def connection_lost(self, exception: BaseException | None) -> None:
+        """What came before the end still counts: the reason for it, for one."""
+        if self._unread:
+            super().data_received(bytes(self._unread))
+            self._unread.clear()
+        super().connection_lost(exception)
 
     async def ended_within(self, seconds: float) -> bool:
         await asyncio.wait((self._ended,), timeout=seconds)
@@ -306,7 +348,8 @@ class _Stream(ClientXMPP):
         self._finish()
 
     def _on_connection_failed(self, reason: object) -> None:
-        self._note(_in_words(reason))
+        unknown = f"the name {self._server.host} does not resolve"  # slixmpp has no exception for this, but a sentence
+        self._note(unknown if isinstance(reason, str) else _in_words(reason))
         self.cancel_connection_attempt()  # slixmpp would go on trying by its own clock
         self._finish()
 

@@ -267,6 +267,10 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         self._certified = certified
         self._pump = TlsPump(context)
 
+    def keep_little_in_the_kernel(self, octets: int) -> None:
+        """Of what we have written and not sent: what waits here can still be overtaken, what waits there cannot."""
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, octets)
+
     def give_up_after(self, seconds: float) -> None:
         """Have the kernel end the connection when the peer's host acknowledges nothing for so long."""
         self._user_timeout = UserTimeout(self.socket, seconds)

@@ -55,6 +55,7 @@ from schema.values import IPAddress
 
 _REFUSALS = 16
 """Connections beyond the limit of an address that are told so, and not just cut."""
+_UNSENT_IN_KERNEL = 1 << 15
 _COLLECT_AFTER = 4
 """Streams that ended in the middle of something leave an XML parser each that only the collector can free, and of
 whose size it knows nothing; so many of them are worth a look at what is young."""
@@ -118,6 +119,7 @@ class XmppService:
         session.refused = self._refusals.refused
         session.other_host = self.drainer.other_host
         connection.give_up_after(config.limits.dead_after)
+        connection.keep_little_in_the_kernel(_UNSENT_IN_KERNEL)
         self._connections[session] = connection
         if count > limit:
             connection.reason = "as many sessions of this address as may be are here"

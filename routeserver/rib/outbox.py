@@ -133,11 +133,14 @@ class SubscriberOutbox(Generic[S]):
         self.sender.send_in_sync(vrf.name, self.subscribed[vrf])
 
     def drain(self, budget: int) -> int:
-        """Send at most `budget` notes, fewer when they fill a portion; how many were sent."""
+        """Send at most `budget` notes, fewer when they fill a portion; how many were sent. Every VRF has its turn."""
         left = budget
-        for vrf, pending in self._pending.items():
-            while left and pending and self.sender.unsent < _PORTION:
-                left -= self._send_some(vrf, list(islice(pending, min(left, _LOOK))))
+        while left and self.sender.unsent < _PORTION:
+            vrf = next((vrf for vrf, pending in self._pending.items() if pending), None)
+            if vrf is None:
+                break
+            pending = self._pending[vrf] = self._pending.pop(vrf)
+            left -= self._send_some(vrf, list(islice(pending, min(left, _LOOK))))
             if not pending:
                 self._shown_at.pop(vrf, None)
         return budget - left
