@@ -159,6 +159,7 @@ async def _serve(config: Config) -> int:
     """Until SIGTERM or SIGINT; forwarding outlives it."""
     from forwarder.agent import Agent
     from forwarder.api import Api, ApiError
+    from forwarder.collector import calm_the_collector
     from forwarder.dataplane.contract import DataplaneError
     from forwarder.external.table import ExternalError
     from forwarder.labels import AllocationError
@@ -170,6 +171,7 @@ async def _serve(config: Config) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
         agent = Agent(config, _dataplane(config))
+        calm_the_collector()
         api = Api(agent, config.api)
         await api.start()
         await start_agent(agent, api)
