@@ -4,6 +4,9 @@ The data plane tells what others did (`Dataplane.noticed`).  One such notice ask
 who deletes one thing tends to delete several.  A program that keeps deleting what we keep repairing would have us do
 nothing else: each audit that is asked for before the last one is a minute old waits twice as long as that one did, up
 to half a minute.  While an audit is waited for nobody listens; what comes meanwhile is covered by it, and told then.
+
+Much of what the kernel announces concerns nothing of ours, and some of it a tenant can cause at will, by switching its
+link off and on.  So we look ten times a second at most, and what is too much for that is an overrun, and a notice.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from forwarder.log import record
 AUDIT_SECONDS: Final = 300.0
 FIRST_WAIT: Final = 0.2
 LONGEST_WAIT: Final = 30.0
+PAUSE: Final = 0.1
 CALM_SECONDS: Final = 60.0
 
 
@@ -74,6 +78,7 @@ class Watch:
             self._compare()
 
     def _listen(self) -> None:
+        self._waiting = None
         if self._descriptor is not None:
             asyncio.get_running_loop().add_reader(self._descriptor, guarded, self._look)
 
@@ -82,11 +87,12 @@ class Watch:
             asyncio.get_running_loop().remove_reader(self._descriptor)
 
     def _look(self) -> None:
-        if not self._tell():
-            return
-        self._listen_no_more()
         loop = asyncio.get_running_loop()
-        self._waiting = loop.call_at(self._pace.due(loop.time()), guarded, self._after_notice)
+        self._listen_no_more()
+        if self._tell():
+            self._waiting = loop.call_at(self._pace.due(loop.time()), guarded, self._after_notice)
+        elif self._descriptor is not None:
+            self._waiting = loop.call_later(PAUSE, guarded, self._listen)
 
     def _tell(self) -> bool:
         """Log what others did; True if they did anything."""
@@ -96,7 +102,6 @@ class Watch:
         return bool(notices)
 
     def _after_notice(self) -> None:
-        self._waiting = None
         self._tell()
         try:
             self._compare()

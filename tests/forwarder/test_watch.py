@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route, RouteKey, Vif
+from forwarder.dataplane.contract import DataplaneError, Notice, RemoteHop, Route, RouteKey, Vif
 from forwarder.dataplane.fake import FakeDataplane
 from forwarder.watch import AUDIT_SECONDS, CALM_SECONDS, FIRST_WAIT, LONGEST_WAIT, Pace, Watch
 from schema.values import Encapsulation
@@ -35,11 +37,35 @@ def test_who_goes_on_is_answered_ever_more_seldom() -> None:
     assert waits[-1] == LONGEST_WAIT
 
 
+class Announcing(FakeDataplane):
+    """One whose descriptor is readable while there is anything to read, as the kernel's is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+
+    def monitor(self) -> int:  # type: ignore[override]
+        return self._ours.fileno()
+
+    def announce(self) -> None:
+        self._theirs.send(b"x")
+
+    def noticed(self) -> list[Notice]:
+        with contextlib.suppress(BlockingIOError):
+            self._ours.recv(1)
+        return super().noticed()
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+
 class Kernel:
     """A data plane with one route, and how often it was audited."""
 
-    def __init__(self) -> None:
-        self.plane = FakeDataplane()
+    def __init__(self, plane: FakeDataplane) -> None:
+        self.plane = plane
         self.plane.attach(VIF)
         self.plane.apply([ROUTE])
         self.audits = 0
@@ -52,7 +78,7 @@ class Kernel:
 
 @pytest.fixture
 async def kernel() -> AsyncIterator[Kernel]:
-    made = Kernel()
+    made = Kernel(FakeDataplane())
     made.watch.start(asyncio.get_running_loop().time())
     yield made
     made.watch.stop()
@@ -112,3 +138,22 @@ async def test_every_five_minutes_comes_an_audit_that_nobody_asked_for(kernel: K
     assert kernel.audits == 1
     kernel.watch.tick(now + AUDIT_SECONDS - 1)
     assert kernel.audits == 1, "the next one is five minutes after"
+
+
+async def test_who_listens_waits_for_no_tick(caplog: pytest.LogCaptureFixture) -> None:
+    plane = Announcing()
+    kernel = Kernel(plane)
+    kernel.watch.start(asyncio.get_running_loop().time())
+    for number in range(1, 4):
+        plane.announce()
+        plane.announce()  # of something that is none of ours
+        plane.lose(KEY)
+        await eventually_async(lambda wanted=number: kernel.audits == wanted)  # type: ignore[misc]
+        assert plane.routes() == [ROUTE]
+    assert len(caplog.records) == 3
+    kernel.watch.stop()
+    plane.lose(KEY)
+    plane.announce()
+    await asyncio.sleep(0)
+    assert kernel.audits == 3, "stopped"
+    plane.close()

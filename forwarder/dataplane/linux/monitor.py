@@ -38,7 +38,7 @@ _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
 _BUFFER_SIZE: Final = 1 << 21
 _RECEIVE_SIZE: Final = 1 << 17
-_PER_DRAIN: Final = 2000
+_PER_DRAIN: Final = 500
 """Datagrams read in one go; the rest waits for its turn."""
 _NOTICES_KEPT: Final = 20
 OVERRUN: Final = Notice("changes came faster than they could be read", None)
