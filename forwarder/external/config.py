@@ -58,7 +58,7 @@ def _read(raw: External, jid: str, files: tuple[Path, Path, Path], base: Path) -
     except TlsFileError as error:
         table = "external" if error.key == "client-ca" else "tls"
         raise ConfigKeyError(f"{table}.{error.key}", error.reason.replace("xmpp.", "external.")) from None
-    xmpp = XmppConfig(domain, listen, (), tls, _LIMITS, AdmissionLimits(per_jid=16, per_address=64), (), {})
+    xmpp = XmppConfig(domain, listen, (), tls, _LIMITS, AdmissionLimits(per_jid=256, per_address=1024), (), {})
     stale_time = optional("external.stale-time", values.seconds, raw.stale_time)
     return ExternalConfig(xmpp, jid, STALE_TIME if stale_time is None else stale_time, _end_systems(raw), raw.redundant)
 

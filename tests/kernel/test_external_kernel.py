@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from forwarder.agent import Agent
+from forwarder.attachments import Vlan
 from forwarder.config import load
-from forwarder.dataplane.contract import RemoteHop, Route
+from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route, Vif
+from forwarder.dataplane.linux.names import VIRTUAL_MAC
 from forwarder.external.service import ExternalService
 from schema.values import Encapsulation
 from tests.support.external import Behind, publish, subscribe, write_external_config
@@ -224,3 +226,73 @@ async def _not_to_other_end_systems(site: Site, other: XmppClient) -> None:
     assert await asyncio.to_thread(es2.pings, "169.254.1.1"), "though its own VLAN with that tag works"
     for sniffer in (heard, own):
         sniffer.close()
+
+
+def test_the_first_hop_moves_with_the_vlan(lab: Lab) -> None:
+    """Both forwarders have the same MAC; the switch between them and the end-system has to learn where it is now."""
+    first, second = lab.hypervisor(1), lab.hypervisor(2)
+    switch, es = lab.namespace("lan"), EndSystem(lab.namespace("es"), ES1.mac)
+    switch.batch("link add lan type bridge forward_delay 0 ageing_time 30000", "link set lan up")
+    for name, space, port in (("f1", first.namespace, "p1"), ("f2", second.namespace, "p1"), ("e1", es.space, "eth0")):
+        switch.batch(f"link add {name} type veth peer name {port} netns {space.name}", f"link set {name} master lan up")
+        space.batch(f"link set {port} up")
+    es.space.batch(f"link set eth0 address {es.mac}")
+    es.vlan(100, "10.1.0.1")
+    es.space.batch(f"neigh replace 169.254.1.1 lladdr {VIRTUAL_MAC} dev eth0.100 nud permanent")
+    vif = Vif("es", "p1.100", 1016, 16, (ip_address("10.1.0.1"),), es.mac, vlan=Vlan("p1", 100))
+    planes = [host.dataplane() for host in (first, second)]
+    for plane in planes:
+        plane.open()
+    for serving, waiting in ((0, 1), (1, 0), (0, 1)):
+        planes[waiting].detach("es")
+        assert not es.pings("169.254.1.1", tries=1), "nobody has it"
+        planes[serving].attach(vif)
+        assert es.pings("169.254.1.1"), "the other one has"
+    for plane in planes:
+        plane.close()
+
+
+def test_a_port_that_comes_back_is_served_again(lab: Lab) -> None:
+    """The sub-interface goes with its port, and is no more made by anybody but us."""
+    host, space = lab.hypervisor(1), lab.namespace("es")
+    es, plane = EndSystem(space, ES1.mac), host.dataplane()
+    plane.open()
+    vif = Vif("es", "p1.100", 1016, 16, (ip_address("10.1.0.1"),), es.mac, vlan=Vlan("p1", 100))
+
+    def port() -> None:
+        host.namespace.batch(
+            f"link add p1 type veth peer name eth0 address {es.mac} netns {space.name}", "link set p1 up"
+        )
+        space.batch("link set eth0 up")
+        es.vlan(100, "10.1.0.1")
+
+    with pytest.raises(DataplaneError, match="cannot attach es: there is no interface p1"):
+        plane.attach(vif)
+    port()
+    host.namespace.batch("link set p1 down")
+    with pytest.raises(DataplaneError, match="cannot attach es: p1 is down"):
+        plane.attach(vif)
+    host.namespace.batch("link add br0 type bridge", "link set p1 up", "link set p1 master br0")
+    with pytest.raises(DataplaneError, match="cannot attach es: p1 belongs to br0"):
+        plane.attach(vif)
+    host.namespace.batch("link set p1 nomaster", "link add link p1 name p1.100 type vlan id 100", "link set p1.100 up")
+    with pytest.raises(DataplaneError, match=r"p1\.100 is there, and the forwarder did not make it"):
+        plane.attach(vif)
+    assert plane.vifs() == []
+    assert host.namespace.succeeds("ip", "link", "show", "p1.100"), "it is left alone"
+    host.namespace.batch("link del p1.100")
+
+    plane.attach(vif)
+    assert es.pings("169.254.1.1")
+    host.namespace.batch("link del p1")
+    assert "interface p1 of es: is absent" in plane.audit([vif], [])
+    plane.noticed()
+    port()
+    assert es.silent("169.254.1.1")
+    assert "device p1 was made" in [notice.what for notice in plane.noticed()], "it is worth an audit"
+    plane.audit([vif], [])
+    assert es.pings("169.254.1.1")
+    assert plane.audit([vif], []) == []
+    plane.detach("es")
+    assert not host.namespace.succeeds("ip", "link", "show", "p1.100")
+    plane.close()

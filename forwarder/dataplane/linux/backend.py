@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial, wraps
+from itertools import chain
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
@@ -41,7 +42,7 @@ from forwarder.dataplane.linux.read_vifs import read_vifs
 from forwarder.dataplane.linux.steps import Hands
 from forwarder.dataplane.linux.tunnels import Tunnels
 from forwarder.dataplane.linux.underlay_facts import guest_mtu, host_facts
-from forwarder.dataplane.linux.vif_facts import base_device, host_part, vif_facts, vifs_of
+from forwarder.dataplane.linux.vif_facts import base_device, devices_of, host_part, vif_facts, vifs_of
 from forwarder.dataplane.linux.vlans import reason_against_port
 from forwarder.dataplane.netlink.socket import Netlink
 from schema.values import Encapsulation, IPAddress, IPNetwork
@@ -97,8 +98,8 @@ class LinuxDataplane:
         self._guards = Guards(peers)
         self._memory = HostMemory(state)
         self._vifs: dict[str, Vif] = {}
-        self._interfaces: dict[str, str] = {}
-        """By vif id, those of `_vifs` and of vifs that could not be attached: one of them may yet appear."""
+        self._interfaces: dict[str, tuple[str, ...]] = {}
+        """By vif id, with ports, those of `_vifs` and of vifs that could not be attached: one may yet appear."""
 
     def open(self) -> None:
         self._netlink = Netlink()
@@ -111,13 +112,13 @@ class LinuxDataplane:
             self._vifs = {vif.id: vif for vif in self.vifs()}
             self._learned.adopt(self.routes())
             self._tunnels.adopt_resting(all_links(self._netlink))
-            self._interfaces = {vif.id: vif.interface for vif in self._vifs.values()}
+            self._interfaces = {vif.id: devices_of(vif) for vif in self._vifs.values()}
             with _doing("listen to the kernel"):
                 self._monitor = Monitor(
                     self._netlink.port,
                     lambda: all_links(self._netlink),
                     lambda: self._vifs.values(),
-                    lambda: self._interfaces.values(),
+                    lambda: tuple(chain.from_iterable(self._interfaces.values())),
                 )
         except DataplaneError:
             self._netlink.close()
@@ -171,7 +172,7 @@ class LinuxDataplane:
         if before is not None and not before.is_on_same_device(vif):
             self.detach(vif.id)
             before = None
-        self._interfaces[vif.id] = vif.interface
+        self._interfaces[vif.id] = devices_of(vif)
         with _doing(f"attach {vif.id}"):
             reason = self._reason_against_device(vif)
             if reason is not None:
@@ -264,7 +265,7 @@ class LinuxDataplane:
                 raise DataplaneError(f"cannot serve {vif.id}: {reason}")
             wanted[vif.id] = vif
         self._vifs = wanted
-        self._interfaces |= {vif.id: vif.interface for vif in vifs}
+        self._interfaces |= {vif.id: devices_of(vif) for vif in vifs}
         with _doing("compare the kernel with what is wanted"):
             return self._audit(routes)
 

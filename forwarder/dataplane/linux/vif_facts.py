@@ -68,6 +68,11 @@ def base_device(vif: Vif) -> str:
     return vif.interface if vif.vlan is None else vif.vlan.parent
 
 
+def devices_of(vif: Vif) -> tuple[str, ...]:
+    """Whatever happens to these happens to the interface."""
+    return (vif.interface,) if vif.vlan is None else (vif.interface, vif.vlan.parent)
+
+
 def label_gateway(vif: Vif) -> IPAddress:
     """The address whose MAC a labelled packet is sent to. One serves both families; IPv4 if there is a choice."""
     return min(vif.addresses, key=lambda address: address.version)
