@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="forwarder", description="VPN forwarder of one hypervisor")
-    names = "run|attach|detach|drain|undrain|external|get|trace|status|purge"
+    names = "run|config|attach|detach|drain|undrain|external|get|trace|status|purge"
     verbs = parser.add_subparsers(metavar=names, required=True)
     run = verbs.add_parser("run", help="run the forwarder in the foreground")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (TOML)")
@@ -48,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     purge = verbs.add_parser("purge", help="remove all that a forwarder, stopped by now, has made on this host")
     purge.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration it had")
     purge.set_defaults(verb=_purge)
+
+    config = verbs.add_parser("config", help="work on the configuration file").add_subparsers(
+        required=True, metavar="check"
+    )
+    check = config.add_parser("check", help="read the file and say what is wrong with it")
+    check.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (TOML)")
+    check.set_defaults(verb=_check)
 
     client = argparse.ArgumentParser(add_help=False)
     client.add_argument("--api", default=_DEFAULT_API, metavar="SOCKET", help=f"its socket (default {_DEFAULT_API})")
@@ -130,6 +137,17 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     log.setup()
     return asyncio.run(_serve(config))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from forwarder import config
+
+    try:
+        checked = config.check(arguments.config)
+    except config.ConfigError as error:
+        raise cli.CommandError(str(error), cli.EXIT_USAGE) from None
+    print(f"{arguments.config}: fine: {checked.identity.jid}, {len(checked.route_servers)} route servers")
+    return cli.EXIT_OK
 
 
 def _purge(arguments: argparse.Namespace) -> int:

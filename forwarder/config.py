@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +156,20 @@ class _KeyError(Exception):
 def load(path: Path) -> Config:
     """Read, decode and check the file, certificates included. Raises ConfigError."""
     return _load(path, _File, _config)
+
+
+def check(path: Path) -> Config:
+    """What `load` does, and whether names of route servers resolve, which a start does not wait for.
+
+    Raises ConfigError."""
+    config = load(path)
+    for index, server in enumerate(config.route_servers):
+        try:
+            socket.getaddrinfo(server.host, server.port)
+        except OSError as error:
+            key = f"route-servers[{index}].address"
+            raise ConfigError(f"{path}: {key}: the name {server.host} does not resolve ({error.strerror})") from None
+    return config
 
 
 def load_end_system(path: Path) -> EndSystemConfig:

@@ -2,9 +2,9 @@
 
 `RouteServerClient` owns the stream's life.  Each attempt is a fresh slixmpp client: STARTTLS with the server's
 certificate checked against the route server's domain, SASL EXTERNAL with ours (XEP-0178), bind.  When it ends, for
-whatever reason, the next follows at a random moment of a window that grows.  All forwarders of a route server lose it in
-the same instant; so the first window is full of chance as well, and nobody comes back at once.  Nothing of the old
-stream is carried over: what has to be said again is `conversation`'s business.
+whatever reason, the next follows at a random moment of a window that grows.  All forwarders of a route server lose it
+in the same instant; so the first window is full of chance as well, and they do not come back in one.  Nothing of the
+old stream is carried over: what has to be said again is `conversation`'s business.
 
 A route server that is taken out of service sends us to another host (RFC 6120 section 4.9.3.19).  That is the end of a
 stream like any other: we talk to the route servers of the configuration, all of them all the time, so the other host

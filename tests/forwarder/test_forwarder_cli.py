@@ -49,7 +49,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForwarderDaemon
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ((), "required: run|attach|detach|"),
+        ((), "required: run|config|attach|detach|"),
+        (("config",), "required: check"),
         (("fly",), "invalid choice: 'fly'"),
         (("run",), "required: --config"),
         (("attach", "vm1"), "required: --vpn, --address"),
@@ -111,6 +112,27 @@ def test_attach_look_and_detach(daemon: ForwarderDaemon) -> None:
     assert daemon.run("detach", "vm1").stdout == "vm1 detached\n"
     done = daemon.run("detach", "vm1")
     assert (done.returncode, done.stdout) == (0, "vm1 was not attached\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "said"),
+    [
+        ("", "", 0, ": fine: host1.example.net, 1 route servers\n"),
+        ('"127.0.0.1:1"', '"rs1.invalid:5222"', 2, ".address: the name rs1.invalid does not resolve ("),
+        ('"127.0.0.1:1"', '"127.0.0.1"', 2, ": route-servers[0].address: '127.0.0.1' is not a host and port like"),
+        ('backend = "fake"', 'backend = "wine"', 2, ": dataplane.backend: 'wine' is neither linux nor fake"),
+        ('subscribe = "all"', 'subscribe = "some"', 2, ": forwarder.subscribe: 'some' is neither all nor one"),
+    ],
+)
+def test_a_configuration_can_be_checked(
+    daemon: ForwarderDaemon, tmp_path: Path, old: str, new: str, code: int, said: str
+) -> None:
+    file = daemon.config.with_name(f"{tmp_path.name}.toml")
+    file.write_text(daemon.config.read_text().replace(old, new, 1))
+    done = forwarder("config", "check", "--config", str(file))
+    assert done.returncode == code
+    assert said in (done.stderr if code else done.stdout)
+    assert str(file) in (done.stderr if code else done.stdout)
 
 
 def test_a_router_is_attached_with_what_is_behind_it_and_wide_shows_how_it_is_published(
