@@ -11,11 +11,15 @@ import asyncio
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from forwarder.api import Api
+from forwarder.external.role import NotRedundantError
 from forwarder.external.table import Role
 from tests.support.external import Behind, EndSystemProgram, external, publish, subscribe, write_external_config
 from tests.support.namespaces import Namespace
@@ -58,6 +62,53 @@ async def test_the_one_on_standby_knows_all_and_serves_nothing(own_pki: Pki) -> 
             assert host.attached() == {}
             await host.service.take(Role.ACTIVE)
             assert host.attached()["es:es1.example.net:100"][2] == ("10.1.0.1", "10.1.0.2")
+
+
+async def test_the_only_one_is_active(own_pki: Pki) -> None:
+    jid, address = FORWARDERS[0]
+    async with external(own_pki, jid, address, (ES1,), NOBODY) as host:
+        for role in Role:
+            if role is not Role.ACTIVE:
+                with pytest.raises(NotRedundantError, match="external.redundant is not set"):
+                    await host.service.take(role)
+            else:
+                await host.service.take(role)
+            assert host.service.role is Role.ACTIVE
+
+
+async def test_people_are_told_of_end_systems_and_the_role(own_pki: Pki) -> None:
+    jid, address = FORWARDERS[0]
+    async with external(own_pki, jid, address, (ES1,), NOBODY, redundant=True) as host:
+        api = Api(host.agent, own_pki.directory / "api.sock")
+        await api.start()
+
+        async def told(*words: str, exit_code: int = 0) -> str:
+            command = [
+                sys.executable,
+                "-m",
+                "forwarder",
+                "external",
+                *words,
+                "--api",
+                str(own_pki.directory / "api.sock"),
+            ]
+            done = await asyncio.to_thread(
+                subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == exit_code, done
+            return str(done.stdout + done.stderr)
+
+        assert "nobody is behind this forwarder" in await told(exit_code=3)
+        api.external = host.service
+        async with host.end_system(ES1) as client:
+            await subscribe(client, "blue", 100)
+            await publish(client, "blue", "10.1.0.1")
+            line = "es:es1.example.net:100  es1.example.net  eth1  100   blue  10.1.0.1   yes      {}"
+            assert (await told()).splitlines()[0] == "standby, 1 sessions"
+            assert (await told()).splitlines()[2] == line.format("no")
+            assert (await told("active")).splitlines()[2] == line.format("yes")
+        assert '"session": false' in await told("-o", "json")
+        await api.stop()
 
 
 @pytest.mark.parametrize("role", list(Role))
