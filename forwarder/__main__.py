@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     client = argparse.ArgumentParser(add_help=False)
     client.add_argument("--api", default=_DEFAULT_API, metavar="SOCKET", help=f"its socket (default {_DEFAULT_API})")
-    client.add_argument("-o", "--output", choices=_OUTPUTS, default="table", help="default table")
+    client.add_argument(
+        "-o", "--output", choices=_OUTPUTS, default="table", help="default table; wide has more columns"
+    )
     _add_attach(verbs.add_parser("attach", parents=[client], help="put an interface into a VPN; repeating it is safe"))
     detach = verbs.add_parser("detach", parents=[client], help="take an interface out of its VPN")
     detach.add_argument("id", metavar="ID", help="the attachment's name")
@@ -71,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     undrain = verbs.add_parser("undrain", parents=[client], help="take a drain back")
     undrain.set_defaults(verb=cli.undrain)
     _add_get(verbs.add_parser("get", help="list what the forwarder has"), client)
+    trace = verbs.add_parser(
+        "trace", parents=[client], help="what would become of a packet; exit code 6 when it would be dropped"
+    )
+    trace.add_argument("id", metavar="ID", help="the interface that it comes from, by its attachment's name")
+    trace.add_argument("destination", metavar="ADDRESS", help="where it is to go")
+    trace.add_argument("--source", metavar="ADDRESS", help="where it says it comes from (default: the interface's own)")
+    trace.set_defaults(verb=cli.trace)
     status = verbs.add_parser("status", parents=[client], help="route servers and counts; exit code 5 when degraded")
     status.set_defaults(verb=cli.status)
     return parser
@@ -246,7 +255,7 @@ def _dataplane(config: Config) -> Dataplane:
         return FakeDataplane()
     from forwarder.dataplane.linux.backend import LinuxDataplane
 
-    return LinuxDataplane(config.addresses, config.peers)
+    return LinuxDataplane(config.addresses, config.peers, config.state, config.encapsulations)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import time
 from forwarder.attachments import Attachment
 from forwarder.config import Config
 from forwarder.dataplane.contract import Dataplane, Drop
+from forwarder.dataplane.traced import Trace
 from forwarder.departures import Departures
 from forwarder.draining import Draining
 from forwarder.fib import Fib
@@ -31,6 +32,7 @@ from forwarder.uplink import Uplink
 from forwarder.vifs import ServedVif, VifTable
 from forwarder.watch import Watch
 from forwarder.xmpp import server_rank
+from schema.values import IPAddress
 
 TICK_SECONDS = 5.0
 RETRY_SECONDS = 60.0
@@ -105,6 +107,10 @@ class Agent:
     def drops(self) -> list[Drop]:
         """What the guards have dropped, by reason and interface. May be asked in a thread. Raises DataplaneError."""
         return self._dataplane.drops()
+
+    def trace(self, vif_id: str, destination: IPAddress, source: IPAddress | None = None) -> Trace:
+        """What would become of a packet. Raises DataplaneError."""
+        return self._dataplane.trace(vif_id, destination, source)
 
     # --- By the clock ---------------------------------------------------------------------------------------------
 

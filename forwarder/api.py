@@ -21,6 +21,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from forwarder.api_report import (
     label_reports,
     route_report,
     status_report,
+    trace_report,
     vif_report,
 )
 from forwarder.attachments import AttachmentError, Mode, parse_attachment
@@ -100,6 +102,7 @@ class Api:
                 web.put(_VIF, self._attach),
                 web.delete(_VIF, self._detach),
                 web.get(_VIF, self._vif),
+                web.get(_VIF + "/trace", self._trace),
                 web.get(_PREFIX + "/vifs", self._vifs),
                 web.put(_PREFIX + "/drain", self._drain),
                 web.delete(_PREFIX + "/drain", self._undrain),
@@ -154,13 +157,20 @@ class Api:
     async def _vif(self, request: web.Request) -> web.Response:
         attachment_id = request.match_info["id"]
         vif = self._agent.vifs.get(attachment_id)
-        if vif is None:
-            return _problem(
-                404,
-                "Not attached",
-                f"attachment {attachment_id} is not known here; `forwarder get vifs` lists those that are",
-            )
-        return _json(vif_report(self._agent, vif))
+        return _not_attached(attachment_id) if vif is None else _json(vif_report(self._agent, vif))
+
+    async def _trace(self, request: web.Request) -> web.Response:
+        addresses = [request.query.get(key) for key in ("destination", "source")]
+        try:
+            destination, source = (None if text is None else ip_address(text) for text in addresses)
+        except ValueError as error:
+            return _problem(400, "No address", str(error))
+        if destination is None:
+            return _problem(400, "No address", "`destination` says where the packet is to go")
+        attachment_id = request.match_info["id"]
+        if self._agent.vifs.get(attachment_id) is None:
+            return _not_attached(attachment_id)
+        return _json(trace_report(self._agent, self._agent.trace(attachment_id, destination, source)))
 
     async def _vifs(self, _: web.Request) -> web.Response:
         return self._list([vif_report(self._agent, vif) for vif in self._agent.vifs])
@@ -202,6 +212,11 @@ def _json(body: Any, *, status: int = 200) -> web.Response:
 def _problem(status: int, title: str, detail: str) -> web.Response:
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/problem+json")
+
+
+def _not_attached(attachment_id: str) -> web.Response:
+    detail = f"attachment {attachment_id} is not known here; `forwarder get vifs` lists those that are"
+    return _problem(404, "Not attached", detail)
 
 
 def _listening_socket(path: Path) -> socket.socket:

@@ -5,15 +5,18 @@ Names are those of the schema and of the configuration file; keys have hyphens. 
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 
 from forwarder.agent import Agent
 from forwarder.attachments import rate_text
 from forwarder.conversation import Said
 from forwarder.dataplane.contract import Drop, Hop, LocalHop, Route
+from forwarder.dataplane.traced import Trace
 from forwarder.draining import Drained
 from forwarder.labels import REST_SECONDS
 from forwarder.peers import Peer
+from forwarder.trace import report
 from forwarder.vifs import ServedVif
 
 Json = dict[str, Any]
@@ -89,6 +92,20 @@ def route_report(agent: Agent, route: Route) -> Json:
         "local-preference": None if selected is None else selected.entry.item.local_preference,
         "stale": selected is None or selected.entry.stale,
     }
+
+
+def trace_report(agent: Agent, trace: Trace) -> Json:
+    """A packet's fate beside the route we would take for it: of the longest prefix that somebody offers."""
+    vif = agent.vifs.get(trace.vif.id)
+    if vif is None:
+        return report(trace, None, None, ())
+    vpn, length = vif.attachment.vpn, trace.destination.max_prefixlen
+    for network in (ip_network(trace.destination).supernet(bits) for bits in range(length + 1)):
+        selected = agent.fib.select(vpn, network)
+        hops = () if selected is None else tuple(hop for hop in selected.hops if hop != LocalHop(trace.vif.id))
+        if hops:
+            return report(trace, vpn, route_report(agent, Route(trace.vif.id, network, hops)), hops)
+    return report(trace, vpn, None, ())
 
 
 def _hop(hop: Hop) -> Json:

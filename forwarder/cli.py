@@ -2,7 +2,7 @@
 
 They are clients of the unix-socket API and import nothing beyond the standard library and the checks for attachments:
 hooks run them while a VM waits for its start.  Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 no forwarder
-answers, 5 it answers and is degraded.
+answers, 5 it answers and is degraded, 6 the packet that was traced would be dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 from forwarder.attachments import AttachmentError, parse_attachment
 
-EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DEGRADED = range(6)
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DEGRADED, EXIT_DROPPED = range(7)
 _TIMEOUT = 30.0
 _PREFIX = "/api/v1"
 _COLUMNS = {

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from forwarder.attachments import Mode, Vlan
 from schema.values import Encapsulation, IPAddress, IPNetwork
+
+if TYPE_CHECKING:
+    from forwarder.dataplane.traced import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,9 @@ class Dataplane(Protocol):
 
     def drops(self) -> list[Drop]:
         """Dropped packets by reason, counted since their interface was attached."""
+
+    def trace(self, vif_id: str, destination: IPAddress, source: IPAddress | None = None) -> Trace:
+        """What would become of a packet from the interface; without `source`, its address of that family."""
 
     def close(self) -> None:
         """Let go of sockets; forwarding stays as it is."""

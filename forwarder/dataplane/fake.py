@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
+from ipaddress import ip_address, ip_network
 from typing import Literal, TypeAlias
 
+from forwarder.attachments import Mode
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif, same_hops
 from forwarder.dataplane.contract import (
     DataplaneError,
@@ -24,6 +27,8 @@ from forwarder.dataplane.contract import (
     RouteKey,
     Vif,
 )
+from forwarder.dataplane.traced import Arrival, Fate, Trace, Way, traced_vif
+from schema.values import IPAddress
 
 Verb: TypeAlias = Literal["open", "attach", "detach", "apply", "audit", "purge"]
 
@@ -136,6 +141,30 @@ class FakeDataplane:
         self._vifs.clear()
         self._routes.clear()
         return removed
+
+    def trace(self, vif_id: str, destination: IPAddress, source: IPAddress | None = None) -> Trace:
+        vif, source = traced_vif(self._vifs, vif_id, destination, source)
+        arrival = Arrival(vif.label, vif.interface, vif.addresses[0], vif.mac)
+        told = partial(Trace, vif, source, destination, arrival=arrival)
+        own = [ip_network(address) for address in vif.addresses] + list(vif.prefixes)
+        if not any(source in network for network in own):
+            return told(fate=Fate.GUARDED, reason="not its own", counter="source-address")
+        if destination in (ip_address("169.254.1.1"), ip_address("fe80::1")):
+            return told(fate=Fate.HOST, prefix=ip_network(destination))
+        routes = [(route.prefix, route) for key, route in self._routes.items() if key.vif_id == vif_id]
+        fitting = [found for found in routes if destination in found[0]]
+        mine = [network for network in own if destination in network]
+        longest = max((prefix.prefixlen for prefix in [*mine, *(prefix for prefix, _ in fitting)]), default=None)
+        if longest is None:
+            fate = Fate.NO_ANSWER if vif.mode is Mode.SUBNET and destination.version == 4 else Fate.NO_ROUTE
+            return told(fate=fate, reason="no route", counter="no-route")
+        for network in mine:
+            if network.prefixlen == longest:
+                return told(fate=Fate.OWN, prefix=network)
+        prefix, route = next(found for found in fitting if found[0].prefixlen == longest)
+        is_local = all(isinstance(hop, LocalHop) for hop in route.hops)
+        ways = tuple(Way(hop, "") for hop in route.hops)
+        return told(fate=Fate.LOCAL if is_local else Fate.TUNNELLED, prefix=prefix, ways=ways)
 
     def vifs(self) -> list[Vif]:
         return list(self._vifs.values())

@@ -10,6 +10,7 @@ import pytest
 from forwarder.dataplane.contract import Dataplane, DataplaneError, Refusal, RouteKey
 from forwarder.dataplane.fake import FakeDataplane, Verb
 from tests.support.dataplane_contract import ROUTES, A, DataplaneContract, Reopen, as_held, held
+from tests.support.trace_contract import TraceContract
 
 
 @pytest.fixture
@@ -29,6 +30,10 @@ def reopen(plane: Dataplane) -> Reopen:
 
 
 class TestFake(DataplaneContract):
+    pass
+
+
+class TestFakeTrace(TraceContract):
     pass
 
 

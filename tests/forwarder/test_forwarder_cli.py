@@ -95,6 +95,19 @@ def test_attach_look_and_detach(daemon: ForwarderDaemon) -> None:
     assert daemon.run("get", "labels").stdout.splitlines()[1].split() == ["16", "vm1", "in-use"]
     assert json.loads(daemon.run("get", "drops", "-o", "json").stdout)["items"] == []
 
+    traced = daemon.run("trace", "vm1", "10.1.0.1")
+    assert (traced.returncode, traced.stdout.splitlines()[0]) == (
+        0,
+        "10.1.0.1 to 10.1.0.1 from vm1: goes back to the machine itself",
+    )
+    assert traced.stdout.splitlines()[-1].split()[:6] == ["back", "under", "label", "16", "to", "10.1.0.1"]
+    dropped = daemon.run("trace", "vm1", "10.1.0.2", "-o", "json")
+    assert (dropped.returncode, json.loads(dropped.stdout)["fate"]) == (6, "no-route")
+    guarded = daemon.run("trace", "vm1", "10.1.0.2", "--source", "10.1.0.3", "-o", "json")
+    assert (guarded.returncode, json.loads(guarded.stdout)["counter"]) == (6, "source-address")
+    assert daemon.run("trace", "vm9", "10.1.0.2").returncode == 3
+    assert daemon.run("trace", "vm1", "nowhere").returncode == 1
+
     refused = daemon.run("attach", "vm2", "--vpn", "red", "--interface", "t-a", "--address", "10.1.0.1/32")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (

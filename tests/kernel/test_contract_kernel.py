@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.dataplane.contract import Dataplane
 from tests.support.dataplane_contract import DataplaneContract, Reopen
+from tests.support.trace_contract import TraceContract
 from tests.support.vpn_lab import Hypervisor, Lab
 
 pytestmark = pytest.mark.kernel
@@ -49,4 +50,8 @@ def reopen(host: Host) -> Reopen:
 
 
 class TestLinux(DataplaneContract):
+    pass
+
+
+class TestLinuxTrace(TraceContract):
     pass

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,23 @@ class World:
         found = [routes.get(("s", prefix), {}) for prefix in (f"{MOVING[0]}/32", f"{MOVING[1]}/128")]
         return [(hop.get("next-hop"), hop.get("tunnel-encapsulation")) for hop in found]
 
+    def until(self, condition: Callable[[], Any], describe: str) -> Any:
+        """Wait for long, while packets go on arriving."""
+
+        def look() -> Any:
+            self.stream.drain()
+            return condition()
+
+        return eventually(look, SLOW, describe)
+
     def until_way(self, host: int, encapsulation: str) -> None:
-        eventually(lambda: self.way() == [(f"192.0.2.{host}", encapsulation)] * 2, SLOW, lambda: f"{self.way()}")
+        wanted = [(f"192.0.2.{host}", encapsulation)] * 2
+        self.until(lambda: self.way() == wanted, f"the routes lead to {wanted}")
 
     def announce(self, host: int) -> None:
         """The machine is there, and every route server has said that it knows."""
         self.programs[host].attach("vm", "blue", *MOVING)
-        eventually(lambda: [vif["state"] for vif in self.programs[host].vifs()] == ["published"], SLOW)
+        self.until(lambda: [vif["state"] for vif in self.programs[host].vifs()] == ["published"], "it is published")
 
     def move(self, old: int, new: int, encapsulation: str) -> int:
         """How many packets it cost."""
@@ -95,17 +106,19 @@ class World:
 
     def until_in_sync(self) -> None:
         for program in self.programs.values():
-            eventually(lambda: all(in_sync(each) for each in program.status()["route-servers"]), SLOW)  # noqa: B023
+            self.until(partial(is_in_sync, program), f"{program.name} is in sync")
 
     def until_repaired(self, host: int) -> list[str]:
-        return eventually(lambda: self.repairs(host), SLOW)
+        repairs: list[str] = self.until(lambda: self.repairs(host), f"repairs at {host}")
+        return repairs
 
     def repairs(self, host: int) -> list[str]:
         return [line for line in self.programs[host].log().splitlines() if '"dataplane.repaired"' in line]
 
 
-def in_sync(server: dict[str, Any]) -> bool:
-    return server["state"] == "connected" and server["vpns"] == server["vpns-in-sync"]
+def is_in_sync(program: ForwarderProgram) -> bool:
+    servers = program.status()["route-servers"]
+    return all(each["state"] == "connected" and each["vpns"] == each["vpns-in-sync"] for each in servers)
 
 
 @pytest.fixture
@@ -163,8 +176,8 @@ def test_traffic_goes_on(world: World, record_property: Callable[[str, object], 
 def _everything_dies_and_comes_back(world: World) -> None:
     """Kill -9 of the forwarders, then of both route servers, then start all again: that costs nothing at all.
 
-    A route server waits for its forwarders before it says that it knows all (`startup-hold`): here as long as all took
-    at first, and half as long again.
+    A route server waits for its forwarders before it says that it knows all (`startup-hold`): here as long as all
+    this took at first.
     """
     before = world.stream.sent
     labels = {host: [vif["label"] for vif in program.vifs()] for host, program in world.programs.items()}
@@ -172,7 +185,7 @@ def _everything_dies_and_comes_back(world: World) -> None:
         program.kill()
     world.stream.flows(RATE)
     for server in world.servers:
-        server.timers["startup-hold"] = f"{world.start_took * 1.5:.0f}s"
+        server.timers["startup-hold"] = f"{world.start_took:.0f}s"
         server.start()
     _start(world.programs)
     world.until_in_sync()

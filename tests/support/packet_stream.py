@@ -6,8 +6,8 @@
         assert stream.lost(before) == []
 
 The sender is a process of its own, so that the test's own work does not hold it up; it writes down how far it is in
-memory that both see.  Receivers are sockets with room for all that may come while nobody reads.  A datagram that went
-to any of the receivers has arrived: of a virtual machine that moves there are two at the time.
+memory that both see.  Receivers are sockets with room for what comes in many seconds while nobody reads.  A datagram
+that went to any of the receivers has arrived: of a virtual machine that moves there are two at the time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.vpn_lab import Machine
 from tests.support.waiting import eventually
 
 PORT = 7777
-_SO_RCVBUFFORCE = 33
+_SO_RCVBUFFORCE, _SO_MEMINFO = 33, 55
 _NUMBER = struct.Struct("!Q")
 _BUFFER = 1 << 28
 _PAYLOAD = bytes(192)
@@ -69,6 +69,10 @@ class PacketStream:
         """What the sender reached since the start."""
         return self.sent / (time.monotonic() - self._began)
 
+    def drain(self) -> None:
+        """Make room at the receivers: a test that waits for long does this meanwhile."""
+        self._received()
+
     def flows(self, count: int) -> None:
         """Wait until as many more have arrived."""
         wanted = self._received() + count
@@ -84,6 +88,7 @@ class PacketStream:
 
         with suppress(AssertionError):  # what is in flight gets its time, what is lost never comes
             eventually(lambda: not missing(), _IN_FLIGHT)
+        assert not any(_overflows(each) for each in self._sockets), "a receiver had no room: drain more often"
         return missing()
 
     def _received(self) -> int:
@@ -103,6 +108,12 @@ def _receiver(machine: Machine) -> socket.socket:
     made.bind(("::", PORT))
     made.setblocking(False)
     return made
+
+
+def _overflows(receiver: socket.socket) -> int:
+    """How many datagrams arrived and found the socket full."""
+    told = receiver.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+    return struct.unpack("9I", told)[-1]
 
 
 def _send(machine: Machine, addresses: Sequence[str], rate: int, progress: mmap.mmap) -> NoReturn:

@@ -40,11 +40,13 @@ from forwarder.dataplane.linux.purge import purge
 from forwarder.dataplane.linux.read_host import is_untouched, read_host, underlay_of
 from forwarder.dataplane.linux.read_vifs import read_vifs
 from forwarder.dataplane.linux.steps import Hands
+from forwarder.dataplane.linux.tracing import Tracer
 from forwarder.dataplane.linux.tunnels import Tunnels
 from forwarder.dataplane.linux.underlay_facts import guest_mtu, host_facts
 from forwarder.dataplane.linux.vif_facts import base_device, devices_of, host_part, vif_facts, vifs_of
 from forwarder.dataplane.linux.vlans import reason_against_port
 from forwarder.dataplane.netlink.socket import Netlink
+from forwarder.dataplane.traced import Trace, traced_vif
 from schema.values import Encapsulation, IPAddress, IPNetwork
 
 _PASSES: Final = 3
@@ -221,6 +223,11 @@ class LinuxDataplane:
         with _doing("read the packet filters"):
             return self._guards.drops()
 
+    def trace(self, vif_id: str, destination: IPAddress, source: IPAddress | None = None) -> Trace:
+        vif, source = traced_vif(self._vifs, vif_id, destination, source)
+        with _doing(f"trace from {vif_id}"):
+            return Tracer(self._netlink, self._vifs.values()).trace(vif, destination, source)
+
     def _drop_vrfs(self, unwanted: Callable[[VrfDevice], bool]) -> None:
         """VRFs of no vif of ours, each with what is left of one: a vif that lacks something is none (`vifs_of`)."""
         facts = self._read_vifs()
@@ -264,6 +271,8 @@ class LinuxDataplane:
             if reason is not None:
                 raise DataplaneError(f"cannot serve {vif.id}: {reason}")
             wanted[vif.id] = vif
+        for vif_id in self._vifs.keys() - wanted:
+            self._interfaces.pop(vif_id, None)
         self._vifs = wanted
         self._interfaces |= {vif.id: devices_of(vif) for vif in vifs}
         with _doing("compare the kernel with what is wanted"):
