@@ -14,7 +14,7 @@ from forwarder.dataplane.netlink.numbers import AF_MPLS, family_of
 from forwarder.dataplane.netlink.rtroutes import RTA_DST, RTM_GETROUTE, label_entry
 from schema.values import IPAddress
 
-RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH = 0x1000, 0x2000
+RTM_F_FIB_MATCH = 0x2000
 RTA_SRC, RTA_IIF = 2, 3
 RTN_LOCAL = 2
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, protocol, scope, type, flags
@@ -23,7 +23,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, 
 def lookup(source: IPAddress, destination: IPAddress, arriving: int = 0) -> Message:
     """The route of a packet that came in by the device with index `arriving`, or that the host sends itself."""
     bits = destination.max_prefixlen
-    flags = RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH if arriving else 0
+    flags = RTM_F_FIB_MATCH if arriving else 0
     head = _ROUTE.pack(family_of(destination), bits, bits, 0, 0, 0, 0, 0, flags)
     body = head + attribute(RTA_DST, destination.packed) + attribute(RTA_SRC, source.packed)
     return Message(RTM_GETROUTE, 0, body + u32(RTA_IIF, arriving) if arriving else body)
