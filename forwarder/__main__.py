@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from forwarder.config import Config
     from forwarder.dataplane.contract import Dataplane
     from forwarder.external.service import ExternalService
+    from forwarder.firsthop.responder import Responder
 
 _DEFAULT_API = "/run/forwarder.sock"
 _END_SYSTEM = Path("/etc/forwarder/end-system.toml")
@@ -197,7 +198,8 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
-        agent = Agent(config, _dataplane(config))
+        dataplane = _dataplane(config)
+        agent = Agent(config, dataplane, _first_hop(config, dataplane))
         calm_the_collector()
         api = Api(agent, config.api)
         await api.start()
@@ -256,6 +258,15 @@ def _dataplane(config: Config) -> Dataplane:
     from forwarder.dataplane.linux.backend import LinuxDataplane
 
     return LinuxDataplane(config.addresses, config.peers, config.state, config.encapsulations)
+
+
+def _first_hop(config: Config, dataplane: Dataplane) -> Responder | None:
+    """What answers VMs, where there are any."""
+    if config.backend == "fake":
+        return None
+    from forwarder.firsthop.responder import Responder
+
+    return Responder(config.first_hop, lambda: dataplane.guest_mtu)
 
 
 if __name__ == "__main__":
