@@ -21,12 +21,13 @@ from schema.values import Encapsulation, IPNetwork, NextHop
 
 OWN = ip_address("192.0.2.1")
 REMOTE = (ip_address("192.0.2.8"), ip_address("192.0.2.9"))
-SERVERS = ("rs1", "rs2")
+SERVERS = ("rs1", "rs2", "rs3")
 PREFIXES: list[IPNetwork] = [ip_network(f"10.0.0.{n}/32") for n in range(2)] + [ip_network("10.0.0.0/24")]
 VIFS = (
     LocalVif("vm1", "blue", 16, (ip_address("10.0.0.0"),)),
     LocalVif("vm1", "blue", 16, (ip_address("10.0.0.9"),)),
     LocalVif("vm2", "blue", 17, (ip_address("10.0.0.1"),)),
+    LocalVif("vm2", "blue", 17, (ip_address("10.0.0.1"),), (ip_network("10.0.0.0/24"), ip_network("10.0.0.0/32"))),
     LocalVif("vm3", "red", 18, ()),
 )
 PREFERENCE = (Encapsulation.UDP, Encapsulation.GRE)
@@ -50,6 +51,7 @@ class Chance:
             "offer": (server, vpn, item_id, self.item()),
             "retract": (server, vpn, item_id),
             "session_lost": (server,),
+            "subscription_lost": (server, vpn),
             "in_sync": (server, vpn),
             "node_gone": (server, vpn),
             "put_vif": (pick(VIFS),),
@@ -75,7 +77,7 @@ class Chance:
 
 WEIGHTS = {
     "offer": 12, "retract": 4, "apply": 8,
-    "session_lost": 1, "in_sync": 2, "node_gone": 1,
+    "session_lost": 1, "subscription_lost": 1, "in_sync": 2, "node_gone": 1,
     "put_vif": 4, "remove_vif": 1,
 }  # fmt: skip
 
@@ -108,6 +110,10 @@ class Model:
         for key, fact in self.facts.items():
             fact.stale = fact.stale or key[0] == server
 
+    def subscription_lost(self, server: str, vpn: str) -> None:
+        for key, fact in self.facts.items():
+            fact.stale = fact.stale or key[:2] == (server, vpn)
+
     def in_sync(self, server: str, vpn: str) -> None:
         self.facts = {k: f for k, f in self.facts.items() if k[:2] != (server, vpn) or not f.stale}
 
@@ -125,7 +131,7 @@ class Model:
             (vif.id, prefix): self._hops(vif, prefix)
             for vif in self.vifs.values()
             for prefix in PREFIXES
-            if not any(prefix == ip_network(address) for address in vif.addresses)
+            if prefix not in (*(ip_network(address) for address in vif.addresses), *vif.prefixes)
         }
         return {key: hops for key, hops in wanted.items() if hops}
 

@@ -91,11 +91,19 @@ Happening: TypeAlias = Callable[[Scene], None]
 
 
 def stop(*places: int) -> Happening:
-    return lambda scene: [scene.servers[place].stop(forgets=False) for place in places] and None
+    def happens(scene: Scene) -> None:
+        for place in places:
+            scene.servers[place].stop(forgets=False)
+
+    return happens
 
 
 def start(*places: int) -> Happening:
-    return lambda scene: [scene.servers[place].start() for place in places] and None
+    def happens(scene: Scene) -> None:
+        for place in places:
+            scene.servers[place].start()
+
+    return happens
 
 
 def without_vpn(place: int) -> Happening:
