@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from forwarder.dataplane.linux.facts import FrameFilter, Guard, LocalTableLast, VrfRule
@@ -20,12 +20,14 @@ from forwarder.dataplane.linux.guards import GuardError
 from forwarder.dataplane.linux.kernel import Kernel
 from forwarder.dataplane.linux.links import all_links
 from forwarder.dataplane.linux.memory import HostMemory
+from forwarder.dataplane.linux.names import VIRTUAL_MAC
 from forwarder.dataplane.linux.plan import plan
 from forwarder.dataplane.linux.read_host import read_host
 from forwarder.dataplane.linux.read_vifs import read_vifs
 from forwarder.dataplane.linux.steps import Hands
 from forwarder.dataplane.netlink import numbers, rtroutes
 from forwarder.dataplane.netlink.codec import Message, NetlinkError
+from forwarder.dataplane.netlink.rtlinks import Link, set_link
 from forwarder.dataplane.netlink.socket import Netlink
 
 _OUR_TABLES: Final = "es-"
@@ -56,12 +58,21 @@ def purge(hands: Hands, memory: HostMemory) -> tuple[list[str], list[str]]:
 def _facts(hands: Hands) -> Iterator[_Step]:
     """Devices with all that is on them. The order of rules comes last, when no VRF is left that it is for."""
     links = all_links(hands.netlink)
-    found = [*read_host(hands.netlink, hands.fou, (), links), *read_vifs(hands.netlink, links, ())]
-    drops = [drop for drop in plan([], found).drops if not isinstance(drop.fact, (VrfRule, *_WITH_THE_TABLES))]
+    guarded = {fact.interface for fact in hands.guards.read() if isinstance(fact, _WITH_THE_TABLES)}
+    yield from _strays(hands.netlink, links, guarded)
+    found = [*read_host(hands.netlink, hands.fou, (), links), *read_vifs(hands.netlink, links, guarded)]
+    drops = [drop for drop in plan([], found).drops if not isinstance(drop.fact, VrfRule)]
     drops.sort(key=lambda drop: isinstance(drop.fact, LocalTableLast))
     failed = dict(Kernel(hands.netlink, hands.fou, hands.guards).execute(drops))
     for drop in drops:
         yield drop.sentence.removesuffix(": was not wanted"), failed.get(drop)
+
+
+def _strays(netlink: Netlink, links: Sequence[Link], guarded: set[str]) -> Iterator[_Step]:
+    """Interfaces that somebody took out of their VRF: up, a tenant would speak into the host's own table."""
+    for link in links:
+        if link.name in guarded and link.up and link.mac == VIRTUAL_MAC and not link.master:
+            yield f"interface {link.name} outside of its VRF", _refusal(netlink, set_link(link.index, up=False))
 
 
 def _routes(netlink: Netlink) -> Iterator[_Step]:
