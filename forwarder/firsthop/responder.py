@@ -20,6 +20,7 @@ import errno
 import logging
 import os
 import random
+import resource
 import select
 import socket
 import struct
@@ -93,6 +94,8 @@ class Responder:
         self._guest_mtu = guest_mtu
         self._ports: dict[str, _Port] = {}
         self._by_descriptor: dict[int, _Port] = {}
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket per interface, and hosts have many
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._loop.add_reader(self._epoll.fileno(), self._turn)
