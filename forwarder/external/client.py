@@ -12,19 +12,21 @@ again would not change it.  At the end the interface is given up in order, so th
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
 from forwarder.config import EndSystemConfig, RouteServerConfig
 from forwarder.pubsub import EndOfPublish, Event, Publish, Request, StanzaError, Subscribe, Unsubscribe
 from forwarder.xmpp import RouteServerClient
 from schema.items import RouteItem
-from schema.values import LABEL_MIN, IPAddress, NextHop
+from schema.values import LABEL_MIN, IPNetwork, NextHop
 
 _LEAVE_SECONDS = 2.0
+_NO_NEXT_HOP = IPv4Address("192.0.2.0")
+"""The schema wants one."""
 _FOR_THE_MOMENT = ("internal-server-error", "resource-constraint")
 _HARMLESS = ("service-unavailable", "feature-not-implemented")
 """As answers to the end-of-publish marker: a forwarder that knows none goes by its timer."""
@@ -37,18 +39,19 @@ class Interface:
     id: str
     vpn: str
     vlan: int
-    addresses: tuple[IPAddress, ...]
+    networks: tuple[IPNetwork, ...]
+    """Addresses as networks of one, and what is routed behind them."""
 
     def requests(self) -> list[Request]:
         """All that a forwarder needs to hear in a new session."""
-        items = [_item(address) for address in self.addresses]
+        items = [_item(network) for network in self.networks]
         publishes = [Publish(self.vpn, str(item.prefix), item) for item in items]
         return [Subscribe(self.vpn, vlan_id=self.vlan), *publishes, EndOfPublish()]
 
 
-def _item(address: IPAddress) -> RouteItem:
+def _item(network: IPNetwork) -> RouteItem:
     """As to a route server. Next hop and label are the forwarder's to give: it takes no notice of these."""
-    return RouteItem(ipaddress.ip_network(address), (NextHop(address, LABEL_MIN),))
+    return RouteItem(network, (NextHop(_NO_NEXT_HOP, LABEL_MIN),))
 
 
 class EndSystemClient:

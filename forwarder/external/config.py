@@ -8,6 +8,7 @@ default the forwarder's JID.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def _end_system(key: str, raw: ExternalEndSystem) -> EndSystem:
     vpns = listed(f"{key}.vpns", values.vpn_name, raw.vpns) or ()
     if not vpns:
         raise ConfigKeyError(f"{key}.vpns", "empty: it could not have any interface")
-    made = EndSystem(jid, raw.port, raw.mac.lower().replace("-", ":"), vpns)
+    prefixes = listed(f"{key}.prefixes", ipaddress.ip_network, raw.prefixes)
+    made = EndSystem(jid, raw.port, raw.mac.lower().replace("-", ":"), vpns, prefixes)
     for vpn in vpns:
         _try(key, made, vpn)
     return made

@@ -13,7 +13,8 @@ attachments of its state file.
 
 Refused is a VLAN that is in use: by another VPN or another live session of the same end-system, or by another
 end-system on the same port.  Items are those of a route server's publish; of them only prefix and id mean something
-here, for next hops and labels are the forwarder's to give, and sequence numbers and preference are as well.
+here, for next hops and labels are the forwarder's to give, and sequence numbers and preference are as well.  Which
+networks an end-system may have at all is configuration, if it says so.
 """
 
 from __future__ import annotations
@@ -27,22 +28,32 @@ from routeserver.xmpp import errors
 from routeserver.xmpp.errors import Cause, ErrorType, StanzaError
 from routeserver.xmpp.events import PublishedItem
 from routeserver.xmpp.jid import Jid
-from schema.values import IPAddress
+from schema.values import IPNetwork
 
 _ID_PREFIX = "es:"
 _INTERFACE_MAX = 15
-_ADDRESSES_MAX = 64
+_NETWORKS_MAX = 64
 """Of one virtual interface: each is an element of a packet filter and an item of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndSystem:
-    """One that may connect: its bare JID, the port it is behind, the only MAC it may send from, and its VPNs."""
+    """One that may connect: its bare JID, the port it is behind, the only MAC it may send from, and its VPNs.
+
+    `prefixes` are those its addresses may be of, None for any address. Only what is in them may be routed behind it.
+    """
 
     jid: Jid
     port: str
     mac: str
     vpns: tuple[str, ...]
+    prefixes: tuple[IPNetwork, ...] | None = None
+
+    def may_have(self, network: IPNetwork) -> bool:
+        """An address, as a network of one, or a prefix routed behind it."""
+        if self.prefixes is None:
+            return _is_host(network)
+        return any(network.version == one.version and network.subnet_of(one) for one in self.prefixes)  # type: ignore[arg-type]
 
 
 @dataclass(eq=False, slots=True)
@@ -55,7 +66,7 @@ class Speaker:
 
 @dataclass(slots=True)
 class Claim:
-    """An address that was published, under which id; unconfirmed after the session that said so has ended."""
+    """A network that was published, under which id; unconfirmed after the session that said so has ended."""
 
     item_id: str
     is_confirmed: bool = True
@@ -71,7 +82,8 @@ class Membership:
     speaker: Speaker | None
     spoken_by: Jid | None
     """The full JID that spoke for it last."""
-    claims: dict[IPAddress, Claim] = field(default_factory=dict)
+    claims: dict[IPNetwork, Claim] = field(default_factory=dict)
+    """By network: addresses are networks of one, others are routed behind the interface."""
     until: float | None = None
 
     @property
@@ -81,20 +93,23 @@ class Membership:
 
     def attachment(self) -> Attachment | None:
         """What is to be served; None while there is no address. Raises AttachmentError."""
-        return attachment_of(self.end_system, self.vlan, self.vpn, self.claims) if self.claims else None
+        versions = {network.version for network in self.claims if _is_host(network)}
+        served = [network for network in self.claims if network.version in versions]
+        return attachment_of(self.end_system, self.vlan, self.vpn, served) if served else None
 
 
 def attachment_id(end_system: EndSystem, vlan: int) -> str:
     return f"{_ID_PREFIX}{end_system.jid}:{vlan}"
 
 
-def attachment_of(end_system: EndSystem, vlan: int, vpn: str, addresses: Iterable[IPAddress]) -> Attachment:
+def attachment_of(end_system: EndSystem, vlan: int, vpn: str, networks: Iterable[IPNetwork]) -> Attachment:
     """Raises AttachmentError."""
     return parse_attachment(
         attachment_id(end_system, vlan),
         vpn=vpn,
         interface=interface_name(end_system.port, vlan),
-        addresses=[str(address) for address in addresses],
+        addresses=[str(network) for network in networks if _is_host(network)],
+        prefixes=[str(network) for network in networks if not _is_host(network)],
         mac=end_system.mac,
         vlan=f"{end_system.port}:{vlan}",
     )
@@ -131,9 +146,10 @@ class Memberships:
         for one in self.end_systems.values():
             tag = attachment.vlan.tag
             if attachment.id == attachment_id(one, tag) and attachment.vpn in one.vpns:
-                if attachment_of(one, tag, attachment.vpn, attachment.addresses) != attachment:
+                allowed = all(map(one.may_have, attachment.networks))
+                if not allowed or attachment_of(one, tag, attachment.vpn, attachment.networks) != attachment:
                     return False  # another port or MAC now
-                claims = {address: Claim("", is_confirmed=False) for address in attachment.addresses}
+                claims = {network: Claim("", is_confirmed=False) for network in attachment.networks}
                 until = now + self._stale_time
                 self._all[attachment.id] = Membership(one, tag, attachment.vpn, None, None, claims, until)
                 return True
@@ -208,15 +224,15 @@ class Memberships:
         own = self._own(speaker, vpn)
         claims = dict(own.claims)
         for item in items:
-            address = _address(item)
+            network = item.route.prefix
             item_id = item.id or str(item.route.prefix)
             named = next((at for at, claim in claims.items() if claim.item_id == item_id), None)
             if named is not None:  # an id that comes again overwrites what it had
                 del claims[named]
-            claims[address] = Claim(item_id)
-        if len(claims) > _ADDRESSES_MAX:
-            raise errors.node_full(f"an interface has at most {_ADDRESSES_MAX} addresses")
-        _checked(own, claims)
+            _check(own, network, claims)
+            claims[network] = Claim(item_id)
+        if len(claims) > _NETWORKS_MAX:
+            raise errors.node_full(f"an interface has at most {_NETWORKS_MAX} addresses and prefixes")
         own.claims = claims
         return own
 
@@ -224,10 +240,10 @@ class Memberships:
         own = self._own(speaker, vpn)
         claims = dict(own.claims)
         for item_id in item_ids:
-            address = next((at for at, claim in claims.items() if claim.item_id == item_id), None)
-            if address is None:
+            named = next((at for at, claim in claims.items() if claim.item_id == item_id), None)
+            if named is None:
                 raise errors.item_unknown(item_id)
-            del claims[address]
+            del claims[named]
         own.claims = claims
         return own
 
@@ -263,7 +279,7 @@ class Memberships:
 
     def _drop_unconfirmed(self, one: Membership) -> list[str]:
         one.until = None
-        kept = {address: claim for address, claim in one.claims.items() if claim.is_confirmed}
+        kept = {network: claim for network, claim in one.claims.items() if claim.is_confirmed}
         if len(kept) == len(one.claims):
             return []
         one.claims = kept
@@ -274,15 +290,16 @@ class Memberships:
         return [one.id]
 
 
-def _address(item: PublishedItem) -> IPAddress:
-    prefix = item.route.prefix
-    if prefix.prefixlen != prefix.max_prefixlen:
-        raise errors.invalid_payload(f"{prefix} is not the address of an interface, which is a host's")
-    return prefix.network_address
+def _is_host(network: IPNetwork) -> bool:
+    return network.prefixlen == network.max_prefixlen
 
 
-def _checked(own: Membership, claims: Iterable[IPAddress]) -> None:
+def _check(own: Membership, network: IPNetwork, claims: Iterable[IPNetwork]) -> None:
+    """Whether the interface may have it, and can. Raises StanzaError."""
+    if not own.end_system.may_have(network):
+        raise errors.forbidden(f"{network} is not of the prefixes of {own.end_system.jid}", Cause.PREFIX)
+    hosts = [one for one in claims if _is_host(one) and one.version == network.version]
     try:
-        attachment_of(own.end_system, own.vlan, own.vpn, claims)
+        attachment_of(own.end_system, own.vlan, own.vpn, dict.fromkeys([*hosts, network]))
     except AttachmentError as error:
         raise errors.invalid_payload(str(error)) from None

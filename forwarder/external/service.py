@@ -109,7 +109,7 @@ class ExternalService:
             "port": one.end_system.port,
             "vlan": one.vlan,
             "vpn": one.vpn,
-            "addresses": [str(address) for address in one.claims],
+            "addresses": [str(network) for network in one.claims],
             "session": one.speaker is not None,
             "served": self._agent.vifs.get(one.id) is not None,
         }

@@ -25,6 +25,7 @@ class ExternalEndSystem(msgspec.Struct, rename="kebab", forbid_unknown_fields=Tr
     port: str
     mac: str
     vpns: list[str]
+    prefixes: list[str] | None = None
 
 
 class External(msgspec.Struct, rename="kebab", forbid_unknown_fields=True, kw_only=True):

@@ -1,7 +1,7 @@
 """`forwarder attach ID --via ADDRESS`: the command line of an end-system whose forwarder is elsewhere.
 
-It runs for as long as the interface is to be there.  What the end-system decides is the VLAN, the VPN and the
-addresses; everything else that an attach can say is the forwarder's, and refused here.
+It runs for as long as the interface is to be there.  What the end-system decides is the VLAN, the VPN, the addresses
+and what is routed behind them; everything else that an attach can say is the forwarder's, and refused here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from forwarder.cli import EXIT_ERROR, EXIT_OK, EXIT_USAGE, CommandError
 from forwarder.config import ConfigError, EndSystemConfig, RouteServerConfig, load_end_system
 from forwarder.external.client import EndSystemClient, Interface
 
-NOT_HERE = ("interface", "mac", "rate", "mode", "prefix", "sequence_number", "local_preference")
+NOT_HERE = ("interface", "mac", "rate", "mode", "sequence_number", "local_preference")
 
 
 def attach(arguments: argparse.Namespace) -> int:
@@ -48,11 +48,16 @@ def _interface(arguments: argparse.Namespace) -> Interface:
     try:
         vlan = f"port:{arguments.vlan}"
         checked = parse_attachment(
-            arguments.id, vpn=arguments.vpn, interface="vlan", addresses=arguments.address, vlan=vlan
+            arguments.id,
+            vpn=arguments.vpn,
+            interface="vlan",
+            addresses=arguments.address,
+            prefixes=arguments.prefix,
+            vlan=vlan,
         )
     except AttachmentError as error:
         raise CommandError(f"attach {arguments.id}: {error}", EXIT_USAGE) from None
-    return Interface(checked.id, checked.vpn, arguments.vlan, checked.addresses)
+    return Interface(checked.id, checked.vpn, arguments.vlan, checked.networks)
 
 
 def _forwarder(config: EndSystemConfig, via: str) -> RouteServerConfig:

@@ -50,6 +50,7 @@ def test_what_is_not_said_has_a_default(pki: Pki) -> None:
         ("vpns = ['blue']", "vpns = []", r"external.end-systems\[0\].vpns: empty"),
         ("vpns = ['blue']", "vpns = ['blue', 'blue']", r"external.end-systems\[0\].vpns\[1\]: the same as"),
         ("vpns = ['blue']", "vpns = ['a/b']", r"external.end-systems\[0\]: vpn: "),
+        ("vpns = ['blue']", "vpns = ['blue']\nprefixes = ['10.1.0.1/24']", r"prefixes\[0\]: 10.1.0.1/24 has host bits"),
         ("vpns = ['blue']", "", r"external.end-systems\[0\]?.*vpns: required, but missing"),
         ("vpns = ['blue']", "vpns = ['blue']\nvlan = 7", r"external.end-systems\[0\]?.*vlan: unknown key"),
     ],

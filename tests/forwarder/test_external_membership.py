@@ -60,27 +60,28 @@ def test_the_same_id_overwrites_and_another_address_keeps() -> None:
     known.subscribe(one, "blue", 100)
     known.publish(one, "blue", [item("10.0.0.1", "a"), item("10.0.0.2", "b")])
     own = known.publish(one, "blue", [item("10.0.0.3", "a")])
-    assert list(map(str, own.claims)) == ["10.0.0.2", "10.0.0.3"]
+    assert list(map(str, own.claims)) == ["10.0.0.2/32", "10.0.0.3/32"]
     own = known.publish(one, "blue", [item("10.0.0.3")])
     with pytest.raises(StanzaError):
         known.retract(one, "blue", ["a"])
-    assert list(map(str, known.retract(one, "blue", ["10.0.0.3/32"]).claims)) == ["10.0.0.2"]
+    assert list(map(str, known.retract(one, "blue", ["10.0.0.3/32"]).claims)) == ["10.0.0.2/32"]
     assert own.attachment() is not None
 
 
 def test_restored_is_what_the_configuration_still_has_a_place_for() -> None:
-    addresses = [ip_address("10.0.0.1")]
-    served = attachment_of(ONE, 100, "blue", addresses)
+    served = attachment_of(ONE, 100, "blue", [ip_network("10.0.0.1")])
     assert is_of_an_end_system(served)
     moved = EndSystem(ONE.jid, "eth9", ONE.mac, VPNS)
     other_mac = EndSystem(ONE.jid, ONE.port, "02:00:00:00:00:99", VPNS)
     no_vpn = EndSystem(ONE.jid, ONE.port, ONE.mac, ("red",))
+    not_its = EndSystem(ONE.jid, ONE.port, ONE.mac, VPNS, (ip_network("10.9.0.0/16"),))
     for end_systems, is_kept in (
         ([ONE], True),
         ([TWO], False),
         ([moved], False),
         ([other_mac], False),
         ([no_vpn], False),
+        ([not_its], False),
     ):
         known = Memberships(end_systems, STALE)
         assert known.restore(served, 0.0) is is_kept

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ Ask = Callable[[XmppClient], Awaitable[object]]
         (lambda c: subscribe(c, "green", 7), "cancel item-not-found"),
         (lambda c: subscribe(c, "blue", None), "modify not-acceptable configuration-required"),
         (lambda c: publish(c, "blue", "10.1.0.1"), "cancel unexpected-request not-subscribed"),
-        (lambda c: publish(c, "red", "10.1.0.0/24"), "modify bad-request invalid-payload"),
+        (lambda c: publish(c, "red", "10.1.0.0/24"), "auth forbidden"),
         (lambda c: publish(c, "red", "127.0.0.1"), "modify bad-request invalid-payload"),
         (lambda c: publish(c, "red", "10.9.9.9"), "cancel conflict"),
         (lambda c: publish(c, "red", *(f"10.2.0.{n}" for n in range(65))), "cancel conflict node-full"),
@@ -160,6 +161,25 @@ async def test_a_vlan_in_use_is_refused_to_others(own_pki: Pki) -> None:
             "es:es1.example.net:101": ("10.1.0.3",),
             "es:es2.example.net:200": ("10.1.0.2",),
         }
+
+
+async def test_an_end_system_has_what_it_may_have_and_routes_what_is_of_that(own_pki: Pki) -> None:
+    limited = replace(ES1, prefixes=("10.1.0.0/16", "fd00::/64"))
+    async with external(own_pki, FW, A1, (limited,), NOBODY) as host, host.end_system(ES1) as client:
+        await subscribe(client, "blue", 100)
+        assert await refused(publish(client, "blue", "10.2.0.1")) == "auth forbidden"
+        assert await refused(publish(client, "blue", "10.1.7.0/24")) == "modify bad-request invalid-payload", (
+            "no way to it"
+        )
+        await publish(client, "blue", "10.1.0.1", "10.1.7.0/24")
+        (vif,) = host.dataplane.vifs()
+        assert (vif.addresses, vif.prefixes) == ((ip_address("10.1.0.1"),), (ip_network("10.1.7.0/24"),))
+        for wide in ("10.0.0.0/8", "0.0.0.0/0"):
+            assert await refused(publish(client, "blue", wide)) == "auth forbidden"
+        await client.retract("blue", "at 10.1.0.1")
+        assert host.attached() == {}, "there is no way to what it routes either"
+        await publish(client, "blue", "10.1.0.2")
+        assert [str(vif.prefixes[0]) for vif in host.dataplane.vifs()] == ["10.1.7.0/24"]
 
 
 async def test_who_is_no_end_system_of_ours_is_not_let_in(own_pki: Pki) -> None:

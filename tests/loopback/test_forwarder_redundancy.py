@@ -93,7 +93,7 @@ async def test_people_are_told_of_end_systems_and_the_role(own_pki: Pki) -> None
         async with host.end_system(ES1) as client:
             await subscribe(client, "blue", 100)
             await publish(client, "blue", "10.1.0.1")
-            line = "es:es1.example.net:100  es1.example.net  eth1  100   blue  10.1.0.1   yes      {}"
+            line = "es:es1.example.net:100  es1.example.net  eth1  100   blue  10.1.0.1/32  yes      {}"
             assert (await told()).splitlines()[0] == "standby, 1 sessions"
             assert (await told()).splitlines()[2] == line.format("no")
             assert (await told("active")).splitlines()[2] == line.format("yes")

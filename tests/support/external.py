@@ -41,12 +41,13 @@ class Behind:
     port: str = "eth1"
     mac: str = "02:00:00:00:00:01"
     vpns: tuple[str, ...] = ("blue", "red")
+    prefixes: tuple[str, ...] = ()
 
     @property
     def toml(self) -> str:
         return (
             f'[[external.end-systems]]\njid = "{self.jid}"\nport = "{self.port}"\nmac = "{self.mac}"\n'
-            f"vpns = [{', '.join(map(repr, self.vpns))}]\n"
+            f"vpns = {list(self.vpns)}\n" + (f"prefixes = {list(self.prefixes)}\n" if self.prefixes else "")
         )
 
 
