@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from bench import kernel_routes, publish, publish_to_write, reflect, resync, vrf_import
+from bench import kernel_routes, many_remotes, publish, publish_to_write, reflect, resync, vrf_import
 from bench.bgp_ends import Load
 from bench.xmpp_publisher import Publishing
+from schema.values import Encapsulation
 
 OURS = "route server"
 _FAULTS = (AssertionError, OSError, EOFError, RuntimeError, subprocess.CalledProcessError)
@@ -32,6 +33,8 @@ class Scale:
     notifications: int = 500_000
     kernel_routes: int = 20_000
     publishes: int = 1000
+    is_full: bool = True
+    """What takes minutes, in a virtual machine for most, is measured as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,29 @@ def _publish_to_write(row: str) -> Measurement:
     return measured
 
 
+def _many_remotes(row: str, wanted: many_remotes.Load) -> Measurement:
+    def measured(scale: Scale, directory: Path) -> Iterator[Line]:
+        if not scale.is_full:
+            yield Line(row, OURS, "not measured yet: the full size only")
+            return
+        try:
+            found = many_remotes.measure_apart(wanted)
+        except many_remotes.NoKernelError as missing:
+            yield Line(row, OURS, f"not measured: {missing}")
+            return
+        except _FAULTS as fault:
+            yield Line(row, OURS, f"failed: {fault}")
+            return
+        kernel = "emulated, " if found.is_emulated else ""
+        for step, seconds in found.seconds.items():
+            yield Line(row, step, f"{seconds:8.2f} s  ({kernel}{found.cpu[step]:.2f} s CPU)")
+        yield Line(row, "memory", f"{found.route_bytes:8.0f} B/route {found.vrf_bytes:8.0f} B/VRF")
+        left = {what: count - found.before[what] for what, count in found.after.items()}
+        yield Line(row, "left behind", ", ".join(f"{count} {what}" for what, count in left.items()))
+
+    return measured
+
+
 def _resync(row: str) -> Measurement:
     def measured(scale: Scale, directory: Path) -> Iterator[Line]:
         try:
@@ -178,6 +204,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     _kernel_routes("kernel route installs, IPv6", 6),
     _publish_to_write("publish to netlink write on another host"),
     _resync("resync of 20 000 routes beside another VPN"),
+    _many_remotes("50 VRFs, 20 000 routes, 2 000 remotes, GRE", many_remotes.Load(Encapsulation.GRE, 50, 20_000, 2000)),
+    _many_remotes("10 VRFs, 2 000 routes, 200 remotes, UDP", many_remotes.Load(Encapsulation.UDP, 10, 2000, 200)),
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench.run import MEASUREMENTS, Scale, lines
 
-TINY = Scale(routes=500, items=100, subscribers=5, notifications=500, kernel_routes=100, publishes=10)
+TINY = Scale(routes=500, items=100, subscribers=5, notifications=500, kernel_routes=100, publishes=10, is_full=False)
 README = Path(__file__).resolve().parents[2] / "bench" / "README.md"
 
 
