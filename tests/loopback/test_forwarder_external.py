@@ -298,6 +298,24 @@ async def test_requests_of_one_session_are_done_in_their_order(own_pki: Pki) -> 
         assert host.attached()["es:es1.example.net:100"][2] == ("10.1.0.40",)
 
 
+async def test_who_asks_faster_than_it_can_be_done_is_told_so(own_pki: Pki) -> None:
+    """The interface is busy, as with a detach that waits for a route server."""
+    async with external(own_pki, FW, A1, (ES1,), NOBODY) as host, host.end_system(ES1) as client:
+        await subscribe(client, "blue", 100)
+        async with host.service._locks["es:es1.example.net:100"]:
+            first = asyncio.create_task(publish(client, "blue", "10.1.0.1"))
+            pending = {asyncio.create_task(client.retract("blue", "none")) for _ in range(300)}
+            refusals: list[str] = []
+            while len(refusals) < 100:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                refusals += [str(one.exception()) for one in done]
+            assert all("resource-constraint" in one for one in refusals), "two hundred wait behind the one"
+            assert not first.done()
+        await first
+        assert all("item-not-found" in str(one) for one in await asyncio.gather(*pending, return_exceptions=True))
+        assert len(host.attached()) == 1
+
+
 async def test_what_an_end_system_may_ask(own_pki: Pki) -> None:
     async with external(own_pki, FW, A1, (ES1,), NOBODY) as host, host.end_system(ES1) as client:
         await subscribe(client, "blue", 100)
