@@ -134,8 +134,14 @@ def test_options_in_parts_and_in_other_fields() -> None:
         "request", ("dhcp-option-overload", 3), file=bytes((50, 2, 10, 1, 255)), sname=bytes((50, 2, 0, 2, 255))
     )
     assert answered(told(request))[:2] == (5, "10.1.0.2")
-    broken = dhcp4("request", wish("10.1.0.2"), ("dhcp-option-overload", 1), file=bytes((50, 200)))
+    broken = dhcp4("request", wish("10.1.0.2"), ("dhcp-option-overload", 1), file=bytes((12, 200)))
     assert told(broken) is None
+
+
+def test_a_broken_header_is_no_request() -> None:
+    request = dhcp4("discover")
+    request[IP].chksum = 0xBEEF
+    assert told(request) is None
 
 
 def test_a_fragment_is_no_request() -> None:
