@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from routeserver import pki
+from tests.support.namespaces import Namespace
 from tests.support.process import Daemon
 from tests.support.vpn_lab import Lab
 
@@ -89,24 +90,33 @@ def _kernel(namespace: str) -> tuple[str, str]:
     return labels, routes
 
 
-def test_it_starts_serves_and_restarts_as_shipped(host: str, tmp_path: Path) -> None:
+def _is_leased(vm: Namespace) -> bool:
+    """By the first hop, to a client that leaves everything as it is."""
+    return vm.succeeds("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-r", VM, "-s", "/bin/true")
+
+
+def test_it_starts_serves_and_restarts_as_shipped(host: str, lab: Lab, tmp_path: Path) -> None:
+    vm = lab.namespaces[-1]
     with Program(host, tmp_path) as program:
         attached = program.command(
             "attach", "vm1", "--vpn", "blue", "--interface", "t-a", "--address", f"{VM}/32", "-o", "json"
         )
         assert attached.returncode == 0, attached.stderr
         label = json.loads(attached.stdout)["label"]
+        assert _is_leased(vm)
         assert program.command("status").returncode == 5, "degraded: its route server does not answer"
         labels, routes = _kernel(host)
         assert f"{label} via inet {VM} dev t-a" in " ".join(labels.split())
         assert f"{VM} dev t-a table" in routes
         assert program.end() == 0
         assert _kernel(host) == (labels, routes), "forwarding goes on without the program"
+        assert not _is_leased(vm)
 
         program.start()
         vifs = json.loads(program.command("get", "vifs", "-o", "json").stdout)["items"]
         assert [(vif["id"], vif["label"]) for vif in vifs] == [("vm1", label)]
         assert _kernel(host) == (labels, routes), "a restart changes nothing"
+        assert _is_leased(vm)
 
         assert program.command("detach", "vm1").returncode == 0
         assert _kernel(host)[0] == ""
