@@ -41,9 +41,18 @@ def vif_report(agent: Agent, vif: ServedVif) -> Json:
         "table": vif.table,
         "instance-id": agent.vifs.instance_id(a.vpn),
         "sequence-numbers": {str(prefix): number for prefix, number in vif.sequence_numbers.items()},
+        "first-hop": _first_hop(agent, vif),
         "state": state,
         "reason": reason,
     }
+
+
+def _first_hop(agent: Agent, vif: ServedVif) -> Json | None:
+    """Frames since it was attached; None where no first hop of ours answers."""
+    counts = None if agent.first_hop is None else agent.first_hop.counts(vif.attachment.id)
+    if counts is None:
+        return None
+    return {"answered": counts.answered, "ignored": counts.ignored, "dropped": counts.dropped}
 
 
 def _vif_state(agent: Agent, vif: ServedVif) -> tuple[str, str | None]:

@@ -80,7 +80,7 @@ async def test_attach_is_accepted_without_a_route_server_and_is_idempotent(confi
         assert vif == {
             "id": "vm1", "vpn": "blue", "interface": "t-a", "addresses": ["10.1.0.1/32"], "mac": None, "rate": None,
             "mode": "point-to-point", "prefixes": [], "sequence-number": None, "local-preference": 100,
-            "label": 16, "table": 1001, "instance-id": 1, "sequence-numbers": {},
+            "label": 16, "table": 1001, "instance-id": 1, "sequence-numbers": {}, "first-hop": None,
             "state": "unpublished", "reason": "no route server is connected",
         }  # fmt: skip
         assert await f.call("PUT", "/vifs/vm1", VM1) == (200, vif)
