@@ -16,7 +16,7 @@ import time
 
 from forwarder.attachments import Attachment
 from forwarder.config import Config
-from forwarder.dataplane.contract import Dataplane, Drop
+from forwarder.dataplane.contract import Dataplane, Drop, Vif
 from forwarder.dataplane.traced import Trace
 from forwarder.departures import Departures
 from forwarder.draining import Draining
@@ -69,6 +69,11 @@ class Agent:
     def peers(self) -> dict[str, Peer]:
         """The route servers by name."""
         return self._uplink.peers
+
+    @property
+    def guest_mtu(self) -> int:
+        """The longest packet of a VM that fits into every tunnel."""
+        return self._dataplane.guest_mtu
 
     @property
     def revision(self) -> int:
@@ -128,8 +133,10 @@ class Agent:
     def _compare(self) -> None:
         """The kernel with what it should hold. What could not be made may be possible by now, too."""
         self._retry()
-        served = [vif.vif() for vif in self.vifs if vif.problem is None]
-        self.installer.audit(served, self._serving.unclaimed)
+        self.installer.audit(self._served, self._serving.unclaimed)
+
+    def _served(self) -> list[Vif]:
+        return [vif.vif() for vif in self.vifs if vif.problem is None]
 
     def _retry(self) -> None:
         """What could not be done when it was to be done: routes, interfaces that were not there, the state file."""

@@ -24,7 +24,7 @@ Routes found in the kernel at start (`restore`) stay as they are until the VPN's
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import TypeAlias
@@ -54,7 +54,7 @@ class LocalVif:
     """Routed behind it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Selected:
     """The entry that counts for a prefix, who offered it, and the hops of it that can be used."""
 
@@ -66,7 +66,8 @@ class Selected:
 class Fib:
     """Offers in, route changes out. All names of route servers must be in `rank` (lowest address first).
 
-    `addresses` are this host's own; tunnels start at the first of a family, so only next hops of the same families can be reached.
+    `addresses` are this host's own; tunnels start at the first of a family, so only next hops of the same families can
+    be reached.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Fib:
     def put_vif(self, vif: LocalVif) -> None:
         """Add an interface, or change its addresses; VPN and label stay for as long as it is there.
 
-        An address gained may have been a route: apply what is urgent before the data plane makes it an address.
+        An address or prefix gained may have been a route: apply what is urgent before the data plane makes it its own.
         """
-        for address in vif.addresses:
-            self._urgent.add(vif.vpn, ip_network(address))
+        for prefix in (*map(ip_network, vif.addresses), *vif.prefixes):
+            self._urgent.add(vif.vpn, prefix)
         self._vifs[vif.id] = self._vifs_of[vif.vpn][vif.id] = vif
         self._by_label[vif.label] = vif
         self._installed.setdefault(vif.id, {})
@@ -324,6 +325,14 @@ class Fib:
             for prefix, hops in installed.items()
             if hops is not _UNKNOWN
         ]
+
+    def each_route(self) -> Iterator[Route]:
+        """The same for who reads it slowly: each as it is when it is read, those that come meanwhile left out."""
+        for vif_id in list(self._installed):
+            for prefix in list(self._installed.get(vif_id, ())):
+                hops = self._installed.get(vif_id, {}).get(prefix, _UNKNOWN)
+                if hops is not _UNKNOWN:
+                    yield Route(vif_id, prefix, hops)
 
     def stale(self) -> frozenset[tuple[str, str]]:
         """(route server, VPN) pairs that lost a session and were not swept since."""

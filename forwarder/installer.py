@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from forwarder.dataplane.contract import Dataplane, DataplaneError, RouteKey, Vif
 from forwarder.fib import Fib
@@ -32,11 +33,15 @@ class Installer:
         self._fib = fib
         self._dataplane = dataplane
         self._flush_handle: asyncio.Handle | None = None
+        self._audit_handle: asyncio.Handle | None = None
+        self._audit_next: Callable[[], None] | None = None
+        """The audit that was asked for while one was under way."""
 
     def stop(self) -> None:
-        """Apply no more."""
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
+        """Apply and compare no more."""
+        for handle in (self._flush_handle, self._audit_handle):
+            if handle is not None:
+                handle.cancel()
 
     def schedule(self) -> None:
         """Apply what changed, once per turn of the loop, however many events it brought."""
@@ -73,13 +78,32 @@ class Installer:
         """The interface is gone, and with it what was refused for its VRF."""
         self.refusals = {key: reason for key, reason in self.refusals.items() if key.vif_id != vif_id}
 
-    def audit(self, vifs: Sequence[Vif], unclaimed: Unclaimed) -> None:
-        """Have the kernel compared with everything wanted, and say what had to be repaired."""
+    def audit(self, vifs: Callable[[], Sequence[Vif]], unclaimed: Unclaimed) -> None:
+        """Have the kernel compared with everything wanted, and say what had to be repaired: interfaces at once, routes
+        a piece in each turn of the loop. Asked for while one is under way, the next begins when that is through."""
+        if self._audit_handle is not None:
+            self._audit_next = lambda: self.audit(vifs, unclaimed)
+            return
         try:
-            kept = unclaimed.routes()
-            repairs = self._dataplane.audit([*vifs, *unclaimed.vifs()], [*self._fib.routes(), *kept])
+            routes = chain(self._fib.each_route(), unclaimed.routes())
+            served = [*vifs(), *unclaimed.vifs()]
         except DataplaneError as error:
             record(logging.ERROR, "dataplane.audit.failed", reason=str(error))
             return
-        for repair in repairs:
+        self._audit_some(self._dataplane.audit_in_parts(served, routes))
+
+    def _audit_some(self, parts: Iterator[list[str]]) -> None:
+        self._audit_handle = None
+        try:
+            repairs = next(parts, None)
+        except DataplaneError as error:
+            record(logging.ERROR, "dataplane.audit.failed", reason=str(error))
+            repairs = None
+        for repair in repairs or ():
             record(logging.WARNING, "dataplane.repaired", repair=repair)
+        if repairs is not None:
+            go_on = asyncio.get_running_loop().call_soon
+            self._audit_handle = go_on(guarded, lambda: self._audit_some(parts))
+        elif self._audit_next is not None:
+            begin, self._audit_next = self._audit_next, None
+            begin()

@@ -11,7 +11,7 @@ better to do than wait for the acknowledgement before it publishes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -134,6 +134,13 @@ class Dataplane(Protocol):
 
     def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
         """Compare the kernel with the whole wanted state, repair it, and say in words what was repaired."""
+
+    def audit_in_parts(self, vifs: Sequence[Vif], routes: Iterable[Route]) -> Iterator[list[str]]:
+        """The same in pieces of some milliseconds, each told as it is done; other verbs may be called in between.
+
+        `vifs` are looked at in the first piece; `routes` are those wanted at the moment each is read, and must be read
+        to the end. What is changed meanwhile is not judged. Raises DataplaneError at any piece.
+        """
 
     def monitor(self) -> int | None:
         """A descriptor that is readable while there may be something to notice; None if there is none to wait for."""

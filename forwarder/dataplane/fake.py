@@ -9,7 +9,7 @@ to the next agent.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Literal, TypeAlias
@@ -116,6 +116,9 @@ class FakeDataplane:
                 told.append(f"virtual interface {vif.id}: {_state(vif.id in self._vifs)}")
                 self.attach(vif)
         return told + self._audit_routes({RouteKey(route.vif_id, route.prefix): route for route in routes})
+
+    def audit_in_parts(self, vifs: Sequence[Vif], routes: Iterable[Route]) -> Iterator[list[str]]:
+        yield self.audit(vifs, list(routes))
 
     def _audit_routes(self, wanted: dict[RouteKey, Route]) -> list[str]:
         told = []

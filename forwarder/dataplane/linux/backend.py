@@ -17,10 +17,10 @@ rest of the host we change only what `plan.host_facts` lists.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial, wraps
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
@@ -49,6 +49,8 @@ from forwarder.dataplane.netlink.socket import Netlink
 from forwarder.dataplane.traced import Trace, traced_vif
 from schema.values import Encapsulation, IPAddress, IPNetwork
 
+_PIECE: Final = 500
+"""Routes looked at in one go where others wait."""
 _PASSES: Final = 3
 """How often the kernel is compared and put right before we say that it will not stay so."""
 
@@ -265,6 +267,45 @@ class LinuxDataplane:
 
     @_own
     def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
+        self._take(vifs)
+        with _doing("compare the kernel with what is wanted"):
+            return self._audit(routes)
+
+    def audit_in_parts(self, vifs: Sequence[Vif], routes: Iterable[Route]) -> Iterator[list[str]]:
+        self._take(vifs)
+        with self._monitor.own_changes(), _doing("compare the kernel's interfaces with what is wanted"):
+            self._learned.keep(self._vifs)
+            self._tunnels.devices_changed()
+            told = self._audit(None)
+        yield told
+        left = iter(routes)
+        while piece := list(islice(left, _PIECE)):
+            yield self._install_missed(piece)
+        suspects: set[int] = set()
+        with _doing("read the kernel's routes"):
+            for found in self._learned.suspects(self._vifs):
+                suspects |= found
+                yield []
+        for table in sorted(suspects):
+            with self._monitor.own_changes(), _doing(f"compare the routes in VRF {table} with what is wanted"):
+                told = self._learned.reconcile_table(table, self._vifs)
+                self._tunnels.release()
+            yield told
+
+    def _install_missed(self, routes: Iterable[Route]) -> list[str]:
+        """What is wanted and was never acknowledged."""
+        told: list[str] = []
+        missed = self._learned.unlike(route for route in routes if self._admits(route, told))
+        with self._monitor.own_changes():
+            refused = {refusal.key: refusal.reason for refusal in self._learned.put(missed, self._vifs)}
+        for route in missed.values():
+            reason = refused.get(RouteKey(route.vif_id, route.prefix))
+            state = "was missing" if reason is None else f"was missing, and cannot be repaired: {reason}"
+            told.append(f"route {route.prefix} of {route.vif_id}: {state}")
+        return told
+
+    def _take(self, vifs: Sequence[Vif]) -> None:
+        """These are served from now on, and no others. Raises DataplaneError."""
         wanted: dict[str, Vif] = {}
         for vif in vifs:
             reason = reason_against_vif(vif, wanted.values())
@@ -275,13 +316,13 @@ class LinuxDataplane:
             self._interfaces.pop(vif_id, None)
         self._vifs = wanted
         self._interfaces |= {vif.id: devices_of(vif) for vif in vifs}
-        with _doing("compare the kernel with what is wanted"):
-            return self._audit(routes)
 
-    def _audit(self, routes: Sequence[Route]) -> list[str]:
+    def _audit(self, routes: Sequence[Route] | None) -> list[str]:
+        """Of everything, or but for the routes."""
         self._look_at_underlay()
         told = ["packet filter rules: were not as installed"] if self._guards.repair(self.guest_mtu) else []
-        routes = [route for route in routes if self._admits(route, told)]
+        if routes is not None:
+            routes = [route for route in routes if self._admits(route, told)]
         for _ in range(_PASSES):
             repaired = self._audit_once(routes)
             if not repaired:
@@ -296,9 +337,10 @@ class LinuxDataplane:
             told.append(f"route {route.prefix} of {route.vif_id}: cannot be installed: {reason}")
         return reason is None
 
-    def _audit_once(self, routes: Sequence[Route]) -> list[str]:
+    def _audit_once(self, routes: Sequence[Route] | None) -> list[str]:
         """One comparison of everything. Returns what was put right; nothing if nothing differed."""
-        self._learned.want(routes)
+        if routes is not None:
+            self._learned.want(routes)
         links = all_links(self._netlink)
         names = {link.name for link in links}
         desired = self._host + self._tunnels.facts()
@@ -314,7 +356,8 @@ class LinuxDataplane:
         absent = [vif for vif in self._vifs.values() if base_device(vif) not in names]
         told = [f"interface {base_device(vif)} of {vif.id}: is absent" for vif in absent]
         told += self._repair(step.puts)
-        told += self._learned.reconcile(routes, self._vifs)
+        if routes is not None:
+            told += self._learned.reconcile(routes, self._vifs)
         return told + self._repair(step.drops)
 
     def _repair(self, ops: Sequence[Op]) -> list[str]:

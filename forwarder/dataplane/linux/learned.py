@@ -2,7 +2,9 @@
 
 The mirror holds what the kernel acknowledged, by vif and prefix.  `put` and `drop` send only what differs from
 it, tunnels first, then one `replace` per prefix: never a delete followed by an add, which would lose packets.
-`reconcile` reads the kernel instead and compares every route with the wanted one, down to the device.
+`reconcile` reads the kernel instead and compares every route with the wanted one, down to the device.  That takes some
+30 us a route, so `suspects` reads it in pieces, between which everything else goes on, and only tells in which tables
+something seems to differ from the mirror; those are then reconciled each at once.
 
 Prefixes are keyed by a number (`prefix_key`): it hashes and compares many times faster than the object.
 """
@@ -10,18 +12,22 @@ Prefixes are keyed by a number (`prefix_key`): it hashes and compares many times
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+from typing import Final, TypeAlias
 
 from forwarder.dataplane.admission import same_hops
 from forwarder.dataplane.contract import LocalHop, Refusal, Route, RouteKey, Vif
 from forwarder.dataplane.linux.links import DeviceIndexes, NoDeviceError, all_links
-from forwarder.dataplane.linux.routes import RouteId, RouteWriter, bare_route, difference, read_routes
+from forwarder.dataplane.linux.routes import RouteId, RouteWriter, bare_route, difference, read_routes, same_route
 from forwarder.dataplane.linux.tunnels import TunnelError, Tunnels
 from forwarder.dataplane.netlink import numbers, rtroutes
 from forwarder.dataplane.netlink.socket import Netlink
 from schema.values import IPNetwork
 
+_PIECE: Final = 5000
+"""Keys looked up in one go."""
 Key: TypeAlias = tuple[str, int]
 """Vif id and `prefix_key`."""
 
@@ -37,6 +43,8 @@ class LearnedRoutes:
         self._tunnels = tunnels
         self._writer = RouteWriter(tunnels, index)
         self._held: defaultdict[str, dict[int, Route]] = defaultdict(dict)
+        self._changed: set[Key] | None = None
+        """What came and went since the kernel was asked, while it is read in pieces: not to be judged."""
 
     def adopt(self, routes: Iterable[Route]) -> None:
         """These are in the kernel, from an earlier run, and so are their tunnels."""
@@ -98,8 +106,74 @@ class LearnedRoutes:
     def read(self, vifs: Mapping[str, Vif]) -> list[Route]:
         return read_routes(self._in_kernel(), vifs.values(), all_links(self._netlink))
 
-    def reconcile(self, routes: Iterable[Route], vifs: Mapping[str, Vif]) -> list[str]:
-        """Make the kernel's routes these, and say what was put right. One that cannot be is no longer held."""
+    def keep(self, vifs: Collection[str]) -> None:
+        """The mirror of no others."""
+        for vif_id in [vif_id for vif_id in self._held if vif_id not in vifs]:
+            self.forget_vif(vif_id)
+
+    def unlike(self, routes: Iterable[Route]) -> dict[Key, Route]:
+        """Those of them that the mirror does not have so."""
+        found = {}
+        for route in routes:
+            key = prefix_key(route.prefix)
+            held = self._held[route.vif_id].get(key)
+            if held is None or not same_hops(held.hops, route.hops):
+                found[route.vif_id, key] = route
+        return found
+
+    def suspects(self, vifs: Mapping[str, Vif]) -> Iterator[set[int]]:
+        """Tables in which the kernel seems to hold something else than the mirror, found in pieces of some ms.
+
+        Not closed before its end, it hinders nothing but costs memory. Raises NetlinkError.
+        """
+        self._changed = set()
+        seen: defaultdict[str, set[int]] = defaultdict(set)
+        try:
+            with closing(Netlink()) as reader:
+                for family in (numbers.AF_INET, numbers.AF_INET6):
+                    asked = rtroutes.routes_of(family, protocol=numbers.LEARNED)
+                    for part in reader.dump_in_parts(rtroutes.RTM_GETROUTE, asked):
+                        yield self._unlike_the_mirror(part, vifs, seen)
+            for vif in list(vifs.values()):
+                routes = iter(list(self._held[vif.id]))
+                while piece := list(islice(routes, _PIECE)):
+                    missing = any(self._is_missing((vif.id, key), seen) for key in piece)
+                    yield {vif.table} if missing else set()
+        finally:
+            self._changed = None
+
+    def _unlike_the_mirror(
+        self, part: Iterable[bytes], vifs: Mapping[str, Vif], seen: Mapping[str, set[int]]
+    ) -> set[int]:
+        owners = {vif.table: vif.id for vif in vifs.values()}
+        assert self._changed is not None
+        found = set()
+        for route in self._parsed(part):
+            vif_id, key = owners.get(route.table, ""), prefix_key(route.prefix)
+            seen[vif_id].add(key)
+            held = self._held.get(vif_id, {}).get(key)
+            if (vif_id, key) not in self._changed and not self._is_as(held, route, vifs):
+                found.add(route.table)
+        return found
+
+    def _is_missing(self, key: Key, seen: Mapping[str, set[int]]) -> bool:
+        assert self._changed is not None
+        return key[1] not in seen[key[0]] and key not in self._changed and key[1] in self._held[key[0]]
+
+    def _is_as(self, held: Route | None, route: rtroutes.KernelRoute, vifs: Mapping[str, Vif]) -> bool:
+        try:
+            return held is not None and same_route(self._writer.route(held, vifs), route)
+        except (TunnelError, NoDeviceError):
+            return False
+
+    def reconcile_table(self, table: int, vifs: Mapping[str, Vif]) -> list[str]:
+        """Make the kernel's routes in one table those of the mirror, none if it is no vif's."""
+        held = [route for vif in vifs.values() if vif.table == table for route in self._held[vif.id].values()]
+        return self.reconcile(held, vifs, table)
+
+    def reconcile(self, routes: Iterable[Route], vifs: Mapping[str, Vif], table: int = 0) -> list[str]:
+        """Make the kernel's routes these, all or those in one table, and say what was put right. One that cannot be is
+        no longer held."""
         told = []
         desired: dict[RouteId, rtroutes.KernelRoute] = {}
         source: dict[RouteId, Route] = {}
@@ -112,7 +186,7 @@ class LearnedRoutes:
                 continue
             desired[wanted.table, wanted.prefix] = wanted
             source[wanted.table, wanted.prefix] = route
-        actual = {(found.table, found.prefix): found for found in self._in_kernel()}
+        actual = {(found.table, found.prefix): found for found in self._in_kernel(table)}
         puts, drops = difference(desired, actual)
         failed = self._netlink.batch(
             rtroutes.RTM_NEWROUTE, numbers.PUT, [rtroutes.put_route(wanted).body for wanted in puts]
@@ -132,15 +206,22 @@ class LearnedRoutes:
             told.append(f"route {unwanted.prefix} in VRF {unwanted.table}: was not wanted{state}")
         return told
 
-    def _in_kernel(self) -> Iterator[rtroutes.KernelRoute]:
+    def _in_kernel(self, table: int = 0) -> Iterator[rtroutes.KernelRoute]:
         for family in (numbers.AF_INET, numbers.AF_INET6):
-            for body in self._netlink.dump(rtroutes.RTM_GETROUTE, rtroutes.routes_of(family, protocol=numbers.LEARNED)):
-                route = rtroutes.parse_route(body)
-                if route is not None and route.protocol == numbers.LEARNED:
-                    yield route
+            asked = rtroutes.routes_of(family, table, protocol=numbers.LEARNED)
+            yield from self._parsed(self._netlink.dump(rtroutes.RTM_GETROUTE, asked))
+
+    @staticmethod
+    def _parsed(bodies: Iterable[bytes]) -> Iterator[rtroutes.KernelRoute]:
+        for body in bodies:
+            route = rtroutes.parse_route(body)
+            if route is not None and route.protocol == numbers.LEARNED:
+                yield route
 
     def _came(self, key: int, route: Route) -> None:
         """The kernel holds this route now, and no longer the one before it."""
+        if self._changed is not None:
+            self._changed.add((route.vif_id, key))
         routes = self._held[route.vif_id]
         before = routes.get(key)
         if before is not None:
@@ -149,6 +230,8 @@ class LearnedRoutes:
         self._tunnels.came(route.hops)
 
     def _went(self, vif_id: str, key: int) -> None:
+        if self._changed is not None:
+            self._changed.add((vif_id, key))
         before = self._held[vif_id].pop(key, None)
         if before is not None:
             self._tunnels.went(before.hops)

@@ -119,11 +119,12 @@ class _Ways:
 def difference(
     desired: Mapping[RouteId, rtroutes.KernelRoute], actual: Mapping[RouteId, rtroutes.KernelRoute]
 ) -> tuple[list[rtroutes.KernelRoute], list[rtroutes.KernelRoute]]:
-    """(to put, to drop). The order of hops has no meaning."""
-    put = [route for key, route in desired.items() if not _same(route, actual.get(key))]
+    """(to put, to drop)."""
+    put = [route for key, route in desired.items() if not same_route(route, actual.get(key))]
     drop = [route for key, route in actual.items() if key not in desired]
     return put, drop
 
 
-def _same(one: rtroutes.KernelRoute, other: rtroutes.KernelRoute | None) -> bool:
+def same_route(one: rtroutes.KernelRoute, other: rtroutes.KernelRoute | None) -> bool:
+    """The order of hops has no meaning."""
     return other is not None and one.kind == other.kind and set(one.hops) == set(other.hops)

@@ -76,6 +76,25 @@ class Netlink:
                 return []
             raise
 
+    def dump_in_parts(self, kind: int, body: bytes) -> Iterator[list[bytes]]:
+        """The same a datagram at a time, some hundreds. Ask nothing else of this socket before the end."""
+        self._sequence += 1
+        self._socket.send(packed(kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, body))
+        done = False
+        while not done:
+            part = []
+            for answer, sequence, content, flags in unpacked(self._socket.recv(_RECEIVE_SIZE)):
+                if sequence != self._sequence:
+                    continue
+                if answer not in (NLMSG_ERROR, NLMSG_DONE):
+                    part.append(content)
+                    continue
+                done = True
+                error = refusal(content, flags) if answer == NLMSG_ERROR else dump_error(content)
+                if error is not None:
+                    raise error
+            yield part
+
     def batch(self, kind: int, flags: int, bodies: Sequence[bytes]) -> dict[int, NetlinkError]:
         """Send messages of one kind, in order. Returns what failed, by position; the rest took effect."""
         failed: dict[int, NetlinkError] = {}
