@@ -20,8 +20,9 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 _PREFIX = "/api/v1"
 _VIF = _PREFIX + "/vifs/{id:[^/]+}"
+_PIECE = 200
+"""Routes looked at in one turn of the loop."""
 """Every character an id may have: aiohttp's own idea of a segment leaves braces out."""
 _SOCKET_UMASK = 0o177
 _STATUS: dict[type[Exception], tuple[int, str]] = {
@@ -176,9 +179,16 @@ class Api:
         return self._list([vif_report(self._agent, vif) for vif in self._agent.vifs])
 
     async def _routes(self, request: web.Request) -> web.Response:
-        reports = (route_report(self._agent, route) for route in self._agent.fib.routes())
+        """Put together in pieces, between which events of VPNs go on."""
         filters = {key: request.query[key] for key in ("vpn", "vif", "prefix") if key in request.query}
-        return self._list([r for r in reports if all(r[key] == value for key, value in filters.items())])
+        items: list[msgspec.Raw] = []
+        routes = self._agent.fib.each_route()
+        while piece := list(islice(routes, _PIECE)):
+            reports = (route_report(self._agent, route) for route in piece)
+            chosen = (r for r in reports if all(r[key] == value for key, value in filters.items()))
+            items += [msgspec.Raw(msgspec.json.encode(report)) for report in chosen]
+            await asyncio.sleep(0)
+        return self._list(items)
 
     async def _drops(self, _: web.Request) -> web.Response:
         """Asked in a thread: it takes some processes, and events of VPNs go on."""
@@ -190,7 +200,7 @@ class Api:
     async def _status(self, _: web.Request) -> web.Response:
         return _json(status_report(self._agent))
 
-    def _list(self, items: list[Json]) -> web.Response:
+    def _list(self, items: Sequence[Json | msgspec.Raw]) -> web.Response:
         return _json({"items": items, "next-cursor": None, "revision": self._agent.revision})
 
 

@@ -166,8 +166,9 @@ def status_report(agent: Agent) -> Json:
         "jid": agent.config.identity.jid,
         "state": "draining" if agent.vifs.is_draining else "serving",
         "vifs": len(agent.vifs),
-        "routes": len(agent.fib.routes()),
+        "routes": agent.fib.route_count(),
         "refused-routes": len(agent.installer.refusals),
+        "guest-mtu": agent.guest_mtu,
         "route-servers": [_peer_report(agent, peer) for peer in agent.peers.values()],
         "degraded": _degraded(agent),
     }

@@ -326,6 +326,9 @@ class Fib:
             if hops is not _UNKNOWN
         ]
 
+    def route_count(self) -> int:
+        return sum(hops is not _UNKNOWN for installed in self._installed.values() for hops in installed.values())
+
     def each_route(self) -> Iterator[Route]:
         """The same for who reads it slowly: each as it is when it is read, those that come meanwhile left out."""
         for vif_id in list(self._installed):
