@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forwarder import xmpp as forwarder_xmpp
 from forwarder.choice import own_order
 from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, RouteChange, RouteKey
 from schema.values import Encapsulation
 from tests.support.forwarder import Host, forwarder
 from tests.support.pki import Pki
-from tests.support.server import RunningServer, running
+from tests.support.server import HEAD, RunningServer, running
 from tests.support.two_servers import RecordingDataplane
 
 VPNS = '[[vpns]]\nname = "blue"\nimport-route-target = ["64512:100"]\nexport-route-target = ["64512:100"]\n'
@@ -167,6 +169,34 @@ async def test_one_route_server_is_listened_to_and_the_next_one_when_that_is_gon
             await one.until(
                 lambda: one.routes().get(("vm1", "10.1.0.4/32")) == to(A2, vm4.label), "and tells what is new"
             )
+
+
+async def test_the_one_that_comes_back_is_listened_to_again_and_no_route_is_lost_by_it(
+    own_pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarder_xmpp, "BACKOFF_LAST", 0.5)  # everybody is back long before the hold is over
+    monkeypatch.setattr(forwarder_xmpp, "BACKOFF_FIRST", 0.5)
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(running(own_pki, VPNS)) for _ in range(2)]
+        addresses = [server.address("xmpp") for server in servers]
+        by_name = dict(zip(("{}:{}".format(*address) for address in addresses), servers, strict=True))
+        order = own_order(H1, by_name)
+        plane = RecordingDataplane()
+        one = await stack.enter_async_context(forwarder(own_pki, H1, A1, *addresses, dataplane=plane, subscribe="one"))
+        two = await stack.enter_async_context(forwarder(own_pki, H2, A2, *addresses))
+        await one.attach("vm1", "10.1.0.1/32")
+        await two.attach("vm2", "10.1.0.2/32")
+        await one.until(lambda: ("vm1", "10.1.0.2/32") in one.routes(), "it knows vm2")
+        await one.until(lambda: listened(one) == order[:1], "it listens to the first")
+        plane.changes.clear()
+        await by_name[order[0]].server.stop()
+        await one.until(lambda: listened(one) == order[1:] and is_swept(one), "it listens to the second")
+        listen = f'listen = ["{order[0]}"]'
+        head = HEAD.replace('listen = ["127.0.0.1:0"]', listen, 1).replace('startup-hold = "0s"', 'startup-hold = "8s"')
+        assert listen in head
+        await stack.enter_async_context(running(own_pki, VPNS, head))
+        await one.until(lambda: listened(one) == order[:1], "it listens to the first again")
+        assert plane.changes == []
 
 
 def listened(host: Host) -> list[str]:
