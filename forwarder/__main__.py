@@ -99,7 +99,7 @@ def _add_attach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", metavar="RATE", help="limit in each direction, for example 100mbit")
     parser.add_argument(
         "--mode", choices=[mode.value for mode in Mode],
-        help="first hop 169.254.1.1 (the default), or ARP answered for a whole subnet",
+        help="first hop 169.254.1.1 (the default), or ARP and ND answered for a whole subnet",
     )  # fmt: skip
     parser.add_argument(
         "--sequence-number", type=int, metavar="N",
