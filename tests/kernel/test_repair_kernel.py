@@ -122,8 +122,8 @@ TAMPERING = {
     },
     "all filters": {"nft flush ruleset": "packet filter rules: were not as installed"},
     "all routes": {
-        "ip route flush table 1001": "own address 10.0.0.1/32 in VRF 1001: was missing",
-        "ip -6 route flush table 1002": "IPv6 unreachable default of VRF 1002: was missing",
+        "ip route flush table 1001 proto 202": "own address 10.0.0.1/32 in VRF 1001: was missing",
+        "ip -6 route flush table 1002 proto 202": "IPv6 unreachable default of VRF 1002: was missing",
         "ip route flush proto 201 table all": "route 10.0.0.9/32 of vm-b: was missing",
     },
     "peers": {"nft add element inet es-under peers4 { 203.0.113.0/24 }": "packet filter rules: were not as installed"},
