@@ -24,6 +24,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from forwarder.attachments import Mode
 from forwarder.dataplane.contract import Drop, RemoteHop, Route, Vif
 from forwarder.dataplane.linux.backend import LinuxDataplane
 from schema.values import Encapsulation
@@ -33,7 +34,6 @@ from tests.support.tenant_frames import (
     IPV4,
     IPV6,
     MPLS,
-    UDP,
     arp,
     ethernet,
     icmpv6,
@@ -46,7 +46,7 @@ from tests.support.tenant_frames import (
     udp,
     with_options_header,
 )
-from tests.support.vpn_lab import Hypervisor, Lab, Machine, Sniffer, ipv4_packet
+from tests.support.vpn_lab import Fits, Hypervisor, Lab, Machine, Sniffer, ipv4_packet
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.kernel
@@ -58,7 +58,8 @@ THREE, RED, RED6, FAR, FAR6 = "10.0.0.3", "10.9.0.1", "fd09::1", "10.0.0.2", "fd
 FIRST, FIRST6, HOST, PEER, OUTSIDER = "169.254.1.1", "fe80::1", "192.0.2.1", "192.0.2.2", "192.0.2.200"
 PORTS, SERVICE = (40000, 8080), 8080
 MARK = b"escape-from-a"
-PEERS = [ip_network("192.0.2.0/25")]
+HOST6, OUTSIDER6, INSIDER, INSIDER6 = "2001:db8::1", "2001:db8::c8", "192.0.2.100", "2001:db8::64"
+PEERS = [ip_network("192.0.2.0/25"), ip_network("2001:db8::/121")]
 
 
 def frame(packet: bytes, source: str = MAC, destination: str = OURS) -> bytes:
@@ -235,12 +236,15 @@ def world(kernel_features: None) -> Iterator[World]:
     routes = [Route("a", ip_network(address), (there,)) for address in (FAR, FAR6)]
     assert near.apply(routes) == []
     assert distant.apply([Route("b", ip_network(address), (back,)) for address in (ONE, SIX, IN_UNDERLAY)]) == []
-    yield World(lab, h1, near, a, others, far, vifs, routes, lab.outsider(OUTSIDER, "192.0.2.100"))
+    yield World(lab, h1, near, a, others, far, vifs, routes, lab.outsider(OUTSIDER, INSIDER, OUTSIDER6, INSIDER6))
     lab.close()
 
 
-def marked(seen: bytes) -> bool:
-    return MARK in seen
+def carries(mark: bytes) -> Fits:
+    return lambda seen: mark in seen
+
+
+marked = carries(MARK)
 
 
 # ---------------------------------------------------------------- nothing comes out
@@ -258,7 +262,7 @@ def test_no_attempt_arrives_anywhere_and_each_is_counted(world: World) -> None:
         raw.send(frame(udp(ONE, FAR, PORTS, b"plain-from-a")))
         raw.send(frame(udp(SIX, FAR6, PORTS, b"sixth-from-a")))
         for control in (b"plain-from-a", b"sixth-from-a"):
-            assert ears[2].first(lambda seen, sought=control: sought in seen)
+            assert ears[2].first(carries(control))
         for ear in ears:
             assert ear.seen(marked) == []
         for service in services:
@@ -342,7 +346,7 @@ def test_without_the_unreachable_default_packets_still_end(world: World) -> None
             space.run("ip", version, "route", "del", "unreachable", "default", "table", "1016", "metric", "4278198272")
         before = world.drops()["no-tunnel"]
         raw.send(to_peer)
-        eventually(lambda: world.drops()["no-tunnel"] == before + 1 or None)
+        eventually(lambda: world.drops()["no-tunnel"] == before + 1)
         assert wire.seen(marked) == []
         space.run("nft", "flush", "chain", "inet", "es-vpn", "forwarded")
         raw.send(to_peer)
@@ -358,7 +362,7 @@ def test_an_interface_without_its_guard_leads_nowhere(world: World) -> None:
         space.run("nft", "delete element inet es-vpn vifs { t-a }")
         before = world.drops()["unguarded"]
         raw.send(frame(PLAIN))
-        eventually(lambda: world.drops()["unguarded"] == before + 1 or None)
+        eventually(lambda: world.drops()["unguarded"] == before + 1)
         assert heard.seen(marked) == []
         assert "source guard of t-a: was not as wanted" in world.audit()
         raw.send(frame(PLAIN))
@@ -366,33 +370,61 @@ def test_an_interface_without_its_guard_leads_nowhere(world: World) -> None:
 
 
 def test_nothing_without_a_label_reaches_a_machine(world: World) -> None:
-    """Neither by a route that somebody gave the host, nor out of a tunnel of a peer's."""
+    """Neither by a route that somebody gave the host, nor out of the tunnel of a peer, of any kind."""
     space = world.h1.namespace
     space.run("ip", "route", "add", f"{ONE}/32", "dev", "t-a")
     inner, to_a = udp(FAR, ONE, PORTS, b"knock-knock-1"), bytes.fromhex(MAC.replace(":", ""))
-    with world.a.sniffer() as heard, world.outsider, _raw_ip() as out:
+    with world.a.sniffer() as heard:
         world.outsider.run("ip", "route", "replace", ONE, "via", HOST)
-        out.sendto(ip("192.0.2.100", HOST, 47, b"\x00\x00\x08\x00" + inner), (HOST, 0))
-        out.sendto(udp("192.0.2.100", ONE, PORTS, b"knock-knock-2"), (ONE, 0))
-        eventually(lambda: world.drops("eth0")["unlabelled"] == 1 or None)
-        eventually(lambda: world.drops("esg-c0000201")["unlabelled"] == 1 or None)
-        out.sendto(ip("192.0.2.100", HOST, 47, b"\x00\x00\x88\x47" + label_entry(16) + inner), (HOST, 0))
-        heard.first(lambda seen: b"knock-knock-1" in seen)
+        _throw(world, ip(INSIDER, HOST, 47, b"\x00\x00\x08\x00" + inner))
+        _throw(world, ip(INSIDER6, HOST6, 47, b"\x00\x00\x08\x00" + inner))
+        _throw(world, ip(INSIDER6, HOST6, 4, inner))
+        _throw(world, ip(INSIDER6, HOST6, 41, udp(FAR6, SIX, PORTS, b"knock-knock-1")))
+        _throw(world, udp(INSIDER, ONE, PORTS, b"knock-knock-2"))
+        eventually(lambda: world.drops("eth0")["unlabelled"] == 1)
+        eventually(lambda: _out_of_tunnels(world) == 4, describe=lambda: f"{world.plane.drops()}")
+        _throw(world, ip(INSIDER, HOST, 47, b"\x00\x00\x88\x47" + label_entry(16) + inner))
+        heard.first(carries(b"knock-knock-1"))
         assert heard.seen(lambda seen: b"knock-knock" in seen and seen.startswith(to_a)) == []
     space.run("ip", "route", "del", f"{ONE}/32", "dev", "t-a")
 
 
-def _raw_ip() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+def _throw(world: World, *packets: bytes) -> None:
+    """Onto the underlay, from the outsider, whatever their source says; all of one family and to one address."""
+    four = packets[0][0] >> 4 == 4
+    to = str(ip_address(packets[0][16:20] if four else packets[0][24:40]))
+    family = socket.AF_INET if four else socket.AF_INET6
+    with world.outsider, socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for packet in packets:
+            raw.sendto(packet, (to, 0))
+
+
+def _out_of_tunnels(world: World) -> int:
+    drops: list[Drop] = world.plane.drops()
+    return sum(drop.packets for drop in drops if (drop.reason, drop.interface[:2]) == ("unlabelled", "es"))
 
 
 def test_tunnelled_packets_of_strangers_are_counted(world: World) -> None:
     before = world.drops("eth0")["unknown-tunnel-source"]
-    with world.outsider, _raw_ip() as out:
-        for protocol in (47, 137, UDP):
-            head = struct.pack("!HHHH", 50000, 6635, 8 + len(LABELLED), 0) if protocol == UDP else b"\x00\x00\x88\x47"
-            out.sendto(ip(OUTSIDER, HOST, protocol, head + LABELLED), (HOST, 0))
-    eventually(lambda: world.drops("eth0")["unknown-tunnel-source"] == before + 3 or None)
+    for source, host in ((OUTSIDER, HOST), (OUTSIDER6, HOST6)):
+        for protocol, head in ((47, b"\x00\x00\x88\x47"), (137, b"")):
+            _throw(world, ip(source, host, protocol, head + LABELLED))
+        _throw(world, udp(source, host, (50000, 6635), LABELLED))
+    eventually(lambda: world.drops("eth0")["unknown-tunnel-source"] == before + 6)
+
+
+def test_where_arp_is_answered_for_all_the_last_resort_is_the_end(world: World) -> None:
+    subnet = world.h1.machine("t-net", "10.0.0.6", mac="02:00:00:00:00:06")
+    world.plane.attach(world.h1.vif(subnet, "net", 22, mac=subnet.mac, mode=Mode.SUBNET))
+    with ExitStack() as stack:
+        ears = [stack.enter_context(machine.sniffer()) for machine in (world.a, *world.others, world.far)]
+        ears.append(stack.enter_context(world.h1.sniffer()))
+        raw = stack.enter_context(subnet.raw_socket())
+        for destination in (RED, PEER, THREE, "198.51.100.1"):
+            raw.send(ethernet(OURS, subnet.mac, IPV4, udp("10.0.0.6", destination, PORTS, MARK)))
+        eventually(lambda: world.drops("t-net")["no-route"] == 4)
+        assert [ear.seen(marked) for ear in ears] == [[]] * 5
+    world.plane.detach("net")
 
 
 # ---------------------------------------------------------------- segments
@@ -405,11 +437,11 @@ def test_tcp_is_told_a_size_that_fits_in_both_directions(world: World) -> None:
             for offered in (fits + 20, fits, 536):
                 raw.send(frame(tcp_syn(source, destination, PORTS, offered)))
                 assert _offered(wire, destination, before=14 + 20 + 8 + 4) == min(offered, fits)
-    with world.a.sniffer() as here, world.outsider, _raw_ip() as out:
+    with world.a.sniffer() as here:
         for source, destination, fits in ((FAR, ONE, 1408), (FAR6, SIX, 1388)):
             for offered in (fits + 20, 536):
                 inner = tcp_syn(source, destination, PORTS, offered)
-                out.sendto(ip("192.0.2.100", HOST, 47, b"\x00\x00\x88\x47" + label_entry(16) + inner), (HOST, 0))
+                _throw(world, ip(INSIDER, HOST, 47, b"\x00\x00\x88\x47" + label_entry(16) + inner))
                 assert _offered(here, destination) == min(offered, fits)
 
 
@@ -428,9 +460,9 @@ def _offered(ear: Sniffer, destination: str, before: int = 14) -> int:
 
 
 def test_a_rate_holds_both_ways(world: World) -> None:
-    """What is sent is either delivered or counted as dropped, and some of it is."""
+    """Some is delivered, some counted as dropped: the rate is so low that it does not matter how fast we are."""
     slow = world.h1.machine("t-slow", "10.0.0.8", mac="02:00:00:00:00:08")
-    vif = world.h1.vif(slow, "slow", 19, mac=slow.mac, rate=80_000)
+    vif = world.h1.vif(slow, "slow", 19, mac=slow.mac, rate=8_000)
     world.plane.attach(vif)
     there = RemoteHop(ip_address(PEER), 20, Encapsulation.UDP)
     assert world.plane.apply([Route("slow", ip_network(FAR), (there,))]) == []
@@ -440,17 +472,15 @@ def test_a_rate_holds_both_ways(world: World) -> None:
             raw.send(ethernet(OURS, slow.mac, IPV4, udp("10.0.0.8", FAR, PORTS, payload)))
         dropped = _counted(world, "filter", "show", "dev", "t-slow", "ingress")
         assert 0 < dropped < many
-        assert eventually(lambda: _grown(heard, b"too-fast") or None)
-    with world.outsider, _raw_ip() as out:
-        for _ in range(many):
-            inner = label_entry(19) + udp(FAR, "10.0.0.8", PORTS, payload)
-            out.sendto(ip("192.0.2.100", HOST, 47, b"\x00\x00\x88\x47" + inner), (HOST, 0))
-    eventually(lambda: 0 < _counted(world, "qdisc", "show", "dev", "t-slow", "root") < many or None)
+        assert eventually(lambda: _grown(heard, b"too-fast"))
+    inner = label_entry(19) + udp(FAR, "10.0.0.8", PORTS, payload)
+    _throw(world, *[ip(INSIDER, HOST, 47, b"\x00\x00\x88\x47" + inner)] * many)
+    eventually(lambda: 0 < _counted(world, "qdisc", "show", "dev", "t-slow", "root") < many)
     world.plane.detach("slow")
 
 
 def _grown(ear: Sniffer, mark: bytes) -> int:
-    return len(ear.seen(lambda seen: mark in seen))
+    return len(ear.seen(carries(mark)))
 
 
 def _counted(world: World, *words: str) -> int:
@@ -504,7 +534,7 @@ def test_nothing_gets_out_while_an_interface_is_attached_and_detached(world: Wor
         for _ in range(2):
             world.plane.attach(vif)
             assert world.plane.apply([Route("hasty", ip_network(FAR), (there,))]) == []
-            heard.first(lambda seen: b"allowed" in seen, patience=30)
+            heard.first(carries(b"allowed"), patience=30)
             world.plane.detach("hasty")
         assert wire.seen(marked) == []
         for ear in (*ears, heard):
