@@ -123,7 +123,7 @@ def status(arguments: argparse.Namespace) -> int:
     answer = _request(arguments.api, "GET", f"{_PREFIX}/status")
     lines = [
         f"{answer['jid']}: {answer['state']}, {answer['vifs']} vifs, "
-        f"{answer['routes']} routes, {answer['refused-routes']} refused",
+        f"{answer['routes']} routes, {answer['refused-routes']} refused, VMs' MTU {answer['guest-mtu']}",
         table(answer["route-servers"], _COLUMNS["route-servers"]),
         *(f"degraded: {reason}" for reason in answer["degraded"]),
     ]

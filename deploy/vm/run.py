@@ -56,6 +56,8 @@ FEATURES = (
     ("mpls_iptunnel", "ip link set lo up && ip route add 203.0.113.1/32 encap mpls 20 dev lo"),
     ("ip_gre", "ip link add p1 type gre local 127.0.0.1"),
     ("fou", "ip fou add port 6635 ipproto 137"),
+    ("ip6_gre", "ip link add p7 type ip6gre local ::1"),
+    ("fou6", "ip link add p8 type ip6tnl mode any local ::1 encap fou encap-dport 6635"),
     ("ipip", "ip link add p2 type ipip mode mplsip local 127.0.0.1"),
     ("dummy", "ip link add p3 type dummy"),
     ("veth", "ip link add p4 type veth peer name p5"),
@@ -63,7 +65,10 @@ FEATURES = (
     ("act_police", "ip link add p6 type dummy && tc qdisc add dev p6 clsact && "
      "tc filter add dev p6 ingress matchall action police rate 1mbit burst 10k conform-exceed drop"),
 )  # fmt: skip
-LOADABLE = ("vrf", "mpls_router", "mpls_iptunnel", "ip_gre", "ipip", "fou", "dummy", "veth")
+LOADABLE = (
+    *("vrf", "mpls_router", "mpls_iptunnel", "ip_gre", "ipip", "fou"),
+    *("ip6_gre", "ip6_tunnel", "fou6", "dummy", "veth"),
+)
 
 FIRST_STAGE = r"""#!/bin/busybox sh
 # In the initial RAM disk: reach the machine's files, lay a RAM layer over them, and change over.

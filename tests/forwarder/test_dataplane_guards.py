@@ -67,7 +67,7 @@ def test_nothing_is_led_to_a_chain_that_is_not_there() -> None:
         if words[:2] == ["add", "chain"]:
             made.add(tuple(words[2:5]))
         if words[:2] == ["add", "rule"]:
-            targets |= {(*words[2:4], after) for word, after in pairwise(words) if word in ("goto", "jump")}
+            targets |= {(*words[2:4], after.rstrip(",")) for word, after in pairwise(words) if word in ("goto", "jump")}
     assert targets <= made
     assert len(targets) > len(REASONS)
 

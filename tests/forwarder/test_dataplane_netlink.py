@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from forwarder.dataplane.netlink import codec as nl
-from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
+from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes, rttc
 
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="netlink is in the machine's byte order")
 
@@ -124,7 +124,8 @@ ROUTES = [
         rtroutes.KernelRoute(300, ip_network("fd00::/64"), 1024, numbers.LEARNED, hops=(SIXTH_HOP, LOCAL_SIXTH_HOP)),
         "0a 40 00 00 00 c9 00 01 00000000 | 0800 0f00 2c010000 | 0800 0600 00040000 |"
         "1400 0100 fd000000000000000000000000000000 | 5000 0900 |"
-        "3000 04 00 07000000 1400 0500 fe800000000000000000000000000002 0600 1500 0100 0000 0c00 1680 0800 0100 00015100 |"
+        "3000 04 00 07000000 1400 0500 fe800000000000000000000000000002 0600 1500 0100 0000 |"
+        "0c00 1680 0800 0100 00015100 |"
         "1c00 04 00 06000000 1400 0500 fd000000000000000000000000000003",
     ),
 ]
@@ -214,3 +215,38 @@ def test_neighbours_addresses_and_rules_both_ways() -> None:
         assert rtlinks.parse_rule(rtlinks.vrf_rule(numbers.family_of(address), 1000).body) == (1000, 0, True)
     bridge_entry = struct.pack("=BxxxiHBB", 7, 4, 0x80, 0, 0) + nl.attribute(2, bytes(6))
     assert rtlinks.parse_neighbour(bridge_entry) == (4, None, bytes(6), 0x80)
+
+
+MARK_RULES = [
+    (
+        rtlinks.MarkRule(1002, 0x400003E9, 0xC0FFFFFF, table=1001),
+        "0a 00 00 00 00 00 00 01 00000000 | 0800 0600 ea030000 | 0800 0a00 e9030040 | 0800 1000 ffffffc0 |"
+        "0500 1500 ca 000000 | 0800 0f00 e9030000",
+    ),
+    (
+        rtlinks.MarkRule(1001, 0x40000000, 0xC0000000, goto=32765),
+        "0a 00 00 00 00 00 00 02 02000000 | 0800 0600 e9030000 | 0800 0a00 00000040 | 0800 1000 000000c0 |"
+        "0500 1500 ca 000000 | 0800 0400 fd7f0000",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "expected"), MARK_RULES)
+def test_rules_for_marks_both_ways(rule: rtlinks.MarkRule, expected: str) -> None:
+    """The second is for packets without the mark: FIB_RULE_INVERT."""
+    body = rtlinks.put_mark_rule(numbers.AF_INET6, rule).body
+    assert body.hex(" ") == bare(expected).hex(" ")
+    assert rtlinks.parse_mark_rule(body) == rule
+    foreign = body.replace(bare("0500 1500 ca"), bare("0500 1500 03"))
+    assert rtlinks.parse_mark_rule(foreign) is None
+
+
+def test_a_marker_both_ways() -> None:
+    """In front of all other filters, for all protocols; the packet goes on to the next."""
+    message = rttc.put_marker(4, 1, 0x400003E9)
+    assert message.body[:20] == bare("00 000000 04000000 00000000 f2ffffff 0003 0100")
+    assert bare("1800 0200 00000000 00000000 ffffffff 00000000 00000000") in message.body
+    assert rttc.parse_marker(message.body) == 0x400003E9
+    without_hash = message.body.replace(bare("0c00 0900 4000000000000000"), bare("0c00 0900 0000000000000000"))
+    assert rttc.parse_marker(without_hash) is None
+    assert rttc.parse_marker(rttc.filters_on(4)) is None

@@ -10,6 +10,7 @@ import pytest
 from forwarder.attachments import Mode
 from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.facts import (
+    ErrorRule,
     Fact,
     Form,
     FouPort,
@@ -17,6 +18,7 @@ from forwarder.dataplane.linux.facts import (
     Guard,
     LabelRoute,
     LastResort,
+    Marking,
     Neighbour,
     OwnRoute,
     Port,
@@ -44,13 +46,18 @@ ALWAYS = {
     Port("t-a", 1001),
     Unreachable(1001, 4),
     Unreachable(1001, 6),
+    Marking("t-a", 0x400003E9),
     PortAddress("t-a", ip_address("169.254.1.1")),
     OwnRoute(1001, ip_network("10.0.0.1/32"), "t-a"),
     LabelRoute(16, "t-a", ip_address("10.0.0.1")),
 }
 FOUR = {Guard("t-a", (ip_network("10.0.0.1/32"),)), FrameFilter("t-a", None, (IPv4Address("10.0.0.1"),))}
 TWO = {Guard("t-a", (ip_network("10.0.0.1/32"), ip_network("fd00::1/128")))}
-SIXTH = TWO | {PortAddress("t-a", ip_address("fe80::1")), OwnRoute(1001, ip_network("fd00::1/128"), "t-a")}
+SIXTH = TWO | {
+    ErrorRule(1001),
+    PortAddress("t-a", ip_address("fe80::1")),
+    OwnRoute(1001, ip_network("fd00::1/128"), "t-a"),
+}
 MAC = "02:00:00:00:00:01"
 
 
@@ -105,7 +112,7 @@ def test_vifs_are_told_apart() -> None:
 def test_without_its_interface_a_vif_keeps_its_guards_and_its_vrf() -> None:
     vif = replace(VIF, mac=MAC, rate=8_000, mode=Mode.SUBNET)
     kept = {type(fact) for fact in host_part(vif_facts(vif), "t-a")}
-    assert kept == {VrfDevice, Unreachable, Guard, LastResort}
+    assert kept == {VrfDevice, Unreachable, ErrorRule, Guard, LastResort}
 
 
 def test_tunnels() -> None:

@@ -272,6 +272,7 @@ async def test_one_route_that_the_kernel_refuses_is_told_and_tried_again_and_the
         await eventually_async(lambda: len(f.dataplane.routes()) == 2)
         _, status = await f.call("GET", "/status")
         assert status["refused-routes"] == 1
+        assert status["guest-mtu"] == f.dataplane.guest_mtu
         (reason,) = f.agent.installer.refusals.values()
         assert reason == "Network is down"
         assert any("refuse" in reason for reason in status["degraded"])

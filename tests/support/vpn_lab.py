@@ -1,8 +1,9 @@
 """Hypervisors and virtual machines in network namespaces, joined by veth pairs.
 
 A `Hypervisor` has an underlay interface `eth0` on a common bridge, with 192.0.2.N and 2001:db8::N, and runs a
-`LinuxDataplane` whose every call happens inside its namespace, and whose clock stands until a test moves it.  A `Machine` is a namespace with one interface whose other end is on
-its hypervisor; it has its addresses as host addresses and 169.254.1.1 and fe80::1 as its way out.
+`LinuxDataplane` whose every call happens inside its namespace, and whose clock stands until a test moves it.  A
+`Machine` is a namespace with one interface whose other end is on its hypervisor; it has its addresses as host addresses
+and 169.254.1.1 and fe80::1 as its way out.
 """
 
 from __future__ import annotations

@@ -125,6 +125,27 @@ class FrameFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class Marking:
+    """What comes from the interface gets a hash of its flow, and this mark; see `marking`."""
+
+    interface: str
+    mark: int
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRules:
+    """Rules for packets with a mark of ours are for these only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """ICMPv6 errors about a VM's packets find its VRF by their mark."""
+
+    table: int
+    intact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """Bits per second, in each direction."""
 
@@ -203,6 +224,9 @@ Fact: TypeAlias = (
     | Unreachable
     | Guard
     | FrameFilter
+    | Marking
+    | ErrorRules
+    | ErrorRule
     | Rate
     | ProxyArp
     | LastResort
@@ -218,14 +242,17 @@ STAGES: Final[dict[type[Fact], tuple[tuple[str, ...], str]]] = {
     Sysctl: (("path",), "sysctl {path}={value}"),
     VrfRule: (("version",), "IPv{version} rule that leads into VRFs"),
     LocalTableLast: (("version",), "IPv{version} rule order, VRFs before the host's own addresses"),
+    ErrorRules: ((), "IPv6 rule that leads past those for errors to VMs"),
     TunnelDevice: (("name",), "tunnel device {name} ({form.value})"),
     SinkDevice: ((), f"device {SINK}"),
     FouPort: (("port", "version"), "UDP port {port} over IPv{version} for IP protocol {protocol}"),
     VrfDevice: (("table",), "VRF {table} of {vif_id}"),
     VlanDevice: (("interface",), "VLAN {tag} of {parent} as {interface}"),
+    ErrorRule: (("table",), "IPv6 rule for errors to the VM of VRF {table}"),
     Unreachable: (("table", "version"), "IPv{version} unreachable default of VRF {table}"),
     Guard: (("interface",), "source guard of {interface}"),
     FrameFilter: (("interface",), "frame filter of {interface}"),
+    Marking: (("interface",), "flow hash and mark of {interface}"),
     Rate: (("interface",), "rate of {interface}, {bits} bit/s"),
     ProxyArp: (("interface",), "proxy ARP at {interface}"),
     LastResort: (("table",), "last resort of VRF {table}"),

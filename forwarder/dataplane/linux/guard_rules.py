@@ -23,7 +23,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Final
 
 from forwarder.dataplane.linux.drop_reasons import PORT, REASONS, UNDER, VPN, Key
-from forwarder.dataplane.linux.names import DEVICE_PREFIXES, FIRST_HOP, SINK
+from forwarder.dataplane.linux.names import DEVICE_PREFIXES, FIRST_HOP, MARKED, SINK
 from schema.values import IPNetwork
 
 METERS: Final = ("solicitations", "pings")
@@ -77,7 +77,24 @@ _FRAMES: Final[Chains] = {
         "ip6 daddr { ::, ::1, ::ffff:0.0.0.0/96 } goto drop-martian",
     ),
 }
+_CLASSES: Final = range(1, 64)
+"""Those of differentiated services but the default (RFC 2474 section 3)."""
+_CLASS_MARK: Final = MARKED | 1 << 29
+_NOTED: Final = ", ".join(f"{dscp} : {_CLASS_MARK | dscp:#x}" for dscp in _CLASSES)
+_CLASS_COPIED: Final[Chains] = {
+    "sent { type filter hook output priority mangle; }": (
+        f"meta mark & {~63 & 0xFFFFFFFF:#x} == {_CLASS_MARK:#x} goto class",
+    ),
+    "class": (
+        "meta mark vmap {{ {} }}".format(
+            ", ".join(f"{_CLASS_MARK | dscp:#x} : goto class-{dscp}" for dscp in _CLASSES)
+        ),
+    ),
+    **{f"class-{dscp}": ("meta mark set 0", f"ip dscp set {dscp}", f"ip6 dscp set {dscp}") for dscp in _CLASSES},
+}
+"""A tunnel cannot see the class of a packet that is labelled (RFC 2983 section 3): it is noted in the mark before."""
 _PACKETS: Final[Chains] = {
+    **_CLASS_COPIED,
     "from-tenant { type filter hook prerouting priority raw; }": (
         "iifname @vifs jump check",
         *(f'iifname "{prefix}*" goto drop-unlabelled' for prefix in _TUNNELS),
@@ -142,6 +159,8 @@ _PACKETS: Final[Chains] = {
         "oifname @vifs goto drop-unlabelled",
     ),
     "from-vrf": (
+        f"meta mark & {MARKED | 1 << 31:#x} == {MARKED:#x} meta mark set 0",  # it has done its duty: see `marking`
+        *(f"{family} dscp != 0 meta mark set {family} dscp map {{ {_NOTED} }}" for family in ("ip", "ip6")),
         "meta sdifname != @vifs goto drop-unguarded",
         f"{_SYN} rt mtu",
         *(f'oifname "{prefix}*" return' for prefix in _TUNNELS),
@@ -160,6 +179,7 @@ _PACKETS: Final[Chains] = {
 _TUNNELLED: Final[Chains] = {
     "to-host { type filter hook input priority -10; }": (
         "meta l4proto { 47, 137 } jump tunnelled",
+        "meta nfproto ipv6 udp dport 6635 udp checksum 0 goto drop-tunnel-checksum",  # RFC 7510 section 3.1
         "udp dport 6635 jump tunnelled",
     ),
     "tunnelled": (

@@ -19,7 +19,7 @@ from typing import Final
 from forwarder.dataplane.linux.facts import FouPort
 from forwarder.dataplane.linux.names import MPLS_IN_UDP_PORT
 from forwarder.dataplane.linux.tunnel_devices import TTL
-from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
+from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes, rttc
 from forwarder.dataplane.netlink.codec import Message, NetlinkError, as_int, attribute, attributes, text, u8
 from forwarder.dataplane.netlink.socket import NETLINK_GENERIC, Netlink
 
@@ -83,6 +83,8 @@ def _lacking(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
     for feature, module, option, kind, data in devices:
         if not _accepted(netlink, *_probe_device(kind, data)):
             yield feature, module, option
+    if not _has_flow_hashes(netlink):
+        yield "flow hashes by traffic control", "act_skbedit", "NET_ACT_SKBEDIT"
     try:
         Fou().close()
     except NetlinkError:
@@ -99,6 +101,24 @@ def _lacking_over_ipv6(netlink: Netlink) -> Iterator[tuple[str, str, str]]:
     udp = rtlinks.mpls_in_ip6_data(_LOOPBACK_6, TTL, port=MPLS_IN_UDP_PORT)
     if not _accepted(netlink, *_probe_device("ip6tnl", udp), lacking=errno.EINVAL):
         yield "UDP encapsulation of tunnels over IPv6", "fou6", "IPV6_FOU_TUNNEL"
+
+
+def _has_flow_hashes(netlink: Netlink) -> bool:
+    make, undo = _probe_device("dummy", [])
+    if not _accepted(netlink, make, undo):
+        return True  # not known; the dummy device is what is missing
+    netlink.ask(make)
+    try:
+        index = rtlinks.parse_link(netlink.ask(rtlinks.get_link(_PROBE_DEVICE))[0]).index
+        netlink.ask(rttc.put_clsact(index))
+        netlink.ask(rttc.put_marker(index, 1, mark=1))
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.EOPNOTSUPP):
+            raise
+        return False
+    finally:
+        netlink.ask(undo)
+    return True
 
 
 def _probe_device(kind: str, data: list[bytes]) -> tuple[Message, Message]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
-from forwarder.dataplane.linux import host_steps, vif_steps
+from forwarder.dataplane.linux import host_steps, marking, vif_steps
 from forwarder.dataplane.linux.facts import (
     Fact,
     FrameFilter,
@@ -23,8 +23,8 @@ from forwarder.dataplane.linux.steps import Hands, Step
 from forwarder.dataplane.netlink.codec import NetlinkError
 from forwarder.dataplane.netlink.socket import Netlink
 
-_PUT: Final[dict[type[Fact], Step]] = {**host_steps.PUT, **vif_steps.PUT}
-_DROP: Final[dict[type[Fact], Step]] = {**host_steps.DROP, **vif_steps.DROP}
+_PUT: Final[dict[type[Fact], Step]] = {**host_steps.PUT, **marking.PUT, **vif_steps.PUT}
+_DROP: Final[dict[type[Fact], Step]] = {**host_steps.DROP, **marking.DROP, **vif_steps.DROP}
 
 Op: TypeAlias = Put | Drop
 StepError: TypeAlias = NetlinkError | GuardError | ShapingError | OSError

@@ -24,6 +24,17 @@ SINK: Final = "es-sink"
 """A dummy device: the last resort of subnet mode leads there, only so that the kernel answers ARP for all."""
 
 
+MARKED: Final = 1 << 30
+"""A packet mark with this bit, and without the one above it, is ours."""
+MARK_BITS: Final = 0xC0FFFFFF
+_TABLES_WITH_A_MARK: Final = 1 << 24
+
+
+def mark_of(table: int) -> int:
+    """What packets that come from a VRF are marked with; 0 if the number of its table is too long."""
+    return MARKED | table if table < _TABLES_WITH_A_MARK else 0
+
+
 def vrf_name(table: int) -> str:
     return f"esv-{table}"
 

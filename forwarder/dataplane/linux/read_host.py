@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from forwarder.dataplane.linux.facts import (
+    ErrorRules,
     Fact,
     Form,
     LocalTableLast,
@@ -21,6 +22,7 @@ from forwarder.dataplane.linux.facts import (
 )
 from forwarder.dataplane.linux.host import Fou, read_sysctl
 from forwarder.dataplane.linux.links import all_links
+from forwarder.dataplane.linux.marking import leads_past_error_rules
 from forwarder.dataplane.linux.names import (
     DEVICE_PREFIXES,
     MPLS_IN_UDP_PORT,
@@ -60,6 +62,7 @@ def read_host(netlink: Netlink, fou: Fou, wanted: Collection[Fact], links: Seque
             facts += [] if value is None else [Sysctl(fact.path, value)]
     for version in (4, 6):
         facts += _rules(netlink, version)
+    facts += [ErrorRules()] if leads_past_error_rules(netlink) else []
     facts += [port for port in fou.ports() if port.port == MPLS_IN_UDP_PORT]
     multipoint = {}
     for link in links:

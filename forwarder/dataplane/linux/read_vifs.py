@@ -22,6 +22,7 @@ from forwarder.dataplane.linux.facts import (
     VrfDevice,
 )
 from forwarder.dataplane.linux.host import read_sysctl
+from forwarder.dataplane.linux.marking import read_error_rules, read_marking
 from forwarder.dataplane.linux.names import (
     FIRST_HOP,
 )
@@ -68,7 +69,9 @@ def read_vifs(
     one = next(iter(ports)) if table and len(ports) == 1 else 0
     facts += read_vlans(netlink, links)
     facts += _routes(netlink, {link.index: link.name for link in links}, table)
+    facts += read_error_rules(netlink, table)
     if ports:
+        facts += read_marking(netlink, ports)
         facts += _labels(netlink, ports)
         facts += _on_ports(netlink, ports, one)
         facts += read_rates(netlink, ports)

@@ -25,6 +25,7 @@ _TCA_POLICE_TBF, _TCA_POLICE_RATE64 = 1, 8
 _RATE_OF_TBF = 8  # struct tc_tbf_qopt begins with a struct tc_ratespec, whose rate is at offset 8
 _RATE_OF_POLICE = 28  # struct tc_police: five numbers, then a struct tc_ratespec
 _LATENCY = "50ms"
+_PLACE = 2  # behind the filter of `marking`
 _SMALLEST_BURST = 32 * 1024
 
 
@@ -36,12 +37,12 @@ def put_rate(rate: Rate) -> None:
     burst = max(_SMALLEST_BURST, rate.bits // 8 // 50)  # 20 ms worth
     device = f"dev {rate.interface}"
     _tc([f"qdisc replace {device} clsact"])
-    _tc([f"filter delete {device} ingress pref 1"], may_fail=True)  # matchall knows no change in place
+    _tc([f"filter delete {device} ingress pref {_PLACE}"], may_fail=True)  # matchall knows no change in place
     police = f"action police rate {rate.bits}bit burst {burst} conform-exceed drop"
     queue = f"tbf rate {rate.bits}bit burst {burst} latency {_LATENCY}"
     _tc(
         [
-            f"filter add {device} ingress pref 1 protocol all matchall {police}",
+            f"filter add {device} ingress pref {_PLACE} protocol all matchall {police}",
             f"qdisc replace {device} root {queue}",
         ]
     )
@@ -49,7 +50,8 @@ def put_rate(rate: Rate) -> None:
 
 def drop_rate(interface: str) -> None:
     """Either half may be gone already; the caller reads back."""
-    _tc([f"qdisc delete dev {interface} clsact", f"qdisc delete dev {interface} root"], may_fail=True)
+    police = f"filter delete dev {interface} ingress pref {_PLACE}"
+    _tc([police, f"qdisc delete dev {interface} root"], may_fail=True)
 
 
 def read_rates(netlink: Netlink, names: dict[int, str]) -> list[Rate]:
@@ -71,7 +73,8 @@ def read_rates(netlink: Netlink, names: dict[int, str]) -> list[Rate]:
     for index in shaped.keys() | policed:
         police = _policed_rate(netlink, index) if index in policed else 0
         shape = shaped.get(index, 0)
-        rates.append(Rate(names[index], shape * 8 if shape == police else 0))
+        if police or shape:
+            rates.append(Rate(names[index], shape * 8 if shape == police else 0))
     return rates
 
 

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from forwarder.dataplane.linux.facts import (
+    ErrorRules,
     Fact,
     Form,
     FouPort,
@@ -34,6 +35,7 @@ _HOST_SYSCTLS: Final = (
     ("net/ipv4/fib_multipath_hash_policy", "1"),
     ("net/ipv6/fib_multipath_hash_policy", "1"),
     ("net/ipv4/ip_local_port_range", "49152 65535"),  # source ports carry the flow: RFC 7510 section 3
+    ("net/ipv6/fwmark_reflect", "1"),  # see `marking`
     ("net/mpls/platform_labels", "1048575"),
     ("net/mpls/ip_ttl_propagate", "0"),  # the pipe model: RFC 3443 section 3
     ("net/mpls/default_ttl", "64"),
@@ -55,7 +57,7 @@ _USUAL_MTU: Final = 1500
 def host_facts(underlay: Sequence[tuple[IPAddress, int]]) -> list[Fact]:
     """`underlay`: our infrastructure addresses, each with the MTU of the device that holds it."""
     facts: list[Fact] = [Sysctl(path, value) for path, value in _HOST_SYSCTLS]
-    facts += [VrfRule(4), VrfRule(6), LocalTableLast(4), LocalTableLast(6), SinkDevice()]
+    facts += [VrfRule(4), VrfRule(6), LocalTableLast(4), LocalTableLast(6), ErrorRules(), SinkDevice()]
     for local, mtu in underlay:
         gre = Form.GRE if local.version == 4 else Form.GRE_RECEIVE
         facts.append(TunnelDevice(gre_name(local), gre, local, _device_mtu(Encapsulation.GRE, local, mtu)))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, collapse_addresses, ip_network
+from typing import Final
 
 from forwarder.attachments import Mode, Vlan
 from forwarder.dataplane.admission import gateway_at
 from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.facts import (
+    ErrorRule,
     Fact,
     FrameFilter,
     Guard,
     LabelRoute,
     LastResort,
+    Marking,
     Neighbour,
     OwnRoute,
     Port,
@@ -28,8 +31,14 @@ from forwarder.dataplane.linux.facts import (
 from forwarder.dataplane.linux.guard_elements import in_order
 from forwarder.dataplane.linux.names import (
     FIRST_HOP,
+    mark_of,
 )
 from schema.values import IPAddress, IPNetwork
+
+_ON_INTERFACE: Final = (
+    *(VlanDevice, FrameFilter, Marking, Rate, ProxyArp),
+    *(Port, PortAddress, Neighbour, OwnRoute, LabelRoute),
+)
 
 
 def vif_facts(vif: Vif) -> list[Fact]:
@@ -38,8 +47,12 @@ def vif_facts(vif: Vif) -> list[Fact]:
     if vif.vlan is not None:
         facts.append(VlanDevice(vif.interface, vif.vlan.parent, vif.vlan.tag))
     facts += [Unreachable(vif.table, version) for version in (4, 6)]
+    mark = mark_of(vif.table)
+    facts.append(Marking(vif.interface, mark))
     for version in sorted({address.version for address in vif.addresses}):
         facts.append(PortAddress(vif.interface, FIRST_HOP[version]))
+        if version == 6 and mark:
+            facts.append(ErrorRule(vif.table))
     for address in vif.addresses:
         facts.append(OwnRoute(vif.table, ip_network(address), vif.interface))
         if vif.mac is not None:
@@ -80,8 +93,7 @@ def label_gateway(vif: Vif) -> IPAddress:
 
 def host_part(facts: Iterable[Fact], interface: str) -> list[Fact]:
     """Those of a vif's facts that can be kept true while its interface is absent."""
-    on_interface = (VlanDevice, FrameFilter, Rate, ProxyArp, Port, PortAddress, Neighbour, OwnRoute, LabelRoute)
-    return [fact for fact in facts if not (isinstance(fact, on_interface) and fact.interface == interface)]
+    return [fact for fact in facts if not (isinstance(fact, _ON_INTERFACE) and fact.interface == interface)]
 
 
 def vifs_of(facts: Iterable[Fact]) -> list[Vif]:

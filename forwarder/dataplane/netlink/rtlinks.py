@@ -49,6 +49,7 @@ IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
 NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_PROTOCOL = 1, 2, 8, 12
 NUD_PERMANENT = 0x80
+FRA_GOTO, FRA_FWMARK, FRA_FWMASK = 4, 10, 16
 FRA_PRIORITY, FRA_TABLE, FRA_L3MDEV, FRA_PROTOCOL = 6, 15, 19, 21
 RT_TABLE_LOCAL = 255
 RTPROT_KERNEL = 2
@@ -57,6 +58,8 @@ _ADDRESS = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, index
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 _RULE = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, protocol, scope, type, flags
 RTN_UNICAST = 1
+_FR_ACT_TO_TABLE, _FR_ACT_GOTO = 1, 2
+_FIB_RULE_INVERT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +259,38 @@ def local_table_rule(family: int, priority: int, delete: bool = False) -> Messag
     if delete:
         return Message(RTM_DELRULE, 0, body)
     return Message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body + u8(FRA_PROTOCOL, RTPROT_KERNEL))
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRule:
+    """Packets with these bits of the mark are looked up in `table`; those without go on at rule `goto`."""
+
+    priority: int
+    mark: int
+    mask: int
+    table: int = 0
+    goto: int = 0
+
+
+def put_mark_rule(family: int, rule: MarkRule) -> Message:
+    action, flags = (_FR_ACT_GOTO, _FIB_RULE_INVERT) if rule.goto else (_FR_ACT_TO_TABLE, 0)
+    body = _RULE.pack(family, 0, 0, 0, 0, 0, 0, action, flags) + u32(FRA_PRIORITY, rule.priority)
+    body += u32(FRA_FWMARK, rule.mark) + u32(FRA_FWMASK, rule.mask) + u8(FRA_PROTOCOL, OWN)
+    body += u32(FRA_GOTO, rule.goto) if rule.goto else u32(FRA_TABLE, rule.table)
+    return Message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def delete_rule_at(family: int, priority: int, table: int = 0) -> Message:
+    """Of ours, by its priority, and its table if that is told."""
+    action = _FR_ACT_TO_TABLE if table else _FR_ACT_GOTO
+    body = _RULE.pack(family, 0, 0, 0, 0, 0, 0, action, 0) + u32(FRA_PRIORITY, priority) + u8(FRA_PROTOCOL, OWN)
+    return Message(RTM_DELRULE, 0, body + (u32(FRA_TABLE, table) if table else b""))
+
+
+def parse_mark_rule(body: bytes) -> MarkRule | None:
+    """None for a rule that is not ours."""
+    found = attributes(body, _RULE.size)
+    if as_int(found.get(FRA_PROTOCOL, b"")) != OWN:
+        return None
+    told = {kind: as_int(found.get(kind, b"")) for kind in (FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_TABLE, FRA_GOTO)}
+    return MarkRule(*told.values())
