@@ -3,7 +3,7 @@
 A virtual interface gets a VRF of its own, so that the kernel may route to the VM for its own errors while nobody
 else can: traffic between two local interfaces waits for the route server's entry (draft section 5).  A label
 leads to its interface with no lookup.  Tunnels are made when the first route needs them, counted, and removed
-with the last (RFC 4023, RFC 7510).
+a while after the last (RFC 4023, RFC 7510).
 
 Every verb but `apply` works the same way: facts wanted, facts read (`plan`, `reading`), the difference executed
 (`kernel`), and the kernel asked again until nothing differs.  `apply` is the fast path: it trusts what it
