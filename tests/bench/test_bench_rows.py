@@ -12,7 +12,7 @@ TINY = Scale(routes=500, items=100, subscribers=5, notifications=500, kernel_rou
 README = Path(__file__).resolve().parents[2] / "bench" / "README.md"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_every_row_runs_and_is_explained(tmp_path: Path) -> None:
     found = list(lines(TINY, tmp_path))
     for line in found:

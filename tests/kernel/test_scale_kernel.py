@@ -92,7 +92,7 @@ def test_a_device_that_was_deleted_comes_back_with_its_routes(serving: Host) -> 
     assert serving.plane.audit(VIFS, ROUTES) == []
 
 
-def test_what_is_changed_between_two_pieces_is_not_judged(serving: Host) -> None:
+def test_what_is_changed_between_two_pieces_stays_as_it_was_changed(serving: Host) -> None:
     added = route("10.9.0.1/32", via(77, "gre"))
     replaced = route("10.0.0.2/32", via(78, "gre"))
     dropped = RouteKey("vm-a", ip_network("10.0.0.3/32"))
