@@ -5,6 +5,7 @@ That each kind of change is noticed at all is in test_repair_kernel, beside what
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -24,12 +25,13 @@ from forwarder.dataplane.linux.monitor import OVERRUN
 from forwarder.dataplane.netlink import numbers, rtroutes
 from forwarder.dataplane.netlink.codec import NLM_F_REQUEST, packed
 from forwarder.dataplane.netlink.socket import NETLINK_ROUTE, Netlink
+from forwarder.watch import Watch
 from tests.support.dataplane_contract import A, C, route, via
 from tests.support.namespaces import Namespace
 from tests.support.vpn_lab import Hypervisor, Lab, Machine
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_async
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 ROUTES = [route("10.0.0.2/32", via(20)), route("fd00::3/128", via(21, "gre"))]
 
@@ -169,6 +171,32 @@ def test_changes_that_come_too_fast_are_a_notice_of_their_own(host: Host) -> Non
         host.plane.noticed()
     host.space.run("ip", "link", "set", "t-a", "down")
     assert Notice("device t-a changed") in host.plane.noticed(), "devices are known again"
+
+
+async def test_what_somebody_flushes_is_there_again_at_once(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    """The whole way: the kernel announces, the loop wakes, the audit repairs."""
+
+    def audit() -> None:
+        host.plane.audit([A], ROUTES)
+
+    watch = Watch(host.plane, audit)
+    before = _held(host)
+    assert any('"t-a"' in line for line in before)
+    watch.start(asyncio.get_running_loop().time())
+    host.space.run("nft", "flush", "ruleset")
+    host.space.run("ip", "route", "flush", "table", "1001", "proto", "201")
+    assert _held(host) != before
+    await eventually_async(lambda: _held(host) == before, within=100, describe=lambda: str(_held(host)))
+    watch.stop()
+    told = [entry.__dict__["event_keys"] for entry in caplog.records if entry.msg == "dataplane.disturbed"]
+    assert {"what": "packet filter rules changed", "by": "nft"} in told
+    assert {"what": "route 10.0.0.2/32 in table 1001 was deleted", "by": "another program"} in told
+
+
+def _held(host: Host) -> list[str]:
+    queries = ("nft list tables", "nft list set inet es-vpn vifs", "ip route show table 1001", "ip -f mpls route")
+    lines = (line for query in queries for line in host.space.run(*query.split(), check=False).splitlines())
+    return sorted(line.strip() for line in lines)
 
 
 def test_an_interface_that_could_not_be_attached_is_noticed_when_it_comes(host: Host) -> None:

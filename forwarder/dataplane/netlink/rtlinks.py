@@ -282,7 +282,7 @@ def put_mark_rule(family: int, rule: MarkRule) -> Message:
 
 def delete_rule_at(family: int, priority: int, table: int = 0) -> Message:
     """Of ours, by its priority, and its table if that is told."""
-    action = _FR_ACT_TO_TABLE if table else _FR_ACT_GOTO
+    action = _FR_ACT_TO_TABLE if table else 0  # any: one that goes to another rule would have to name it here
     body = _RULE.pack(family, 0, 0, 0, 0, 0, 0, action, 0) + u32(FRA_PRIORITY, priority) + u8(FRA_PROTOCOL, OWN)
     return Message(RTM_DELRULE, 0, body + (u32(FRA_TABLE, table) if table else b""))
 
