@@ -107,8 +107,9 @@ def test_settings_are_of_a_device_or_of_the_whole_host() -> None:
     [
         (rtlinks.local_table_rule(numbers.AF_INET6, 32765), True),
         (rtlinks.vrf_rule(numbers.AF_INET, 1000), True),
+        (rtlinks.put_mark_rule(numbers.AF_INET6, rtlinks.MarkRule(1002, 1, 255, table=1001)), True),
         (Message(rtlinks.RTM_NEWRULE, 0, struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 0, 0, 1, 0)), False),
     ],
 )
-def test_two_rules_are_ours_to_look_after(message: Message, ours: bool) -> None:
+def test_which_rules_are_ours_to_look_after(message: Message, ours: bool) -> None:
     assert notices.is_rule_of_ours(message.body) is ours

@@ -105,9 +105,9 @@ def of_settings(body: bytes) -> int | None:
 
 
 def is_rule_of_ours(body: bytes) -> bool:
-    """The rule of the host's own addresses, which we moved, or the one that leads into VRFs."""
+    """The rule of the host's own addresses, which we moved, the one that leads into VRFs, or one that we made."""
     _, table, leads_into_vrfs = rtlinks.parse_rule(body)
-    return table == rtlinks.RT_TABLE_LOCAL or leads_into_vrfs
+    return table == rtlinks.RT_TABLE_LOCAL or leads_into_vrfs or rtlinks.parse_mark_rule(body) is not None
 
 
 def concerns_our_tables(nft_data: bytes) -> bool:
