@@ -248,6 +248,28 @@ def test_a_large_dump_is_cut_into_messages_and_portions() -> None:
     assert node.held() == node.wanted()
 
 
+def test_a_large_dump_keeps_no_other_vpn_waiting() -> None:
+    """Not even one that was subscribed to later: a change of red is in one of the next two portions."""
+    rib = Rib(Settings(ROUTER_ID, LOCAL_AS, vpns=(vpn("blue", ["64512:100"]), vpn("red", ["64512:200"]))))
+    client = Subscriber()
+    outbox: SubscriberOutbox[Subscriber] = SubscriberOutbox(client, {})
+    for number in range(2000):
+        prefix = f"10.1.{number >> 8}.{number & 255}/32"
+        rib.update(published_path(_HOST1, "blue", prefix, item(prefix, hop("192.0.2.1", 16)), _RD[_HOST1]))
+    for name in ("blue", "red"):
+        outbox.subscribe(rib.vrfs[name], "host9/vpn")
+    outbox.drain(_LOTS)
+    assert {node for _, node, _ in client.take_log()} == {"blue"}
+    rib.update(published_path(_HOST1, "red", "r", item(_P1, hop("192.0.2.1", 16)), "192.0.2.1:2", ["64512:200"]))
+    told = []
+    for _ in range(2):
+        client.unsent = 0
+        outbox.drain(_LOTS)
+        told += client.take_log()
+    assert ("items", "red", ("r",)) in told
+    assert outbox.has_pending, "and blue is not through"
+
+
 def test_a_drain_ends_when_a_portion_waits_to_be_written(node: _Node) -> None:
     for n in range(3000):
         node.publish(_HOST1, f"i{n}", f"10.{n >> 8}.{n & 255}.1/32")
