@@ -13,7 +13,7 @@ guard lets it send what others sent it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,18 +21,16 @@ from pathlib import Path
 
 import pytest
 
-import routeserver.cli.program
 from tests.support.forwarder_program import ForwarderProgram
 from tests.support.namespaces import Namespace
 from tests.support.pki import Pki
+from tests.support.route_server_inside import SLOW, RouteServerInside
 from tests.support.routeserver import XMPP_PORT, RouteServerProcess, VpnConfig
 from tests.support.vpn_lab import Hypervisor, Lab, Machine, Sniffer, ipv4
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 RS = "192.0.2.101"
-SLOW = 200.0
-"""Starting Python in an emulated machine takes many times what it takes outside."""
 SPOKE1, SPOKE2, HUB, ALL = "203.0.113.42", "203.0.113.48", "203.0.113.1", "203.0.113.0/24"
 VPNS = (
     VpnConfig("tenant1", "64512:1", imports=("64512:2",)),
@@ -40,20 +38,6 @@ VPNS = (
     VpnConfig("red", "64512:3"),
 )
 UDP, ICMP, MPLS_PORT = 17, 1, 6635
-
-
-class RouteServerInside(RouteServerProcess):
-    """`routeserver run` in a namespace."""
-
-    def __init__(self, directory: Path, namespace: Namespace) -> None:
-        super().__init__(directory, 64512, vpns=VPNS, address=RS)
-        self._namespace = namespace
-
-    def spawn(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self.fork(routeserver.cli.program.main, command[command.index("run") :], self._namespace)
-
-    def wait_ready(self, ready: Callable[[], object], within: float) -> None:
-        super().wait_ready(ready, SLOW)
 
 
 @dataclass
@@ -82,7 +66,7 @@ def world(lab: Lab, tmp_path: Path) -> Iterator[World]:
         "hub": hosts[2].machine("t-hub", HUB),
     }
     _forwards(machines["hub"].namespace)
-    server = RouteServerInside(tmp_path / "rs", outside)
+    server = RouteServerInside(tmp_path / "rs", outside, RS, vpns=VPNS)
     with ExitStack() as stack:
         stack.enter_context(server)
         programs = [
