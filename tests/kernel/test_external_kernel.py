@@ -295,4 +295,9 @@ def test_a_port_that_comes_back_is_served_again(lab: Lab) -> None:
     assert plane.audit([vif], []) == []
     plane.detach("es")
     assert not host.namespace.succeeds("ip", "link", "show", "p1.100")
+
+    plane.attach(vif)
     plane.close()
+    assert host.dataplane().purge()
+    assert not host.namespace.succeeds("ip", "link", "show", "p1.100"), "nor does a purge leave it"
+    assert host.namespace.succeeds("ip", "link", "show", "p1"), "the port is not ours"
