@@ -21,6 +21,7 @@ from tests.support.forwarder import write_config
 from tests.support.kernel_state import ROUTES, VIFS
 from tests.support.pki import Pki
 from tests.support.vpn_lab import Hypervisor, Inside, Lab
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
@@ -73,6 +74,7 @@ def host(kernel_features: None) -> Iterator[Hypervisor]:
     )
     for setting in settings:
         space.run("sysctl", "-qw", setting)
+    eventually(lambda: "tentative" not in space.run("ip", "addr"), within=60, describe="addresses to be usable")
     yield hypervisor
     lab.close()
 
