@@ -36,9 +36,7 @@ def put_vlan(hands: Hands, fact: VlanDevice) -> None:
     link = link_named(hands.netlink, fact.interface)
     if link is not None:
         if link.kind != "vlan" or (link.alias != _ALIAS and (link.up or link.alias)):  # one half made is ours as well
-            raise NetlinkError(
-                errno.EEXIST, f"{fact.interface} is there, and the forwarder did not make it"
-            )
+            raise NetlinkError(errno.EEXIST, f"{fact.interface} is there, and the forwarder did not make it")
         hands.netlink.ask(rtlinks.delete_link_named(fact.interface))
     parent = hands.index(fact.parent)
     hands.netlink.ask(rtlinks.new_link(fact.interface, "vlan", *rtlinks.vlan_data(fact.tag), lower=parent))
