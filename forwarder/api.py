@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 
 _PREFIX = "/api/v1"
 _VIF = _PREFIX + "/vifs/{id:[^/]+}"
+"""Every character an id may have: aiohttp's own idea of a segment leaves braces out."""
 _PIECE = 200
 """Routes looked at in one turn of the loop."""
-"""Every character an id may have: aiohttp's own idea of a segment leaves braces out."""
 _SOCKET_UMASK = 0o177
 _STATUS: dict[type[Exception], tuple[int, str]] = {
     AttachmentError: (400, "The attachment is not well-formed"),

@@ -1,4 +1,4 @@
-"""The verbs that talk to a running forwarder: attach, detach, get, status.
+"""The verbs that talk to a running forwarder: attach, detach, get, trace, status, drain, undrain, external.
 
 They are clients of the unix-socket API and import nothing beyond the standard library and the checks for attachments:
 hooks run them while a VM waits for its start.  Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 no forwarder
@@ -12,6 +12,8 @@ import http.client
 import json
 import socket
 import sys
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -29,13 +31,11 @@ _COLUMNS = {
     "drain": ("vif", "vpn", "prefix"),
     "route-servers": ("address", "domain", "state", "vpns", "vpns-in-sync", "items", "unusable-items", "reason"),
 }
-
-
 _WIDE = {
     "vifs": ("mac", "rate", "mode", "instance-id", "sequence-numbers", "local-preference"),
     "routes": ("local-preference", "sequence-number"),
 }
-"""Columns that `-o wide` has beside those."""
+"""Columns that `-o wide` has beside those; before a reason, which is a sentence and stands at the end of its line."""
 
 
 class CommandError(Exception):
@@ -72,8 +72,11 @@ def attach(arguments: argparse.Namespace) -> int:
         "local_preference": arguments.local_preference,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    if arguments.interface is None or arguments.vlan is not None:
+    if arguments.interface is None:
         raise CommandError(f"attach {arguments.id}: needs --interface, or --via and --vlan", EXIT_USAGE)
+    if arguments.vlan is not None:
+        reason = "--vlan is for --via; here name the device of the VLAN with --interface"
+        raise CommandError(f"attach {arguments.id}: {reason}", EXIT_USAGE)
     try:
         parse_attachment(arguments.id, **given)
     except AttachmentError as error:
@@ -98,17 +101,20 @@ def get(arguments: argparse.Namespace) -> int:
         items = [answer]
     else:
         filters = {key: getattr(arguments, key, None) for key in ("vpn", "vif", "prefix")}
+        if filters["prefix"] is not None:
+            filters["prefix"] = _canonical("--prefix", ip_network, filters["prefix"])
         query = urlencode({key: value for key, value in filters.items() if value is not None})
         answer = _request(arguments.api, "GET", f"{_PREFIX}/{kind}{'?' + query if query else ''}")
         items = answer["items"]
-    wide = _WIDE.get(kind, ()) if arguments.output == "wide" else ()
-    _show(arguments, answer, table(items, (*_COLUMNS[kind], *wide)))
+    _show(arguments, answer, table(items, _columns(kind, arguments.output)))
     return EXIT_OK
 
 
 def trace(arguments: argparse.Namespace) -> int:
-    given = {"destination": arguments.destination, "source": arguments.source}
-    query = urlencode({key: value for key, value in given.items() if value is not None})
+    given = {"destination": _canonical("ADDRESS", ip_address, arguments.destination)}
+    if arguments.source is not None:
+        given["source"] = _canonical("--source", ip_address, arguments.source)
+    query = urlencode(given)
     answer = _request(arguments.api, "GET", f"{_vif_path(arguments.id)}/trace?{query}")
     steps, arrival = answer["steps"], answer["arrival"]
     width = max(len(step["topic"]) for step in steps)
@@ -178,8 +184,22 @@ def table(items: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def _columns(kind: str, output: str) -> tuple[str, ...]:
+    plain = _COLUMNS[kind]
+    wide = _WIDE.get(kind, ()) if output == "wide" else ()
+    return tuple(sorted((*plain, *wide), key="reason".__eq__)) if wide else plain
+
+
+def _canonical(option: str, read: Callable[[str], object], text: str) -> str:
+    """As the forwarder writes it: an address alone is the prefix of that host."""
+    try:
+        return str(read(text))
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}", EXIT_USAGE) from None
+
+
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -10,7 +10,7 @@ import argparse
 import asyncio
 
 from forwarder import log
-from forwarder.attachments import AttachmentError, parse_attachment
+from forwarder.attachments import VLAN_LAST, AttachmentError, parse_attachment
 from forwarder.cli import EXIT_ERROR, EXIT_OK, EXIT_USAGE, CommandError
 from forwarder.config import ConfigError, EndSystemConfig, RouteServerConfig, load_end_system
 from forwarder.external.client import EndSystemClient, Interface
@@ -39,12 +39,14 @@ async def _run(config: EndSystemConfig, interface: Interface, forwarders: list[R
 
 def _interface(arguments: argparse.Namespace) -> Interface:
     """Checked as the forwarder will, with a port that stands for its own."""
-    given = [name for name in NOT_HERE if getattr(arguments, name)]
+    given = [name for name in NOT_HERE if getattr(arguments, name) is not None]
     if given:
         option = given[0].replace("_", "-")
         raise CommandError(f"attach {arguments.id}: --{option} is for the forwarder to say, not with --via", EXIT_USAGE)
     if arguments.vlan is None:
         raise CommandError(f"attach {arguments.id}: --vlan N says where the forwarder finds the interface", EXIT_USAGE)
+    if not 0 < arguments.vlan <= VLAN_LAST:
+        raise CommandError(f"attach {arguments.id}: --vlan: {arguments.vlan} is outside 1..{VLAN_LAST}", EXIT_USAGE)
     try:
         vlan = f"port:{arguments.vlan}"
         checked = parse_attachment(
