@@ -37,7 +37,7 @@ BACKENDS = ("linux", "fake")
 SUBSCRIBE = ("all", "one")
 _ENCAPSULATIONS = (Encapsulation.UDP, Encapsulation.GRE)
 _XMPP_ADDR = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")  # id-on-xmppAddr, RFC 6120 section 13.7.1.4
-_TYPE_NAMES = {"str": "a string", "array": "a list", "object": "a table", "int": "an integer"}
+_TYPE_NAMES = {"str": "a string", "int": "an integer", "bool": "true or false", "array": "a list", "object": "a table"}
 
 
 class ConfigError(Exception):

@@ -128,6 +128,7 @@ def test_several_addresses_and_route_servers(directory: Path) -> None:
         ("[tls]", f"[first-hop]\ndns = {[f'10.0.0.{n}' for n in range(9)]}\n[tls]",
          "first-hop.dns: 9 are too many: a VM is told 8 at most"),
         ("[tls]", '[first-hop]\nmtu = 1400\n[tls]', "first-hop.mtu: unknown key"),
+        ("[tls]", "[first-hop]\ndhcp = 1\n[tls]", "first-hop.dhcp: must be true or false, not an integer"),
         ("[tls]", '[[route-servers]]\naddress = "192.0.2.101:5222"\ndomain = "b"\n[tls]',
          "route-servers[1].address: the same as route-servers[0].address"),
         ('backend = "fake"', 'backend = "ebpf"', "dataplane.backend: 'ebpf' is neither linux nor fake"),
