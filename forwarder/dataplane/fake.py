@@ -42,6 +42,8 @@ class FakeDataplane:
         self._routes: dict[RouteKey, Route] = {}
         self._failures: defaultdict[Verb, list[str]] = defaultdict(list)
         self._notices: list[Notice] = []
+        self._changed: set[RouteKey] = set()
+        """What was asked for since an audit in parts began."""
 
     def fail_next(self, verb: Verb, reason: str) -> None:
         """The next call of `verb` raises DataplaneError; the next put of `apply` is refused. Calls queue up."""
@@ -93,6 +95,7 @@ class FakeDataplane:
         refusals = []
         for change in {(change.vif_id, change.prefix): change for change in changes}.values():
             key = RouteKey(change.vif_id, change.prefix)
+            self._changed.add(key)
             if isinstance(change, RouteKey):
                 self._routes.pop(key, None)
                 continue
@@ -106,6 +109,22 @@ class FakeDataplane:
 
     def audit(self, vifs: Sequence[Vif], routes: Sequence[Route]) -> list[str]:
         self._fail("audit")
+        told = self._audit_vifs(vifs)
+        return told + self._audit_routes({RouteKey(route.vif_id, route.prefix): route for route in routes})
+
+    def audit_in_parts(self, vifs: Sequence[Vif], routes: Iterable[Route]) -> Iterator[list[str]]:
+        """Each route is a piece, so that as much as possible comes in between."""
+        self._fail("audit")
+        changed = self._changed = set()
+        yield self._audit_vifs(vifs)
+        wanted: set[RouteKey] = set()
+        for route in routes:
+            wanted.add(key := RouteKey(route.vif_id, route.prefix))
+            yield self._repaired(key, route)
+        for key in [key for key in self._routes if key not in wanted]:
+            yield [] if key in changed or self._routes.pop(key, None) is None else [_unwanted(key)]
+
+    def _audit_vifs(self, vifs: Sequence[Vif]) -> list[str]:
         told = []
         wanted = {vif.id: vif for vif in vifs}
         for vif_id in [vif_id for vif_id in self._vifs if vif_id not in wanted]:
@@ -115,28 +134,28 @@ class FakeDataplane:
             if self._vifs.get(vif.id) != vif:
                 told.append(f"virtual interface {vif.id}: {_state(vif.id in self._vifs)}")
                 self.attach(vif)
-        return told + self._audit_routes({RouteKey(route.vif_id, route.prefix): route for route in routes})
-
-    def audit_in_parts(self, vifs: Sequence[Vif], routes: Iterable[Route]) -> Iterator[list[str]]:
-        yield self.audit(vifs, list(routes))
+        return told
 
     def _audit_routes(self, wanted: dict[RouteKey, Route]) -> list[str]:
         told = []
         for key in [key for key in self._routes if key not in wanted]:
             del self._routes[key]
-            told.append(f"route {key.prefix} of {key.vif_id}: was not wanted")
+            told.append(_unwanted(key))
         for key, route in wanted.items():
-            held = self._routes.get(key)
-            if held is not None and same_hops(held.hops, route.hops):
-                continue
-            state = _state(held is not None)
-            reason = reason_against_route(route, self._vifs)
-            if reason is None:
-                self._routes[key] = route
-            else:
-                state = f"cannot be installed: {reason}"
-            told.append(f"route {key.prefix} of {key.vif_id}: {state}")
+            told += self._repaired(key, route)
         return told
+
+    def _repaired(self, key: RouteKey, route: Route) -> list[str]:
+        held = self._routes.get(key)
+        if held is not None and same_hops(held.hops, route.hops):
+            return []
+        state = _state(held is not None)
+        reason = reason_against_route(route, self._vifs)
+        if reason is None:
+            self._routes[key] = route
+        else:
+            state = f"cannot be installed: {reason}"
+        return [f"route {key.prefix} of {key.vif_id}: {state}"]
 
     def purge(self) -> list[str]:
         self._fail("purge")
@@ -185,3 +204,7 @@ class FakeDataplane:
 
 def _state(there: bool) -> str:
     return "was not as wanted" if there else "was missing"
+
+
+def _unwanted(key: RouteKey) -> str:
+    return f"route {key.prefix} of {key.vif_id}: was not wanted"

@@ -114,9 +114,12 @@ async def test_one_that_is_stopped_goes_no_further() -> None:
     assert host.plane.routes_at_the_end == []
 
 
-def test_the_fake_audits_in_one_piece() -> None:
+def test_the_fake_looks_at_each_route_by_itself() -> None:
     plane = FakeDataplane()
-    assert list(plane.audit_in_parts([VIF], [])) == [["virtual interface vm1: was missing"]]
+    wanted = Route("vm1", FIRST, (RemoteHop(REMOTE, 100, Encapsulation.GRE),))
+    told = [["virtual interface vm1: was missing"], [f"route {FIRST} of vm1: was missing"]]
+    assert list(plane.audit_in_parts([VIF], [wanted])) == told
+    assert list(plane.audit_in_parts([VIF], [])) == [[], [f"route {FIRST} of vm1: was not wanted"]]
     plane.fail_next("audit", "no")
     with pytest.raises(DataplaneError):
         next(plane.audit_in_parts([VIF], []))

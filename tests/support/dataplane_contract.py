@@ -348,6 +348,17 @@ class DataplaneContract:
         assert not any("10.1.0.0/16" in sentence for sentence in told)
         assert held(plane) == as_held([moved, ROUTES[2]])
 
+    def test_an_audit_in_parts_takes_away_what_nobody_wants_any_more(self, plane: Dataplane) -> None:
+        unwanted, wanted, asked = (route(f"10.0.0.{number}/32", via(20)) for number in (3, 4, 5))
+        plane.attach(A)
+        plane.apply([unwanted, wanted, asked])
+        parts = plane.audit_in_parts([A], iter([wanted]))
+        told = next(parts)
+        plane.apply([asked])
+        told += [sentence for part in parts for sentence in part]
+        assert held(plane) == as_held([wanted, asked]), "what is asked for meanwhile is not judged"
+        assert told == ["route 10.0.0.3/32 of vm-a: was not wanted"]
+
     def test_audit_tells_what_cannot_be_installed(self, plane: Dataplane) -> None:
         told = plane.audit([A], [route("10.0.0.2/32", via(20, "vxlan"))])
         assert "route 10.0.0.2/32 of vm-a: cannot be installed: VXLAN carries no MPLS label" in told

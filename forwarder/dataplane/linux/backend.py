@@ -277,10 +277,21 @@ class LinuxDataplane:
             self._learned.keep(self._vifs)
             self._tunnels.devices_changed()
             told = self._audit(None)
-        yield told
+        with self._learned.noting_changes():
+            yield told
+            yield from self._audit_routes(routes)
+
+    def _audit_routes(self, routes: Iterable[Route]) -> Iterator[list[str]]:
+        """First the mirror with what is wanted, then the kernel with the mirror."""
+        wanted: set[Key] = set()
         left = iter(routes)
         while piece := list(islice(left, _PIECE)):
+            wanted.update((route.vif_id, prefix_key(route.prefix)) for route in piece)
             yield self._install_missed(piece)
+        for unwanted in self._learned.unwanted(wanted, self._vifs):
+            with self._monitor.own_changes():
+                told = self._learned.drop_unwanted(unwanted, self._vifs)
+            yield told
         suspects: set[int] = set()
         with _doing("read the kernel's routes"):
             for found in self._learned.suspects(self._vifs):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -44,7 +44,7 @@ class LearnedRoutes:
         self._writer = RouteWriter(tunnels, index)
         self._held: defaultdict[str, dict[int, Route]] = defaultdict(dict)
         self._changed: set[Key] | None = None
-        """What came and went since the kernel was asked, while it is read in pieces: not to be judged."""
+        """What came, went or was asked for since an audit in pieces began: not to be judged by it."""
 
     def adopt(self, routes: Iterable[Route]) -> None:
         """These are in the kernel, from an earlier run, and so are their tunnels."""
@@ -76,6 +76,7 @@ class LearnedRoutes:
         for (vif_id, key), route in routes.items():
             before = self._held[vif_id].get(key)
             if before is not None and same_hops(before.hops, route.hops):
+                self._note(vif_id, key)
                 continue
             try:
                 bodies.append(self._writer.message(route, vifs))
@@ -121,26 +122,57 @@ class LearnedRoutes:
                 found[route.vif_id, key] = route
         return found
 
+    @contextmanager
+    def noting_changes(self) -> Iterator[None]:
+        """`unwanted` and `suspects`, which belong in here, judge nothing that others of our verbs do meanwhile.
+
+        Not closed before its end, it hinders nothing but costs memory.
+        """
+        self._changed = set()
+        try:
+            yield
+        finally:
+            self._changed = None
+
+    def unwanted(self, wanted: Collection[Key], vifs: Mapping[str, Vif]) -> Iterator[dict[Key, RouteKey]]:
+        """What the mirror has and nobody wants, found in pieces, each to be dropped before the next is asked for."""
+        assert self._changed is not None
+        for vif_id in list(vifs):
+            keys = iter(list(self._held.get(vif_id, ())))
+            while piece := list(islice(keys, _PIECE)):
+                held = self._held.get(vif_id, {})
+                found = ((vif_id, key) for key in piece if key in held)
+                yield {
+                    key: RouteKey(vif_id, held[key[1]].prefix)
+                    for key in found
+                    if key not in wanted and key not in self._changed
+                }
+
+    def drop_unwanted(self, unwanted: Mapping[Key, RouteKey], vifs: Mapping[str, Vif]) -> list[str]:
+        """What became of each, in words."""
+        failed = {refusal.key: refusal.reason for refusal in self.drop(unwanted, vifs)}
+        told = []
+        for key in unwanted.values():
+            state = f", and cannot be removed: {failed[key]}" if key in failed else ""
+            told.append(f"route {key.prefix} of {key.vif_id}: was not wanted{state}")
+        return told
+
     def suspects(self, vifs: Mapping[str, Vif]) -> Iterator[set[int]]:
         """Tables in which the kernel seems to hold something else than the mirror, found in pieces of some ms.
 
-        Not closed before its end, it hinders nothing but costs memory. Raises NetlinkError.
+        Raises NetlinkError.
         """
-        self._changed = set()
         seen: defaultdict[str, set[int]] = defaultdict(set)
-        try:
-            with closing(Netlink()) as reader:
-                for family in (numbers.AF_INET, numbers.AF_INET6):
-                    asked = rtroutes.routes_of(family, protocol=numbers.LEARNED)
-                    for part in reader.dump_in_parts(rtroutes.RTM_GETROUTE, asked):
-                        yield self._unlike_the_mirror(part, vifs, seen)
-            for vif in list(vifs.values()):
-                routes = iter(list(self._held[vif.id]))
-                while piece := list(islice(routes, _PIECE)):
-                    missing = any(self._is_missing((vif.id, key), seen) for key in piece)
-                    yield {vif.table} if missing else set()
-        finally:
-            self._changed = None
+        with closing(Netlink()) as reader:
+            for family in (numbers.AF_INET, numbers.AF_INET6):
+                asked = rtroutes.routes_of(family, protocol=numbers.LEARNED)
+                for part in reader.dump_in_parts(rtroutes.RTM_GETROUTE, asked):
+                    yield self._unlike_the_mirror(part, vifs, seen)
+        for vif in list(vifs.values()):
+            routes = iter(list(self._held[vif.id]))
+            while piece := list(islice(routes, _PIECE)):
+                missing = any(self._is_missing((vif.id, key), seen) for key in piece)
+                yield {vif.table} if missing else set()
 
     def _unlike_the_mirror(
         self, part: Iterable[bytes], vifs: Mapping[str, Vif], seen: Mapping[str, set[int]]
@@ -220,8 +252,7 @@ class LearnedRoutes:
 
     def _came(self, key: int, route: Route) -> None:
         """The kernel holds this route now, and no longer the one before it."""
-        if self._changed is not None:
-            self._changed.add((route.vif_id, key))
+        self._note(route.vif_id, key)
         routes = self._held[route.vif_id]
         before = routes.get(key)
         if before is not None:
@@ -230,8 +261,11 @@ class LearnedRoutes:
         self._tunnels.came(route.hops)
 
     def _went(self, vif_id: str, key: int) -> None:
-        if self._changed is not None:
-            self._changed.add((vif_id, key))
+        self._note(vif_id, key)
         before = self._held[vif_id].pop(key, None)
         if before is not None:
             self._tunnels.went(before.hops)
+
+    def _note(self, vif_id: str, key: int) -> None:
+        if self._changed is not None:
+            self._changed.add((vif_id, key))
