@@ -85,11 +85,12 @@ class Installer:
             self._audit_next = lambda: self.audit(vifs, unclaimed)
             return
         try:
-            routes = chain(self._fib.each_route(), unclaimed.routes())
             served = [*vifs(), *unclaimed.vifs()]
         except DataplaneError as error:
             record(logging.ERROR, "dataplane.audit.failed", reason=str(error))
             return
+        # in this order: what is claimed meanwhile is among the routes of the FIB before those are read
+        routes = chain(unclaimed.each_route(), self._fib.each_route())
         self._audit_some(self._dataplane.audit_in_parts(served, routes))
 
     def _audit_some(self, parts: Iterator[list[str]]) -> None:

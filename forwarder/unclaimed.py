@@ -8,6 +8,7 @@ arrives; a detach removes them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from forwarder.dataplane.contract import Dataplane, Route, Vif
 from forwarder.log import record
@@ -55,3 +56,10 @@ class Unclaimed:
         """What is in their VRFs, or in that of one. Raises DataplaneError."""
         chosen = self._labels.keys() if vif_id is None else self._labels.keys() & {vif_id}
         return [route for route in self._dataplane.routes() if route.vif_id in chosen] if chosen else []
+
+    def each_route(self) -> Iterator[Route]:
+        """All of them for who reads them slowly: none of an interface that is claimed, or gone, by then. Raises
+        DataplaneError when the first is asked for."""
+        for route in self.routes():
+            if route.vif_id in self._labels:
+                yield route

@@ -123,3 +123,60 @@ def test_the_fake_looks_at_each_route_by_itself() -> None:
     plane.fail_next("audit", "no")
     with pytest.raises(DataplaneError):
         next(plane.audit_in_parts([VIF], []))
+
+
+class Orphaned:
+    """A host with an interface of an earlier forwarder, `vm1`, that no attachment speaks of, and an audit of it."""
+
+    def __init__(self) -> None:
+        self.plane = FakeDataplane()
+        self.plane.attach(VIF)
+        self.left = [Route("vm1", prefix, (RemoteHop(REMOTE, 100, Encapsulation.GRE),)) for prefix in (FIRST, SECOND)]
+        self.plane.apply(self.left)
+        self.unclaimed = Unclaimed(self.plane, VifTable(OWN, [Encapsulation.GRE], State()))
+        self.unclaimed.find()
+        self.fib = Fib([OWN], [Encapsulation.GRE], {"rs1": 0})
+        self.installer = Installer(self.fib, self.plane)
+        self.installer.audit(list, self.unclaimed)
+
+    async def until_audited(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("after", range(6))
+async def test_routes_of_an_interface_that_is_claimed_during_an_audit_are_the_fibs_to_judge(after: int) -> None:
+    host = Orphaned()
+    for _ in range(after):
+        await asyncio.sleep(0)
+    held = host.unclaimed.routes("vm1")
+    host.unclaimed.claim("vm1")
+    host.fib.put_vif(LocalVif(VIF.id, "blue", VIF.label, VIF.addresses))
+    host.fib.restore(held)
+    await host.until_audited()
+    assert host.plane.routes() == host.left, "and it has not judged them yet"
+
+
+@pytest.mark.parametrize("after", range(6))
+async def test_an_audit_brings_back_nothing_that_went_with_a_claim(after: int) -> None:
+    host = Orphaned()
+    for _ in range(after):
+        await asyncio.sleep(0)
+    held = host.unclaimed.routes("vm1")
+    host.unclaimed.claim("vm1")
+    host.fib.put_vif(LocalVif(VIF.id, "blue", VIF.label, VIF.addresses))
+    host.fib.restore(held)
+    host.fib.release("blue")
+    host.installer.schedule()
+    await host.until_audited()
+    assert host.plane.routes() == []
+
+
+async def test_an_interface_that_changes_hands_during_an_audit_gets_none_of_the_old_routes() -> None:
+    host = Orphaned()
+    host.plane.detach("vm1")
+    host.unclaimed.forget("vm1", 0.0)
+    host.plane.attach(VIF)
+    host.fib.put_vif(LocalVif(VIF.id, "red", VIF.label, VIF.addresses))
+    await host.until_audited()
+    assert host.plane.routes() == []
