@@ -102,11 +102,11 @@ class Watch:
         return bool(notices)
 
     def _after_notice(self) -> None:
-        self._tell()
+        self._listen()
         try:
-            self._compare()
+            self._tell()
         finally:
-            self._listen()
+            self._compare()
 
     def _compare(self) -> None:
         self._regular_at = asyncio.get_running_loop().time() + AUDIT_SECONDS

@@ -157,3 +157,30 @@ async def test_who_listens_waits_for_no_tick(caplog: pytest.LogCaptureFixture) -
     await asyncio.sleep(0)
     assert kernel.audits == 3, "stopped"
     plane.close()
+
+
+class HardOfHearing(Announcing):
+    """Asked for the `fails_at`-th time, it cannot say what was noticed."""
+
+    def __init__(self, fails_at: int) -> None:
+        super().__init__()
+        self._times_left = fails_at
+
+    def noticed(self) -> list[Notice]:
+        self._times_left -= 1
+        if self._times_left == 0:
+            raise DataplaneError("no buffer space available")
+        return super().noticed()
+
+
+async def test_what_cannot_be_told_before_an_audit_ends_neither_the_audit_nor_the_watch() -> None:
+    plane = HardOfHearing(2)
+    kernel = Kernel(plane)
+    kernel.watch.start(asyncio.get_running_loop().time())
+    for times in (1, 2):
+        plane.announce()
+        plane.lose(KEY)
+        await eventually_async(lambda wanted=times: kernel.audits == wanted)  # type: ignore[misc]
+        assert plane.routes() == [ROUTE]
+    kernel.watch.stop()
+    plane.close()
