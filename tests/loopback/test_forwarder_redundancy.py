@@ -152,7 +152,7 @@ class Keepalived(Daemon):
             "interface eth1": f"interface {interface}",
             "priority 110": f"priority {priority}",
             "advert_int 1": "advert_int 0.2",
-            "/usr/local/bin/forwarder external": f"{command} external",
+            "/opt/end-system/bin/forwarder external": f"{command} external",
             '"/usr/local/lib/forwarder/vrrp-notify': f'"{self._notify(command)}',
         }.items():
             assert shipped in text
