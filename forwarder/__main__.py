@@ -46,10 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="run the forwarder in the foreground")
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (TOML)")
     run.set_defaults(verb=_run)
-    purge = verbs.add_parser("purge", help="remove all that a forwarder, stopped by now, has made on this host")
-    purge.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration it had")
-    purge.set_defaults(verb=_purge)
-
     config = verbs.add_parser("config", help="work on the configuration file").add_subparsers(
         required=True, metavar="check"
     )
@@ -68,11 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     detach.set_defaults(verb=cli.detach)
     drain = verbs.add_parser("drain", parents=[client], help="move traffic to other hosts, before maintenance")
     drain.set_defaults(verb=cli.drain)
+    undrain = verbs.add_parser("undrain", parents=[client], help="take a drain back")
+    undrain.set_defaults(verb=cli.undrain)
     external = verbs.add_parser("external", parents=[client], help="end-systems behind this forwarder; its role")
     external.add_argument("role", nargs="?", choices=("active", "standby"), help="what VRRP has made of this one")
     external.set_defaults(verb=cli.external)
-    undrain = verbs.add_parser("undrain", parents=[client], help="take a drain back")
-    undrain.set_defaults(verb=cli.undrain)
     _add_get(verbs.add_parser("get", help="list what the forwarder has"), client)
     trace = verbs.add_parser(
         "trace", parents=[client], help="what would become of a packet; exit code 6 when it would be dropped"
@@ -83,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     trace.set_defaults(verb=cli.trace)
     status = verbs.add_parser("status", parents=[client], help="route servers and counts; exit code 5 when degraded")
     status.set_defaults(verb=cli.status)
+    purge = verbs.add_parser("purge", help="remove all that a forwarder, stopped by now, has made on this host")
+    purge.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration it had")
+    purge.set_defaults(verb=_purge)
     return parser
 
 
