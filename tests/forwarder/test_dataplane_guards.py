@@ -18,6 +18,7 @@ from forwarder.dataplane.linux.guard_elements import (
     parse_drops,
     parse_frames,
     parse_guards,
+    parse_peers,
     rules_of,
 )
 from forwarder.dataplane.linux.guard_rules import tables_script
@@ -40,10 +41,25 @@ def test_peers_are_collapsed_and_stand_by_family() -> None:
     assert "add element inet es-under peers6 { ::/0 }" in lines
 
 
-def test_no_peers_of_a_family_is_an_empty_set() -> None:
-    script = tables_script([ip_network("192.0.2.0/24")], 1468)
-    assert "flush set inet es-under peers6" in script
-    assert "add element inet es-under peers6" not in script
+def test_peers_that_stay_are_not_touched() -> None:
+    peers = [ip_network(each) for each in ("192.0.2.0/24", "198.51.100.1/32")]
+    script = tables_script(peers, 1468, ["192.0.2.0/24", "203.0.113.0-203.0.113.9", "2001:db8::/32"])
+    assert [line for line in script.splitlines() if "element" in line] == [
+        "delete element inet es-under peers4 { 203.0.113.0-203.0.113.9 }",
+        "add element inet es-under peers4 { 198.51.100.1/32 }",
+        "delete element inet es-under peers6 { 2001:db8::/32 }",
+    ]
+    assert "flush set" not in script
+
+
+def test_peers_are_read_as_they_are_written() -> None:
+    elements = ["198.51.100.1", {"prefix": {"addr": "192.0.2.0", "len": 24}}, {"range": ["203.0.113.0", "203.0.113.9"]}]
+    told = {"set": {"table": "es-under", "name": "peers4", "elem": elements}}
+    assert parse_peers({"nftables": [{"metainfo": {}}, told, {"set": {"name": "drop-x", "elem": ["t-a"]}}]}) == [
+        "198.51.100.1/32",
+        "192.0.2.0/24",
+        "203.0.113.0-203.0.113.9",
+    ]
 
 
 def test_a_segment_fits_into_the_longest_packet() -> None:

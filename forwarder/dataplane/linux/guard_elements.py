@@ -157,6 +157,24 @@ def rules_of(listing: dict[str, Any]) -> list[str]:
     return sorted(told)
 
 
+def parse_peers(listing: dict[str, Any]) -> list[str]:
+    """The peers in the listing of `es-under`, as prefixes; a range that is none as `first-last`."""
+    found: list[str] = []
+    for entry in listing["nftables"]:
+        told = entry.get("set", {})
+        if told.get("name", "").startswith("peers"):
+            found += [_peer(element) for element in told.get("elem", [])]
+    return found
+
+
+def _peer(element: Any) -> str:
+    if isinstance(element, str):
+        return str(ip_network(element))
+    if "prefix" in element:
+        return f"{element['prefix']['addr']}/{element['prefix']['len']}"
+    return "-".join(element["range"])
+
+
 def parse_drops(listing: dict[str, Any]) -> list[Drop]:
     """What one table has counted."""
     found = []

@@ -18,7 +18,7 @@ and dropping are two rules, because a rule ends where its set is full.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Final
 
@@ -69,7 +69,7 @@ _FRAMES: Final[Chains] = {
         "ether type { 8021q, 8021ad, 0x9100 } goto drop-vlan",
         "ether type { 0x8847, 0x8848 } goto drop-labelled",
         "ether type arp goto drop-arp",
-        "meta protocol != { ip, ip6 } goto drop-not-ip",
+        "meta protocol != ip meta protocol != ip6 goto drop-not-ip",  # a set that is replaced may miss a packet
         "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
         "ip saddr { 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 } goto drop-martian",
         "ip daddr { 0.0.0.0/8, 127.0.0.0/8, 240.0.0.0-255.255.255.254 } goto drop-martian",
@@ -190,24 +190,29 @@ _TUNNELLED: Final[Chains] = {
 }
 
 
-def tables_script(peers: Sequence[IPNetwork], mtu: int) -> str:
+def tables_script(peers: Sequence[IPNetwork], mtu: int, held: Collection[str] = ()) -> str:
     """All tables with all rules, in one transaction; interfaces and counts that are there stay.
 
-    `mtu` is the longest packet that every tunnel takes.
+    `mtu` is the longest packet that every tunnel takes.  `held` are the peers there are: who stays one is not touched,
+    because a set that is emptied and filled again in one transaction misses packets meanwhile (Linux 6.1).
     """
     clamp = {"clamp": [f"meta protocol {family} {_SYN} {mtu - size}" for family, size in _TCP_OVER.items()]}
     chains = {PORT: {**_FRAMES, **clamp}, VPN: _PACKETS, UNDER: _TUNNELLED}
     lines = [line for table, rules in chains.items() for line in _table(table, rules)]
-    lines += _peers("peers4", collapse_addresses(peer for peer in peers if isinstance(peer, IPv4Network)))
-    lines += _peers("peers6", collapse_addresses(peer for peer in peers if isinstance(peer, IPv6Network)))
+    lines += _peers("peers4", collapse_addresses(peer for peer in peers if isinstance(peer, IPv4Network)), held)
+    lines += _peers("peers6", collapse_addresses(peer for peer in peers if isinstance(peer, IPv6Network)), held)
     return "\n".join(lines) + "\n"
 
 
-def _peers(name: str, peers: Iterable[IPNetwork]) -> Iterator[str]:
-    yield f"flush set {UNDER} {name}"
-    listed = ", ".join(map(str, peers))
-    if listed:
-        yield f"add element {UNDER} {name} {{ {listed} }}"
+def _peers(name: str, peers: Iterable[IPNetwork], held: Collection[str]) -> Iterator[str]:
+    wanted = [str(peer) for peer in peers]
+    there = [peer for peer in held if (":" in peer) == (name == "peers6")]
+    for verb, chosen in (
+        ("delete", [peer for peer in there if peer not in wanted]),
+        ("add", [peer for peer in wanted if peer not in there]),
+    ):
+        if chosen:
+            yield f"{verb} element {UNDER} {name} {{ {', '.join(chosen)} }}"
 
 
 def empty_tables_script() -> str:

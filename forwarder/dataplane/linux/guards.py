@@ -22,6 +22,7 @@ from forwarder.dataplane.linux.guard_elements import (
     parse_drops,
     parse_frames,
     parse_guards,
+    parse_peers,
     rules_of,
 )
 from forwarder.dataplane.linux.guard_rules import empty_tables_script, tables_script
@@ -70,11 +71,11 @@ class Guards:
         self._install()
 
     def _install(self) -> None:
-        rules = tables_script(self._peers, self._mtu)
         try:
-            _nft(rules)
+            _nft(tables_script(self._peers, self._mtu, parse_peers(_listing(UNDER))))
         except GuardError:  # what is there cannot become what it should be: another version's, or another program's
             self._read()
+            rules = tables_script(self._peers, self._mtu)
             _nft(empty_tables_script() + rules + self._script(self._guards, self._frames, anew=True))
         self._rules = self._read()
 
