@@ -326,6 +326,11 @@ class Fib:
             if hops is not _UNKNOWN
         ]
 
+    def routes_of(self, vif_id: str) -> list[Route]:
+        """Those of one virtual interface; none of one that is not known."""
+        installed = self._installed.get(vif_id, {})
+        return [Route(vif_id, prefix, hops) for prefix, hops in installed.items() if hops is not _UNKNOWN]
+
     def route_count(self) -> int:
         return sum(hops is not _UNKNOWN for installed in self._installed.values() for hops in installed.values())
 

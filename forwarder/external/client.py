@@ -60,7 +60,7 @@ class EndSystemClient:
     def __init__(self, config: EndSystemConfig, interface: Interface, forwarders: Sequence[RouteServerConfig]) -> None:
         identity = replace(config.identity, resource=interface.id)
         self._interface = interface
-        self._clients = [RouteServerClient(forwarder, identity, self) for forwarder in forwarders]
+        self._clients = [RouteServerClient(forwarder, identity, self, called="forwarder") for forwarder in forwarders]
         self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._leaving: dict[str, asyncio.Event] = {}
 

@@ -298,8 +298,8 @@ def _check(own: Membership, network: IPNetwork, claims: Iterable[IPNetwork]) -> 
     """Whether the interface may have it, and can. Raises StanzaError."""
     if not own.end_system.may_have(network):
         raise errors.forbidden(f"{network} is not of the prefixes of {own.end_system.jid}", Cause.PREFIX)
-    hosts = [one for one in claims if _is_host(one) and one.version == network.version]
+    gateway = next((one for one in claims if _is_host(one) and one.version == network.version), network)
     try:
-        attachment_of(own.end_system, own.vlan, own.vpn, dict.fromkeys([*hosts, network]))
+        attachment_of(own.end_system, own.vlan, own.vpn, {gateway, network})
     except AttachmentError as error:
         raise errors.invalid_payload(str(error)) from None

@@ -6,10 +6,8 @@ VPN (XEP-0060 section 6.5) gets what its own interface is served with, cut into 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import accumulate
 
 from forwarder.external.membership import Memberships, Speaker
 from routeserver.xmpp import disco, errors, events, forms, results
@@ -17,6 +15,7 @@ from routeserver.xmpp.errors import StanzaError
 from routeserver.xmpp.paging import result_set
 from routeserver.xmpp.stanza import escape_attribute
 from schema.items import RouteItem, entry_xml
+from schema.values import IPNetwork
 
 _ANSWER_MAX = 1 << 19
 
@@ -26,26 +25,42 @@ def options_form(kind: str, vlan: int) -> str:
     return forms.options_form(kind, 0, vlan)
 
 
-def retrieved(request: events.GetItems, routes: Iterable[RouteItem]) -> str:
-    """The payload with the routes asked for, ids being their prefixes. Raises StanzaError."""
+def retrieved(
+    request: events.GetItems, prefixes: Iterable[IPNetwork], item_of: Callable[[IPNetwork], RouteItem]
+) -> str:
+    """The payload with the routes asked for, ids being their prefixes. Raises StanzaError.
+
+    Only what is shown is put into words: a page of a long list costs little more than one of a short list.
+    """
     wanted = frozenset(request.item_ids)
-    found = [(str(route.prefix), entry_xml(route)) for route in sorted(routes, key=_order)]
+    found = [(str(prefix), prefix) for prefix in sorted(prefixes, key=_order)]
     if wanted:
         found = [one for one in found if one[0] in wanted]
     if request.max_items is not None:
         found = found[: request.max_items]
     start, stop = _page(request.page, [item_id for item_id, _ in found])
-    ends = list(accumulate(len(entry) for _, entry in found[start:stop]))
-    stop = start + bisect_right(ends, _ANSWER_MAX)
-    shown = [f"<item id='{escape_attribute(item_id)}'>{entry}</item>" for item_id, entry in found[start:stop]]
+    shown = _shown(found[start:stop], item_of)
     if request.page is None and len(shown) == len(found):
         return results.retrieved(request.node, shown)
-    first, last = (found[start][0], found[stop - 1][0]) if shown else (None, None)
+    first, last = (found[start][0], found[start + len(shown) - 1][0]) if shown else (None, None)
     return results.retrieved(request.node, shown, result_set(first, last, start, len(found)))
 
 
-def _order(route: RouteItem) -> tuple[int, int, int]:
-    return route.prefix.version, int(route.prefix.network_address), route.prefix.prefixlen
+def _shown(found: Iterable[tuple[str, IPNetwork]], item_of: Callable[[IPNetwork], RouteItem]) -> list[str]:
+    """As many as fit into an answer."""
+    shown: list[str] = []
+    room = _ANSWER_MAX
+    for item_id, prefix in found:
+        entry = entry_xml(item_of(prefix))
+        room -= len(entry)
+        if room < 0:
+            break
+        shown.append(f"<item id='{escape_attribute(item_id)}'>{entry}</item>")
+    return shown
+
+
+def _order(prefix: IPNetwork) -> tuple[int, int, int]:
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
 
 
 def _page(page: events.PageRequest | None, ids: Sequence[str]) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 The server itself is the route server's: streams, TLS, SASL EXTERNAL, stanzas and their limits.  This is the core behind
 it.  What end-systems say changes `Memberships` at once; then the agent is made to serve what follows from that, and
 only when it does, or cannot, is the request answered: a result means that the interface is there.  Requests of one
-session are done in their order, those of several side by side; of one interface one thing at a time.
+session are done in their order, those of several side by side; of one interface one thing at a time.  One request is
+begun in a turn of the event loop, however many sessions have how many waiting: each may cost a change of the kernel and
+a write of the state file, and all else that this forwarder does is to go on in between.
 
 A publish that cannot be served is undone and refused.  A detach that fails is tried again, for nobody would ask twice.
 
@@ -23,7 +25,7 @@ from functools import partial
 from typing import Any
 
 from forwarder.agent import Agent
-from forwarder.dataplane.contract import DataplaneError, Hop, RemoteHop
+from forwarder.dataplane.contract import DataplaneError, Hop, RemoteHop, Route
 from forwarder.external import queries
 from forwarder.external.config import ExternalConfig
 from forwarder.external.membership import Membership, Memberships, Speaker, is_of_an_end_system
@@ -84,6 +86,8 @@ class ExternalService:
         self._touched: dict[Session, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turn = asyncio.Lock()
+        """Sessions get it in the order of asking."""
         self._unsettled: set[str] = set()
         self._retry_at: float | None = None
 
@@ -208,6 +212,10 @@ class ExternalService:
 
     async def _work(self, session: XmppSession, talk: _Talk) -> None:
         while talk.waiting:
+            async with self._turn:
+                await asyncio.sleep(0)
+            if not talk.waiting:
+                break  # the session has ended meanwhile
             request = talk.waiting.popleft()
             try:
                 payload = await self._do(session, talk.speaker, request)
@@ -270,9 +278,11 @@ class ExternalService:
         if session.unsent > _UNSENT_MAX:
             raise errors.resource_constraint("answers to earlier requests have yet to be sent")
         own = self.memberships.find(speaker, request.node)
-        routes = [] if own is None else [route for route in self._agent.fib.routes() if route.vif_id == own.id]
-        items = [RouteItem(route.prefix, tuple(filter(None, map(self._next_hop, route.hops)))) for route in routes]
-        return queries.retrieved(request, items)
+        routes = {} if own is None else {route.prefix: route for route in self._agent.fib.routes_of(own.id)}
+        return queries.retrieved(request, routes, lambda prefix: self._item(routes[prefix]))
+
+    def _item(self, route: Route) -> RouteItem:
+        return RouteItem(route.prefix, tuple(filter(None, map(self._next_hop, route.hops))))
 
     def _next_hop(self, hop: Hop) -> NextHop | None:
         if isinstance(hop, RemoteHop):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
 import pytest
 
+from forwarder.attachments import Attachment, parse_attachment
 from forwarder.external.membership import (
     EndSystem,
     Memberships,
@@ -16,13 +18,15 @@ from forwarder.external.membership import (
     interface_name,
     is_of_an_end_system,
 )
+from forwarder.external.queries import retrieved
 from routeserver.xmpp.errors import StanzaError
-from routeserver.xmpp.events import PublishedItem
+from routeserver.xmpp.events import GetItems, Iq, PageRequest, PublishedItem
 from routeserver.xmpp.jid import Jid
 from schema.items import RouteItem
-from schema.values import NextHop
+from schema.values import IPNetwork, NextHop
 
 STALE = 60.0
+IQ = Iq("1", None)
 VPNS = ("blue", "red")
 ONE, TWO, THREE = (
     EndSystem(Jid.parse(f"es{n}.example.net"), port, f"02:00:00:00:00:0{n}", VPNS)
@@ -135,3 +139,41 @@ def test_no_order_of_events_gives_a_vlan_to_two(seed: int) -> None:
         known.closed(one, now)
     known.sweep(now + STALE)
     assert (list(known), known.next_sweep()) == ([], None)
+
+
+def test_what_a_publish_costs_does_not_grow_with_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred items of which the last ones are too many were a hundred times as many addresses looked at."""
+    known, one = Memberships([ONE], STALE), speaker(ONE)
+    known.subscribe(one, "blue", 100)
+    looked_at = 0
+
+    def counting(attachment_id: str, *, addresses: Sequence[str], prefixes: Sequence[str], **rest: str) -> Attachment:
+        nonlocal looked_at
+        looked_at += len(addresses) + len(prefixes)
+        return parse_attachment(attachment_id, addresses=addresses, prefixes=prefixes, **rest)
+
+    monkeypatch.setattr("forwarder.external.membership.parse_attachment", counting)
+    known.publish(one, "blue", [item(f"10.0.0.{n}") for n in range(64)])
+    assert 64 <= looked_at <= 2 * 64
+    with pytest.raises(StanzaError, match="at most 64"):
+        known.publish(one, "blue", [item(f"10.0.1.{n}") for n in range(100)])
+    assert looked_at <= 2 * 164
+
+
+def test_only_the_routes_of_a_page_are_put_into_words() -> None:
+    told: list[IPNetwork] = []
+
+    def item_of(prefix: IPNetwork) -> RouteItem:
+        told.append(prefix)
+        return RouteItem(prefix, (NextHop(ip_address("192.0.2.1"), 16),))
+
+    prefixes = list(ip_network("10.0.0.0/16").subnets(new_prefix=30))
+    page = PageRequest(max=3, after="10.0.0.4/30")
+    answer = retrieved(GetItems(IQ, "blue", page=page), reversed(prefixes), item_of)
+    assert told == prefixes[2:5]
+    assert all(f"id='{prefix}'" in answer for prefix in told)
+    assert f"<count>{len(prefixes)}</count>" in answer
+    told.clear()
+    whole = retrieved(GetItems(IQ, "blue"), prefixes, item_of)
+    assert len(whole) < 1 << 20
+    assert 100 < len(told) < len(prefixes), "what does not fit into an answer waits for the next page"

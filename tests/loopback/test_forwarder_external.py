@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.attachments import parse_attachment
-from forwarder.dataplane.contract import RemoteHop
+from forwarder.dataplane.contract import RemoteHop, Vif
 from forwarder.dataplane.fake import FakeDataplane
 from schema.values import Encapsulation
 from tests.support.external import Behind, entry, external, options, publish, subscribe
@@ -314,6 +314,50 @@ async def test_who_asks_faster_than_it_can_be_done_is_told_so(own_pki: Pki) -> N
         await first
         assert all("item-not-found" in str(one) for one in await asyncio.gather(*pending, return_exceptions=True))
         assert len(host.attached()) == 1
+
+
+class Timed(FakeDataplane):
+    """Knows in which turn of the event loop each attach came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = 0
+        self.attached_in: list[int] = []
+
+    def count(self) -> None:
+        self.turn += 1
+        asyncio.get_running_loop().call_soon(self.count)
+
+    def attach(self, vif: Vif) -> None:
+        self.attached_in.append(self.turn)
+        super().attach(vif)
+
+
+async def test_whatever_end_systems_ask_all_else_goes_on_between_two_requests(own_pki: Pki) -> None:
+    plane = Timed()
+    async with (
+        external(own_pki, FW, A1, (ES1, ES3), NOBODY, dataplane=plane) as host,
+        host.end_system(ES1) as one,
+        host.end_system(ES3) as other,
+    ):
+        locks = [host.service._locks[f"es:{behind.jid}:100"] for behind in (ES1, ES3)]
+        for client in (one, other):
+            await subscribe(client, "blue", 100)
+        async with locks[0], locks[1]:
+            asked = [
+                asyncio.create_task(publish(client, "blue", f"10.1.{net}.{n}"))
+                for n in range(1, 31)
+                for net, client in enumerate((one, other))
+            ]
+            await eventually_async(
+                lambda: [len(talk.waiting) for talk in host.service._talks.values()] == [29, 29],
+                describe="all wait behind the first two",
+            )
+            plane.count()
+        await asyncio.gather(*asked)
+        begun = plane.attached_in[2:]  # the first two were held up on their way
+        assert len(begun) == 58
+        assert len(set(begun)) == 58, "no two in one turn of the loop"
 
 
 async def test_what_an_end_system_may_ask(own_pki: Pki) -> None:
