@@ -60,8 +60,8 @@ _PIECE = 200
 _SOCKET_UMASK = 0o177
 _STATUS: dict[type[Exception], tuple[int, str]] = {
     AttachmentError: (400, "The attachment is not well-formed"),
-    msgspec.MsgspecError: (400, "The request body is not an attachment"),
-    UnicodeDecodeError: (400, "The request body is not an attachment"),
+    msgspec.MsgspecError: (400, "The request body cannot be used"),
+    UnicodeDecodeError: (400, "The request body cannot be used"),
     ConflictError: (409, "Another attachment is in the way"),
     NotRedundantError: (409, "There is no other forwarder"),
     AllocationError: (507, "Nothing left to give out"),

@@ -230,6 +230,8 @@ def _request(path: str, method: str, target: str, body: dict[str, Any] | None = 
         answer = json.loads(response.read())
         if not isinstance(answer, dict):
             raise ValueError("no JSON object")
+    except PermissionError:
+        raise CommandError(f"{path} is for its owner only: run this as root", EXIT_UNREACHABLE) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise CommandError(

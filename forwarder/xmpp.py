@@ -90,10 +90,16 @@ def moment(window: float, chance: random.Random) -> float:
 
 
 class RouteServerClient:
-    """The connection to one route server. `start` returns at once; `close` ends it for good."""
+    """The connection to one route server. `start` returns at once; `close` ends it for good.
 
-    def __init__(self, server: RouteServerConfig, identity: Identity, listener: Listener) -> None:
+    `called` is what the log calls the other end: to an end-system it is a forwarder.
+    """
+
+    def __init__(
+        self, server: RouteServerConfig, identity: Identity, listener: Listener, called: str = "route-server"
+    ) -> None:
         self.server = server
+        self._called = called
         self.is_connected = False
         self.last_error: str | None = None
         self._identity = identity
@@ -140,7 +146,7 @@ class RouteServerClient:
             reason, was_connected = await self._one_stream()
             window = next_window(window, time.monotonic() - began)
             if not self._is_closing and (was_connected or reason != self.last_error):
-                record(logging.WARNING, "route-server.unreachable", route_server=self.server.name, reason=reason)
+                self._record(logging.WARNING, "unreachable", reason=reason)
             self.last_error = reason
             await asyncio.sleep(moment(window, self._chance))
 
@@ -173,8 +179,11 @@ class RouteServerClient:
     def _session_started(self) -> None:
         self.is_connected = True
         self.last_error = None
-        record(logging.INFO, "route-server.connected", route_server=self.server.name, domain=self.server.domain)
+        self._record(logging.INFO, "connected", domain=self.server.domain)
         self._listener.session_started(self)
+
+    def _record(self, level: int, event: str, **keys: object) -> None:
+        record(level, f"{self._called}.{event}", exc_info=False, **{self._called: self.server.name}, **keys)
 
     def _session_ended(self, reason: str) -> None:
         self.is_connected = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +89,19 @@ def test_nobody_answering_is_its_own_exit_code(tmp_path: Path, words: tuple[str,
     assert (done.returncode, done.stdout) == (4, "")
     assert f"no forwarder answers at {tmp_path / 'none.sock'} (No such file or directory)" in done.stderr
     assert "forwarder run --config" in done.stderr
+
+
+def test_a_socket_of_somebody_else_is_not_taken_for_a_forwarder_that_is_down(tmp_path: Path) -> None:
+    path = tmp_path / "closed.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        path.chmod(0)
+        # Root is held to permissions only without this capability.
+        plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+        command = [*plain, sys.executable, "-m", "forwarder", "status", "--api", str(path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (4, f"forwarder: {path} is for its owner only: run this as root\n")
 
 
 def test_attach_look_and_detach(daemon: ForwarderDaemon) -> None:

@@ -38,6 +38,7 @@ async def test_it_is_attached_by_all_it_names_for_as_long_as_it_runs(own_pki: Pk
                 lambda: program.log().count("if1 attached: vpn blue, vlan 100") == 2, 60, program.log
             )
             assert (one.attached(), two.attached()) == (SERVED, SERVED)
+            assert (program.log().count('"forwarder.connected"'), "route-server" in program.log()) == (2, False)
             program._process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
             await eventually_async(lambda: program.exit_code == 0, 60, program.log)
         assert (one.attached(), two.attached()) == ({}, {}), "it has given it up before it ended"
