@@ -11,7 +11,8 @@ after a while, ever longer (`ask_again`): whoever runs the route server may give
 are not in it.  With its subscription went what was published to it, so that is said again once it is there.
 
 A route server that is not listened to (`Wanted.listens`) is told the instance-id of a VPN all the same, for what is
-published there, by a subscribe that is taken back at once: an unsubscribe ends events and withdraws nothing.
+published there, by a subscribe that is taken back at once: an unsubscribe ends events and withdraws nothing.  That such
+a VPN was taken away is told to us all the same, so it is asked for again like any other.
 
 Order within one difference: subscribe, publish, retract, unsubscribe.  The subscribe names the instance-id, which the
 route server needs for the RD of what is published; a VPN whose last interface went is retracted before it is
@@ -208,6 +209,11 @@ class Conversation:
         earlier subscription, which ended, and whose retracts would not come any more."""
         subscription = self.subscriptions.get(vpn)
         return subscription is not None and subscription.is_active
+
+    def is_introduced(self, vpn: str) -> bool:
+        """The route server knows the VPN's instance-id of us, and takes what we publish there."""
+        subscription = self.subscriptions.get(vpn)
+        return subscription is not None and subscription.answered and subscription.error is None
 
     def marker(self, vpn: str) -> bool:
         """An in-sync marker came; False when it belongs to no subscribe that was answered, so means nothing."""

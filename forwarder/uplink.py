@@ -196,9 +196,15 @@ class Uplink:
 
     def _events(self, peer: Peer, events: list[Event]) -> None:
         for event in events:
-            if peer.conversation.is_subscribed(event.vpn):
+            if self._concerns(peer, event):
                 self._event(peer, event)
         self._installer.schedule()
+
+    @staticmethod
+    def _concerns(peer: Peer, event: Event) -> bool:
+        """Of a VPN that is not listened to, it matters that it ended: with it went what was published there."""
+        is_end = isinstance(event, NodeGone) and not event.subscribed
+        return peer.conversation.is_subscribed(event.vpn) or (is_end and peer.conversation.is_introduced(event.vpn))
 
     def _event(self, peer: Peer, event: Event) -> None:
         match event:

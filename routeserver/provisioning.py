@@ -7,7 +7,8 @@ forwarders follow, and so do subscriptions:
                          imported comes and goes; so do the memberships of VPNs with subscribers
     members, prefixes    items and subscriptions that the VPN would refuse now are ended
     overrides            a forwarder goes on with another VRF of the VPN: to it a change of route targets
-    a VPN deleted        its items are withdrawn, its subscribers told; whatever has its name later is another VPN
+    a VPN deleted        its items are withdrawn, its subscribers told, and so are forwarders that published to it and
+                         have unsubscribed; whatever has its name later is another VPN
     quotas               bound what is published from now on
 
 Nothing is sent in between: sessions and neighbors see what there was before and what there is after.  What follows is
@@ -93,7 +94,20 @@ class Provisioning:
         ended = [(client, vrf) for client, vrf, to in now_in if to is None]
         for client, vrf in ended:
             self._end(client, vrf)
-        return [client.session for client, _ in ended]
+        return [client.session for client, _ in ended] + self._tell_publishers(names, ended)
+
+    def _tell_publishers(self, names: set[str], ended: Sequence[tuple[Client, Vrf]]) -> list[XmppSession]:
+        """Those who have unsubscribed would never learn that what they published is gone; who was told."""
+        knows = {(client.session, vrf.name) for client, vrf in ended}
+        told = []
+        for client in self._nodes.clients.values():
+            forwarder = client.forwarder
+            for name in sorted(names.intersection(forwarder.instance_ids)):
+                is_out = find_vrf(self._rib.vrfs, name, forwarder.jid) is None
+                if is_out and (client.session, name) not in knows:
+                    self._tell(client, name, str(forwarder.jid))
+                    told.append(client.session)
+        return told
 
     def _subscriptions(self) -> Iterator[tuple[Client, Vrf]]:
         for client in self._nodes.clients.values():
@@ -103,8 +117,11 @@ class Provisioning:
     def _end(self, client: Client, vrf: Vrf) -> None:
         to = client.outbox.subscribed[vrf]
         self._nodes.end_subscription(client, vrf)
-        tell = client.session.send_unsubscribed if vrf.name in self._rib.vrfs else client.session.send_deleted
-        tell(vrf.name, to)
+        self._tell(client, vrf.name, to)
+
+    def _tell(self, client: Client, name: str, to: str) -> None:
+        tell = client.session.send_unsubscribed if name in self._rib.vrfs else client.session.send_deleted
+        tell(name, to)
 
     def _forget(self, names: set[str]) -> None:
         """What a forwarder said of a VPN that is not there for it any more, and forwarders that have nothing left."""

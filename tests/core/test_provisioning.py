@@ -281,6 +281,30 @@ def test_a_session_without_a_connection_hears_of_it_when_it_is_back() -> None:
     assert (away.held, away.in_sync) == ({}, [])
 
 
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        ((), ("delete", ("a",))),
+        ((vpn("a", ["64512:1"], members=("h2.*",)),), ("subscription", ("a",))),
+        ((vpn("a", ["64512:1"]),), None),
+    ],
+    ids=["deleted", "no member any more", "nothing changed"],
+)
+def test_who_publishes_and_has_unsubscribed_hears_that_it_is_gone(
+    after: tuple[VpnSettings, ...], told: tuple[str, tuple[str, ...]] | None
+) -> None:
+    site = Site(vpn("a", ["64512:1"]), vpn("b", ["64512:2"]))
+    publisher = site.has(H1, "a")
+    site.has(H3, "b")
+    assert publisher.unsubscribe("a").is_result
+    site.settle()
+    done = site.talk.provision(*after, vpn("b", ["64512:2"]))
+    assert done.told == ((publisher.session,) if told else ())
+    assert site.told() == ({H1: [told]} if told else {})
+    site.talk.provision(*after, vpn("b", ["64512:3"]))
+    assert H1 not in site.told(), "once"
+
+
 def test_stale_items_of_a_vpn_that_goes_are_not_swept_later() -> None:
     site = _readers()
     site.forwarders.pop(H1).lose()

@@ -136,6 +136,7 @@ def with_vpn(place: int) -> Happening:
         ([without_vpn(0), stop(1)], [2], [1, 2]),
         ([without_vpn(0), with_vpn(0)], [0], [0, 1, 2]),
         ([without_vpn(1), stop(0)], [2], [0, 2]),
+        ([without_vpn(1), with_vpn(1)], [0], [0, 1, 2]),
     ],
 )
 def test_where_it_listens_follows_from_who_is_there_and_no_change_costs_a_route(

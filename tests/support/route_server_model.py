@@ -78,6 +78,8 @@ class ModelServer:
         self.mine: set[tuple[str, str]] = set()
         self._random = random
         self.subscribed: set[str] = set()
+        self._introduced: set[str] = set()
+        """VPNs it has subscribed to in this session, if only for the instance-id."""
         self._client: MemoryClient | None = None
         self._repeated: set[tuple[str, str]] = set()
         self._waiting: deque[Request] = deque()
@@ -99,8 +101,10 @@ class ModelServer:
         self.vpns.discard(vpn)
         self.tables.pop(vpn, None)
         self.mine = {key for key in self.mine if key[0] != vpn}
-        self._tell(vpn, NodeGone(vpn, subscribed=False))
+        if vpn in self._introduced:
+            self.say(NodeGone(vpn, subscribed=False))
         self.subscribed.discard(vpn)
+        self._introduced.discard(vpn)
 
     def stop(self, *, forgets: bool) -> None:
         """The process ends; one that forgets starts with empty tables."""
@@ -121,6 +125,7 @@ class ModelServer:
             client.is_connected = False
             self._waiting.clear()
             self.subscribed.clear()
+            self._introduced.clear()
             client.listener.session_lost(client, "cut")
 
     def say(self, *events: Event) -> None:
@@ -177,6 +182,7 @@ class ModelServer:
                 self.remove(vpn, item_id)
             case Subscribe(vpn, _):
                 self.subscribed.add(vpn)
+                self._introduced.add(vpn)
                 dump: list[Event] = [ItemOffered(vpn, key, item) for key, item in self.tables.get(vpn, {}).items()]
                 self.say(*dump, InSync(vpn))
             case Unsubscribe(vpn):
