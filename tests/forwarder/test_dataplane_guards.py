@@ -62,6 +62,17 @@ def test_peers_are_read_as_they_are_written() -> None:
     ]
 
 
+def test_a_first_fragment_says_what_is_in_it_before_anybody_judges_by_that() -> None:
+    """What no rule can read, no rule refuses: a chain that only lets go of what it knows has to come first."""
+    start = "add rule inet es-under "
+    rules = [line.removeprefix(start) for line in tables_script([], 1468).splitlines() if line.startswith(start)]
+    first = next(line for line in rules if line.startswith("to-host "))
+    assert first == "to-host frag frag-off 0 jump first-fragment"
+    judged = [line.removeprefix("first-fragment ") for line in rules if line.startswith("first-fragment ")]
+    assert all(line.endswith(" return") for line in judged[:-1])
+    assert judged[-1] == "goto drop-headless-fragment"
+
+
 def test_a_segment_fits_into_the_longest_packet() -> None:
     script = tables_script([], 1448)
     assert "meta protocol ip tcp flags & (syn|rst) == syn tcp option maxseg size set 1408" in script

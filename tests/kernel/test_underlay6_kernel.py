@@ -392,6 +392,27 @@ def test_udp_over_ipv6_needs_a_checksum(world: World) -> None:
     assert b"with a checksum" in first
 
 
+@pytest.mark.parametrize("protocol", [socket.IPPROTO_GRE, socket.IPPROTO_UDP, MPLS_IN_IP])
+def test_fragments_hide_nothing_from_who_looks_at_the_source(world: World, protocol: int) -> None:
+    """IPv6 is put together behind the packet filters: a first fragment that ends in a chain of options says nothing."""
+    world.join(UDP, 6)
+    with world.b.sniffer() as heard:
+        for number, (source, split) in enumerate([(OUTSIDER, 8), (OUTSIDER, 24), (INSIDER, 8), (INSIDER, 24)]):
+            inner = labelled(f"in pieces {source} {split}".encode())
+            inner = udp(source, inner) if protocol == socket.IPPROTO_UDP else GRE_HEAD[protocol] + inner
+            chain = _options(socket.IPPROTO_DSTOPTS) + _options(protocol) + inner
+            for offset, rest, data in ((0, 1, chain[:split]), (split, 0, chain[split:])):
+                head = struct.pack("!BBHI", socket.IPPROTO_DSTOPTS, 0, offset | rest, 7000 + number)
+                world.send(source, socket.IPPROTO_FRAGMENT, head + data)
+        first = heard.first(lambda each: b"in pieces" in each)
+    assert f"in pieces {INSIDER} 24".encode() in first
+
+
+def _options(following: int) -> bytes:
+    """A header of destination options with nothing but padding."""
+    return bytes((following, 0, 1, 4, 0, 0, 0, 0))
+
+
 @pytest.mark.parametrize(("protocol", "payload"), [(socket.IPPROTO_GRE, b"tiny"), (socket.IPPROTO_UDP, b"not less")])
 def test_very_short_packets_arrive(world: World, protocol: int, payload: bytes) -> None:
     """Over IPv6 the kernel takes MPLS in UDP from 40 octets on, label included; in GRE it takes all."""

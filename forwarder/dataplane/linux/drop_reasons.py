@@ -49,5 +49,6 @@ REASONS: Final[dict[str, Reason]] = {
     "unguarded": Reason(VPN, Key.IN_VRF, "out of a VRF, by an interface without a guard"),
     "unlabelled": Reason(VPN, Key.ARRIVED_BY, "out of a tunnel, or to a virtual interface, without a label"),
     "tunnel-checksum": Reason(UNDER, Key.ARRIVED_BY, "a tunnelled packet in UDP over IPv6 without a checksum"),
+    "headless-fragment": Reason(UNDER, Key.ARRIVED_BY, "a first IPv6 fragment that does not say what is in it"),
     "unknown-tunnel-source": Reason(UNDER, Key.ARRIVED_BY, "a tunnelled packet from none of `[dataplane] peers`"),
 }

@@ -10,7 +10,7 @@ host itself; and, as a second line behind the VRFs' own, by which device forward
 `es-under` (inet) lets only the configured peers hand us tunnelled packets, in any of the forms that could carry a
 label: GRE, UDP to port 6635, and plain MPLS-in-IP, which the kernel would take at the same devices (RFC 4023 section
 8, RFC 7510 section 6).  It looks at what is addressed to the host: tenants' own tunnels inside a VPN are not its
-business.
+business.  Only what can be told is let through: a first IPv6 fragment has all headers (RFC 8200 section 4.5).
 
 Each reason to drop a packet (`drop_reasons`) has a chain that counts it under its interface and ends it.  Counting
 and dropping are two rules, because a rule ends where its set is full.
@@ -178,9 +178,16 @@ _PACKETS: Final[Chains] = {
 }
 _TUNNELLED: Final[Chains] = {
     "to-host { type filter hook input priority -10; }": (
+        "frag frag-off 0 jump first-fragment",
         "meta l4proto { 47, 137 } jump tunnelled",
         "meta nfproto ipv6 udp dport 6635 udp checksum 0 goto drop-tunnel-checksum",  # RFC 7510 section 3.1
         "udp dport 6635 jump tunnelled",
+    ),
+    # IPv6 is put together behind this hook: of what the first fragment does not say, nobody here would ever hear.
+    "first-fragment": (
+        "udp dport != 0 return",
+        "meta l4proto != 17 return",  # of headers that end too early this says nothing, neither yes nor no
+        "goto drop-headless-fragment",
     ),
     "tunnelled": (
         "ip saddr @peers4 return",
