@@ -38,6 +38,10 @@ SUBSCRIBE = ("all", "one")
 _ENCAPSULATIONS = (Encapsulation.UDP, Encapsulation.GRE)
 _XMPP_ADDR = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.5")  # id-on-xmppAddr, RFC 6120 section 13.7.1.4
 _TYPE_NAMES = {"str": "a string", "int": "an integer", "bool": "true or false", "array": "a list", "object": "a table"}
+_TLS_REASONS = {
+    "NO_CERTIFICATE_OR_CRL_FOUND": "has no certificate in PEM",
+    "KEY_VALUES_MISMATCH": "is not the key of tls.certificate",
+}
 
 
 class ConfigError(Exception):
@@ -280,7 +284,7 @@ def _tls_step(key: str, path: Path, step: Callable[[Path], T]) -> T:
         path.read_bytes()
         return step(path)
     except ssl.SSLError as error:
-        raise _KeyError(key, f"{path}: {error.reason or error}") from None
+        raise _KeyError(key, f"{path}: {_TLS_REASONS.get(error.reason, error.reason or str(error))}") from None
     except OSError as error:
         raise _KeyError(key, f"{path}: {error.strerror}") from None
     except ValueError as error:

@@ -135,9 +135,9 @@ def test_several_addresses_and_route_servers(directory: Path) -> None:
         ('["192.0.2.0/24"]', '["192.0.2.1/24"]', "dataplane.peers[0]: 192.0.2.1/24 has host bits set"),
         ('["192.0.2.0/24"]', "[]", "dataplane.peers: empty: at least one is needed"),
         ('ca = "ca.pem"', 'ca = "no.pem"', "tls.ca: DIRECTORY/no.pem: No such file or directory"),
-        ('ca = "ca.pem"', 'ca = "ca.key"', "tls.ca: DIRECTORY/ca.key: NO_CERTIFICATE_OR_CRL_FOUND"),
+        ('ca = "ca.pem"', 'ca = "ca.key"', "tls.ca: DIRECTORY/ca.key: has no certificate in PEM"),
         ('private-key = "host1.example.net.key"', 'private-key = "host2.example.net.key"',
-         "tls.private-key: DIRECTORY/host2.example.net.key: KEY_VALUES_MISMATCH"),
+         "tls.private-key: DIRECTORY/host2.example.net.key: is not the key of tls.certificate"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_the_path_of_the_key(directory: Path, old: str, new: str, line: str) -> None:
