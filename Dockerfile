@@ -15,7 +15,10 @@ RUN python -m hatchling build -t wheel -d /wheel \
     && /opt/end-system/bin/pip install --no-cache-dir --constraint constraints.txt /wheel/*.whl
 
 # Programs the forwarder calls; the kernel and its modules (VRF, MPLS, GRE, FOU) are the host's. It programs the
-# host's kernel, so run it with --network host --cap-add NET_ADMIN.
+# host's kernel: it writes /proc/sys, which is read-only to a container without --privileged, and opens packet sockets.
+# A directory for its socket is shared with those who attach, `api = "/run/forwarder/forwarder.sock"`:
+#   docker run --network host --privileged -v /lib/modules:/lib/modules:ro -v /etc/forwarder:/etc/forwarder:ro \
+#     -v /var/lib/forwarder:/var/lib/forwarder -v /run/forwarder:/run/forwarder forwarder
 FROM python:3.11-slim-bookworm AS forwarder
 RUN apt-get update \
     && apt-get install -y --no-install-recommends iproute2 nftables kmod \
