@@ -46,6 +46,11 @@ class ForwarderProgram(Daemon):
         if namespace is not None:
             self._config.write_text(self._config.read_text().replace('backend = "fake"', 'backend = "linux"'))
 
+    def encapsulates(self, *encapsulations: str) -> None:
+        """What its configuration says from the next start on, best first."""
+        text = self._config.read_text()
+        self._config.write_text(text.replace("[forwarder]", f"[forwarder]\nencapsulations = {list(encapsulations)}"))
+
     def start(self) -> None:
         self.launch()
         self.wait_started()
