@@ -151,7 +151,9 @@ class Conversation:
         for vpn, instance_id in wanted.vpns.items():
             known, listens = self.subscriptions.get(vpn), wanted.is_listening(vpn)
             if known is None or (listens and not known.listens):
-                new = self.subscriptions[vpn] = Subscription(Subscribe(vpn, instance_id), listens=listens)
+                refused = None if known is None else known.error or known.before
+                new = Subscription(Subscribe(vpn, instance_id), before=refused, listens=listens)
+                self.subscriptions[vpn] = new
                 requests += new.requests()
         return requests
 
@@ -198,9 +200,11 @@ class Conversation:
     def _subscribed(self, subscription: Subscription, error: StanzaError | None) -> bool:
         before = subscription.before
         subscription.answered, subscription.error = True, error
+        vpn = subscription.request.vpn
+        if self.is_closed(vpn) and error is not None:
+            self._nothing_is_there(vpn, error)  # if it was before: the VPN may have ended while this was under way
         if error is None and before is not None:
             subscription.delay, subscription.before, self.is_behind = ASK_FIRST, None, True
-            vpn = subscription.request.vpn
             self.said = {key: said for key, said in self.said.items() if key[0] != vpn or said.error is None}
         return error is not None and error != before
 
@@ -209,6 +213,11 @@ class Conversation:
         earlier subscription, which ended, and whose retracts would not come any more."""
         subscription = self.subscriptions.get(vpn)
         return subscription is not None and subscription.is_active
+
+    def _nothing_is_there(self, vpn: str, why: StanzaError) -> None:
+        for (node, _), said in self.said.items():
+            if node == vpn:
+                said.answered, said.error = True, why
 
     def is_introduced(self, vpn: str) -> bool:
         """The route server knows the VPN's instance-id of us, and takes what we publish there."""
@@ -230,9 +239,7 @@ class Conversation:
             self.subscriptions[vpn] = Subscription(
                 subscription.request, answered=True, error=ended, listens=subscription.listens
             )
-            for (node, _), said in self.said.items():
-                if node == vpn:
-                    said.answered, said.error = True, ended
+            self._nothing_is_there(vpn, ended)
 
     def is_serving(self, vpn: str) -> bool:
         """We are subscribed, or may be once the answer is there: the marker is still to come, or has come."""

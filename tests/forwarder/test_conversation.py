@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -174,6 +175,30 @@ def test_a_vpn_that_was_taken_away_is_published_to_again_when_it_is_back() -> No
     conversation.subscription_ended("blue")
     assert conversation.ask_again(100.0, 1.0) == []
     assert not refused_at(conversation, 130.0, None), "it begins anew after it was there"
+
+
+def test_a_vpn_that_ends_while_it_is_subscribed_to_is_published_to_again_when_it_is_back() -> None:
+    conversation = Conversation()
+    for request in conversation.start(replace(ONE, listens=frozenset())):
+        conversation.answered(request, None)
+    assert conversation.said["blue", "a"].error is None
+    (subscribe,) = conversation.difference(ONE)
+    conversation.answered(subscribe, StanzaError("item-not-found"))
+    assert conversation.said["blue", "a"].error == StanzaError("item-not-found")
+    assert conversation.ask_again(0.0, 1.0) == []
+    refused_at(conversation, 30.0, None)
+    assert conversation.difference(ONE) == [Publish("blue", "a", item(16))]
+
+
+def test_a_vpn_that_was_taken_away_and_is_listened_to_when_it_is_back_is_published_to_again() -> None:
+    conversation = Conversation()
+    for request in conversation.start(replace(ONE, listens=frozenset())):
+        conversation.answered(request, None)
+    conversation.subscription_ended("blue")
+    (subscribe,) = conversation.difference(ONE)
+    conversation.answered(subscribe, None)
+    assert conversation.is_behind
+    assert conversation.difference(ONE) == [Publish("blue", "a", item(16))]
 
 
 def test_what_was_refused_before_a_vpn_was_given_is_published_then() -> None:
