@@ -68,7 +68,7 @@ kernel:
 	@if $(VENV)/python deploy/vm/run.py --probe; then \
 		$(PYTEST) -m kernel tests/kernel; \
 	else \
-		$(VENV)/python deploy/vm/run.py -- $(PYTEST) -m kernel tests/kernel; code=$$?; \
+		$(VENV)/python deploy/vm/run.py --timeout 3600 -- $(PYTEST) -m kernel tests/kernel; code=$$?; \
 		if [ $$code -eq 125 ] && [ "$$CI" != true ]; then \
 			echo "kernel tests skipped: no kernel for them here, see above"; \
 		else \

@@ -32,8 +32,8 @@ class Host:
 def host(kernel_features: None) -> Iterator[Host]:
     lab = Lab()
     hypervisor = lab.hypervisor(1)
-    hypervisor.namespace.batch(*(f"link add {name} type dummy" for name in ("t-a", "t-b", "t-c")))
-    hypervisor.namespace.batch("link set t-b up", "link set t-c up")  # ports of VLANs have to be
+    hypervisor.namespace.batch(*(f"link add {name} type dummy" for name in ("t-a", "t-b", "t-c", "t-p", "t-q")))
+    hypervisor.namespace.batch("link set t-p up", "link set t-q up")  # ports of VLANs have to be
     yield Host(hypervisor)
     lab.close()
 

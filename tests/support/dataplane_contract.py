@@ -1,8 +1,9 @@
 """What every data plane must do, as tests that run on the fake and on Linux alike.
 
 A test module makes a subclass and gives it a `plane` fixture: an open data plane on a host with the free interfaces
-`t-a`, `t-b` and `t-c` and the infrastructure addresses 192.0.2.1 and 2001:db8::1 on an Ethernet, and a `reopen`
-fixture: a call that returns a second one over the same state, as a restarted forwarder would see it.
+`t-a`, `t-b` and `t-c`, the ports `t-p` and `t-q`, which are up, and the infrastructure addresses 192.0.2.1 and
+2001:db8::1 on an Ethernet, and a `reopen` fixture: a call that returns a second one over the same state, as a restarted
+forwarder would see it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Reopen: TypeAlias = Callable[[], Dataplane]
 A = Vif("vm-a", "t-a", 1001, 16, (ip_address("10.0.0.1"), ip_address("fd00::1")), mac="02:00:00:00:00:01")
 B = Vif("vm-b", "t-b", 1002, 17, (ip_address("10.0.0.2"),), rate=8_000_000, mode=Mode.SUBNET)
 C = Vif("vm-c", "t-c", 1003, 18, (ip_address("10.0.0.1"),))
-V = Vif("es-v", "t-c.100", 1004, 20, (ip_address("10.0.0.1"),), mac="02:00:00:00:00:04", vlan=Vlan("t-c", 100))
-W = Vif("es-w", "t-c.101", 1005, 21, (ip_address("10.0.0.1"),), mac="02:00:00:00:00:04", vlan=Vlan("t-c", 101))
+V = Vif("es-v", "t-p.100", 1004, 20, (ip_address("10.0.0.1"),), mac="02:00:00:00:00:04", vlan=Vlan("t-p", 100))
+W = Vif("es-w", "t-p.101", 1005, 21, (ip_address("10.0.0.1"),), mac="02:00:00:00:00:04", vlan=Vlan("t-p", 101))
 
 
 def via(label: int, encapsulation: str = "udp", address: str = "192.0.2.2") -> RemoteHop:
@@ -144,16 +145,16 @@ class DataplaneContract:
         assert attached(plane) == {"es-v": V, "es-w": W}
         plane.detach("es-v")
         assert attached(plane) == {"es-w": W}
-        moved = replace(W, interface="t-b.101", vlan=Vlan("t-b", 101))
+        moved = replace(W, interface="t-q.101", vlan=Vlan("t-q", 101))
         plane.attach(moved)
         assert attached(plane) == {"es-w": moved}
-        plane.attach(replace(V, vlan=Vlan("t-c", 101), interface="t-c.101"))
+        plane.attach(replace(V, vlan=Vlan("t-p", 101), interface="t-p.101"))
         assert attached(plane).keys() == {"es-v", "es-w"}
 
     def test_a_vlan_of_a_port_is_one_vifs(self, plane: Dataplane) -> None:
         plane.attach(V)
-        with pytest.raises(DataplaneError, match=r"cannot attach es-w: vlan t-c:100 belongs to es-v"):
-            plane.attach(replace(W, vlan=Vlan("t-c", 100)))
+        with pytest.raises(DataplaneError, match=r"cannot attach es-w: vlan t-p:100 belongs to es-v"):
+            plane.attach(replace(W, vlan=Vlan("t-p", 100)))
         assert attached(plane) == {"es-v": V}
 
     def test_a_restart_finds_vlans_and_an_audit_makes_those_that_are_missing(
