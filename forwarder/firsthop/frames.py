@@ -22,6 +22,8 @@ from schema.values import IPAddress
 MAC_BROADCAST: Final = b"\xff" * 6
 ETHERTYPE_IPV4: Final = 0x0800
 ETHERTYPE_IPV6: Final = 0x86DD
+FRAME_LONGEST: Final = 1_514
+"""None of the protocols here needs more than an Ethernet carries, and what a frame costs grows with its length."""
 PROTOCOL_UDP: Final = 17
 PROTOCOL_ICMPV6: Final = 58
 FRAGMENT_BITS: Final = 0x3FFF
@@ -62,7 +64,7 @@ Packet: TypeAlias = Datagram | Icmpv6
 
 def parse(frame: bytes) -> Packet | None:
     """None for whatever is no such packet to us."""
-    if len(frame) < _ETHERNET.size:
+    if not _ETHERNET.size <= len(frame) <= FRAME_LONGEST:
         return None
     destination, mac, ethertype = _ETHERNET.unpack_from(frame)
     if (destination != OUR_MAC and not destination[0] & 1) or mac[0] & 1:

@@ -31,6 +31,7 @@ from typing import Final
 from forwarder.dataplane.contract import Vif
 from forwarder.firsthop.answers import advertisement, answer
 from forwarder.firsthop.budget import Budget
+from forwarder.firsthop.frames import FRAME_LONGEST
 from forwarder.firsthop.link import OUR_MAC, Link, Service, Settings, link_of, services
 from forwarder.firsthop.packet_filter import INSTRUCTION, program
 from forwarder.log import record
@@ -42,7 +43,6 @@ RETRY_SECONDS: Final = 1.0
 ADVERTISEMENT_SECONDS: Final = (200.0, 600.0)
 """Between two router advertisements nobody asked for (RFC 4861 section 6.2.1)."""
 _RECEIVE_BUFFER: Final = 65_536
-_FRAME_LONGEST: Final = 9_216
 
 _ETH_P_ALL: Final = 3
 _SO_ATTACH_FILTER: Final = 26
@@ -194,7 +194,7 @@ class Responder:
             port = self._by_descriptor[descriptor]
             assert port.socket is not None
             try:
-                frame = port.socket.recv(_FRAME_LONGEST)
+                frame = port.socket.recv(FRAME_LONGEST + 1)
             except BlockingIOError:
                 continue
             except OSError as error:

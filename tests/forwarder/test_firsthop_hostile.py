@@ -22,6 +22,7 @@ from scapy.packet import Packet
 from forwarder.attachments import Mode
 from forwarder.firsthop.answers import answer
 from forwarder.firsthop.budget import BURST, FRAMES_PER_SECOND, Budget
+from forwarder.firsthop.frames import FRAME_LONGEST
 from forwarder.firsthop.link import Service, services
 from forwarder.firsthop.packet_filter import program
 from forwarder.firsthop.responder import attach_filter
@@ -174,3 +175,12 @@ def test_a_renewal_of_much_is_bounded() -> None:
     reply = answer(bytes(dhcp6(DHCP6_Rebind(), DHCP6OptIA_NA(iaid=1, ianaopts=listed))), LINK, MTU)
     assert reply is not None
     assert len(reply) <= 14 + 1280
+
+
+def test_what_no_ethernet_carries_is_not_looked_at() -> None:
+    """With jumbo frames one machine could have the forwarder read options for a third of its time."""
+    for count, is_answered in ((45, True), (60, False)):
+        listed = [DHCP6OptIAAddress(addr=f"fd00:9::{n:x}") for n in range(count)]
+        frame = bytes(dhcp6(DHCP6_Rebind(), DHCP6OptIA_NA(iaid=1, ianaopts=listed)))
+        assert (len(frame) <= FRAME_LONGEST) is is_answered
+        assert (answer(frame, LINK, MTU) is not None) is is_answered
