@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +43,7 @@ from routeserver.nodes.refusals import Refusals
 from routeserver.notices import Notice
 from routeserver.xmpp import disco, errors, events, results
 from routeserver.xmpp.errors import ErrorType, StanzaError
+from routeserver.xmpp.jid import Jid
 from routeserver.xmpp.session import XmppSession
 from schema.items import RouteItem
 from schema.values import NextHop
@@ -51,6 +52,8 @@ STOP_TIMEOUT = 1.0
 RETRY_SECONDS = 5.0
 _WAITING_MAX = 200
 """Requests of one session that wait for those before them."""
+_WAITING_OF_ALL_MAX = 500
+"""Of all sessions of one end-system, which may be many: a request that waits can be a hundred addresses."""
 _UNSENT_MAX = 1 << 20
 """Octets of answers that may wait when routes are asked for: a short question has a long answer."""
 _REFUSALS = (ConflictError, DataplaneError, AllocationError, StateError)
@@ -85,6 +88,8 @@ class ExternalService:
         self._talks: dict[XmppSession, _Talk] = {}
         self._touched: dict[Session, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: Counter[Jid] = Counter()
+        """Requests that wait, by end-system."""
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._turn = asyncio.Lock()
         """Sessions get it in the order of asking."""
@@ -165,6 +170,7 @@ class ExternalService:
             return
         elif isinstance(event, events.StreamClosed):
             del self._talks[session]
+            self._waiting[talk.speaker.end_system.jid] -= len(talk.waiting)
             talk.waiting.clear()
             self.memberships.closed(talk.speaker, now)
         elif isinstance(event, events.Request):
@@ -183,9 +189,11 @@ class ExternalService:
         self._talks[session] = _Talk(Speaker(end_system, event.jid))
 
     def _requested(self, session: XmppSession, talk: _Talk, request: events.Request) -> None:
-        if len(talk.waiting) >= _WAITING_MAX:
+        end_system = talk.speaker.end_system.jid
+        if len(talk.waiting) >= _WAITING_MAX or self._waiting[end_system] >= _WAITING_OF_ALL_MAX:
             session.send_error(request.iq, errors.resource_constraint("earlier requests are still being answered"))
             return
+        self._waiting[end_system] += 1
         talk.waiting.append(request)
         if not talk.is_working:
             talk.is_working = True
@@ -217,6 +225,7 @@ class ExternalService:
             if not talk.waiting:
                 break  # the session has ended meanwhile
             request = talk.waiting.popleft()
+            self._waiting[talk.speaker.end_system.jid] -= 1
             try:
                 payload = await self._do(session, talk.speaker, request)
             except StanzaError as error:
@@ -314,7 +323,10 @@ class ExternalService:
             one = self.memberships.get(membership_id)
             wanted = None if one is None or self.role is Role.STANDBY else one.attachment()
             served = self._agent.vifs.get(membership_id)
-            if wanted is None:
+            if served is not None and not is_of_an_end_system(served.attachment):
+                if wanted is not None:
+                    raise ConflictError(f"attachment {membership_id} was not made for an end-system")
+            elif wanted is None:
                 if served is not None:
                     await self._agent.detach(membership_id)
             elif served is None or served.attachment != wanted or not served.is_publishable:

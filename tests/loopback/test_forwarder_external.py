@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -314,6 +315,60 @@ async def test_who_asks_faster_than_it_can_be_done_is_told_so(own_pki: Pki) -> N
         await first
         assert all("item-not-found" in str(one) for one in await asyncio.gather(*pending, return_exceptions=True))
         assert len(host.attached()) == 1
+
+
+async def test_many_sessions_of_one_end_system_may_not_have_more_waiting_than_one_end_system(own_pki: Pki) -> None:
+    async with (
+        external(own_pki, FW, A1, (ES1, ES3), NOBODY) as host,
+        host.end_system(ES1, "a") as a,
+        host.end_system(ES1, "b") as b,
+        host.end_system(ES1, "c") as c,
+        host.end_system(ES3) as other,
+        AsyncExitStack() as busy,
+    ):
+        clients = (a, b, c)
+        asked: list[asyncio.Task[object]] = []
+
+        def waiting() -> int:
+            return sum(len(talk.waiting) for talk in host.service._talks.values())
+
+        def answered() -> int:
+            return sum(one.done() for one in asked)
+
+        for vlan, client in enumerate(clients, 100):
+            await subscribe(client, "blue", vlan)
+            await busy.enter_async_context(host.service._locks[f"es:{ES1.jid}:{vlan}"])
+            asked.append(asyncio.create_task(publish(client, "blue", f"10.1.0.{vlan}")))
+            asked += [asyncio.create_task(client.retract("blue", "none")) for _ in range(199)]
+            sent = len(asked), vlan - 99
+            await eventually_async(
+                lambda sent=sent: waiting() + answered() == sent[0] - sent[1],
+                describe="each is begun, waits or is refused",
+            )
+        assert 499 <= waiting() <= 500, "one may have been begun after the last was refused"
+        await subscribe(other, "blue", 100)
+        refusals = [str(one.exception()) for one in asked if one.done()]
+        assert 97 <= len(refusals) <= 98
+        assert all("resource-constraint" in one for one in refusals)
+        await busy.aclose()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert host.service._waiting.total() == 0
+        await publish(a, "blue", "10.1.0.7")
+
+
+async def test_an_attachment_of_the_operators_is_no_end_systems_whatever_it_is_called(own_pki: Pki) -> None:
+    async with external(own_pki, FW, A1, (ES1,), NOBODY) as host, host.end_system(ES1) as client:
+        name = f"es:{ES1.jid}:100"
+        await host.agent.attach(parse_attachment(name, vpn="red", interface="t-9", addresses=["10.9.9.9"]))
+        before = host.attached()
+        await subscribe(client, "blue", 100)
+        assert await refused(publish(client, "blue", "10.1.0.1")) == "cancel conflict"
+        await client.unsubscribe("blue")
+        assert host.attached() == before
+        await host.agent.detach(name)
+        await subscribe(client, "blue", 100)
+        await publish(client, "blue", "10.1.0.1")
+        assert host.attached()[name][0] == "eth1:100", "nothing else was in the way"
 
 
 class Timed(FakeDataplane):
