@@ -84,7 +84,7 @@ class World:
     async def step(self) -> None:
         happenings = {
             self.attach: 8, self.detach: 4, self.crowd: 2, self.item: 12, self.server: 6, self.lie: 2,
-            self.refuse: 3, self.tamper: 2, self.restart: 2, self.wait: 4, self.drain: 1,
+            self.refuse: 3, self.tamper: 2, self.restart: 2, self.wait: 4, self.drain: 1, self.audit: 4,
         }  # fmt: skip
         (happening,) = self.random.choices(list(happenings), list(happenings.values()))
         await happening()
@@ -219,6 +219,12 @@ class World:
         if routes:
             route = self.random.choice(routes)
             self.plane.apply([RouteKey(route.vif_id, route.prefix)])
+
+    async def audit(self) -> None:
+        """One begins, and what happens next comes between its pieces."""
+        self.agent._compare()
+        for _ in range(self.random.randrange(4)):
+            await asyncio.sleep(0)
 
     async def restart(self) -> None:
         await self.agent.stop()
