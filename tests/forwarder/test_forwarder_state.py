@@ -104,6 +104,22 @@ def test_a_torn_copy_is_in_nobodys_way(tmp_path: Path) -> None:
     assert copy.read_bytes() == file.path.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["state.json", "state.json.copy"])
+def test_what_could_not_be_saved_is_not_there_after_a_restart(tmp_path: Path, name: str) -> None:
+    file, obstacle = StateFile(tmp_path), tmp_path / name
+    file.save(State())
+    kept = obstacle.read_bytes()
+    obstacle.unlink()
+    obstacle.mkdir()
+    with pytest.raises(StateError, match=name):
+        file.save(STATE)
+    obstacle.rmdir()
+    obstacle.write_bytes(kept)
+    assert file.load() == (State(), None)
+    file.save(STATE)
+    assert file.load() == (STATE, None)
+
+
 def test_if_both_are_torn_both_are_put_aside_and_the_forwarder_starts_empty(tmp_path: Path) -> None:
     file = StateFile(tmp_path)
     file.save(STATE)
@@ -170,5 +186,5 @@ def test_a_directory_that_cannot_be_is_an_error_that_names_it(tmp_path: Path) ->
     file = StateFile(tmp_path / "file")
     with pytest.raises(StateError, match=r"file/state\.json: "):
         file.load()
-    with pytest.raises(StateError, match=r"file/state\.json: "):
+    with pytest.raises(StateError, match=r"file/state\.json\.copy: "):
         file.save(STATE)
