@@ -4,8 +4,8 @@ Attachments with their label and the sequence numbers they were published with, 
 rest.  It is JSON with a version, written whole: to a temporary file, synced, renamed over the old one, so that a
 reader sees the old or the new state and never half of one.
 
-Before that it is written as `state.json.copy`.  Only a disk or a person can tear the file itself, and then the copy says
-the same.  In this order, what could not be written down whole is not in the file that counts.
+Before that it is written as `state.json.copy`.  Only a disk or a person can tear the file itself, and then the copy
+says the same.  In this order, what could not be written down whole is not in the file that counts.
 
 A file that cannot be read as our version is never an obstacle to starting, and never thrown away: it is moved aside
 as `state.json.broken-<n>` for a person to look at, and the copy takes its place.  If that is no better the forwarder
