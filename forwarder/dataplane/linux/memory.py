@@ -67,7 +67,14 @@ class HostMemory:
             found = json.loads(self._path.read_bytes())
         except ValueError:
             return None
-        return {path: str(value) for path, value in found.items()} if isinstance(found, dict) else None
+        if not isinstance(found, dict) or not all(map(_is_setting, found)):
+            return None  # somebody else's file: what it names would be overwritten
+        return {path: str(value) for path, value in found.items()}
+
+
+def _is_setting(path: str) -> bool:
+    parts = Path(path).parts
+    return parts[:1] == ("net",) and ".." not in parts
 
 
 def _device_settings() -> list[str]:
