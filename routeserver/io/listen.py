@@ -200,7 +200,7 @@ class XmppService:
         session = connection.session
         self._forget(connection.peer_address, session)
         jid, peer = session.jid, connection.peer_address
-        reason = connection.reason or "a newer session took the address"
+        reason = connection.reason or session.end_reason or "the connection was lost"
         if jid is not None and jid.resource and not session.is_outlived:
             self._log.ends("xmpp.session.down", jid, peer=peer, reason=reason)
         self._refusals.lost(session, reason)

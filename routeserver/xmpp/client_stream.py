@@ -87,6 +87,7 @@ class ClientStream(ABC):
         "account",
         "certificate",
         "closing",
+        "end_reason",
         "jid",
         "other_host",
         "refused",
@@ -113,6 +114,8 @@ class ClientStream(ABC):
         """The driver's: hears of each attempt that fails, once."""
         self.closing = False
         """Nothing more is read: write what is left and close the transport."""
+        self.end_reason = ""
+        """Why, in words."""
         self.writable = True
         """The driver's: False while the transport has more than enough to write."""
         self._domain = Jid.parse(domain)
@@ -273,6 +276,7 @@ class ClientStream(ABC):
 
     def _finish(self, reason: str, *, clean: bool = False, is_lost: bool = False) -> None:
         self.closing = True
+        self.end_reason = reason
         self._reader.close()
         self._ended(reason, clean=clean, is_lost=is_lost)
 

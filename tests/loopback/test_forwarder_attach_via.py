@@ -72,3 +72,19 @@ async def test_what_a_forwarder_refuses_ends_it_with_the_reason(own_pki: Pki) ->
         assert program.exit_code == 1
         assert "refuses VLAN 100 in VPN blue: bad-request: VLAN 100 is in use in VPN blue" in program.log()
         assert host.attached()["es:es1.example.net:100"][2] == ("10.1.0.9",)
+
+
+async def test_both_ends_say_that_an_end_system_is_not_listed(own_pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with external(own_pki, FW1, "192.0.2.1", (ES1,), NOBODY) as host:
+        with EndSystemProgram(own_pki, "es2.example.net", reached(host), *WORDS) as program:
+            why = "es2.example.net is no end-system of this forwarder"
+            await eventually_async(lambda: why in program.log(), 60, program.log)
+
+            def ends() -> list[str]:
+                lines = [line for line in caplog.records if line.msg == "xmpp.session.down"]
+                return [vars(line)["event_keys"]["reason"] for line in lines]
+
+            await eventually_async(ends, 60, lambda: str(caplog.messages))
+            assert ends()[0] == f"not-authorized: {why}"
+        assert host.attached() == {}
