@@ -54,6 +54,8 @@ _WAITING_MAX = 200
 """Requests of one session that wait for those before them."""
 _WAITING_OF_ALL_MAX = 500
 """Of all sessions of one end-system, which may be many: a request that waits can be a hundred addresses."""
+_WAITING_EVER = 4
+"""Of each session, whatever its others do: to subscribe, to publish, and to say that this was all."""
 _UNSENT_MAX = 1 << 20
 """Octets of answers that may wait when routes are asked for: a short question has a long answer."""
 _REFUSALS = (ConflictError, DataplaneError, AllocationError, StateError)
@@ -190,7 +192,8 @@ class ExternalService:
 
     def _requested(self, session: XmppSession, talk: _Talk, request: events.Request) -> None:
         end_system = talk.speaker.end_system.jid
-        if len(talk.waiting) >= _WAITING_MAX or self._waiting[end_system] >= _WAITING_OF_ALL_MAX:
+        most = _WAITING_MAX if self._waiting[end_system] < _WAITING_OF_ALL_MAX else _WAITING_EVER
+        if len(talk.waiting) >= most:
             session.send_error(request.iq, errors.resource_constraint("earlier requests are still being answered"))
             return
         self._waiting[end_system] += 1

@@ -350,6 +350,11 @@ async def test_many_sessions_of_one_end_system_may_not_have_more_waiting_than_on
         refusals = [str(one.exception()) for one in asked if one.done()]
         assert 97 <= len(refusals) <= 98
         assert all("resource-constraint" in one for one in refusals)
+        asked.append(asyncio.create_task(c.retract("blue", "none")))
+        await eventually_async(lambda: waiting() == 500, describe="there is room for none")
+        async with host.end_system(ES1, "d") as late:
+            await subscribe(late, "blue", 103)
+            await publish(late, "blue", "10.1.0.103")
         await busy.aclose()
         await asyncio.gather(*asked, return_exceptions=True)
         assert host.service._waiting.total() == 0
