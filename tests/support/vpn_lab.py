@@ -41,9 +41,19 @@ class Inside:
 
         def inside(*arguments: object) -> Any:
             with self._namespace:
-                return verb(*arguments)
+                answer = verb(*arguments)
+            return self._pieces(answer) if isinstance(answer, Iterator) else answer
 
         return inside
+
+    def _pieces(self, pieces: Iterator[Any]) -> Iterator[Any]:
+        """What a verb does in pieces is done there as well, each time it is asked for the next."""
+        while True:
+            with self._namespace:
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
 
 class Lab:
