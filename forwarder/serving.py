@@ -189,7 +189,7 @@ class Serving:
         """Retract, wait for the answer, take it away; False if there was none. Raises DataplaneError, StateError."""
         if under_way := self._departures.of([attachment_id]):
             await asyncio.wait(under_way)
-            return True
+            return self._vifs.get(attachment_id) is None or await self.detach(attachment_id)
         served = self._vifs.get(attachment_id)
         if served is None:
             self._disconnect(attachment_id)
