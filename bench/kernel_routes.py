@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench.plain_tables import DEVICE, FIRST_REMOTE, OWN, PlainTables, make_device
-from forwarder.dataplane.contract import RemoteHop, Route, RouteChange, RouteKey, Vif
 from forwarder.dataplane.netlink import numbers, rtroutes
 from forwarder.dataplane.netlink.codec import NLMSG_ERROR, refusal, unpacked
 from forwarder.dataplane.netlink.socket import NETLINK_ROUTE
+from forwarder.dataplane.values import RemoteHop, Route, RouteChange, RouteKey, Vif
 from forwarder.fib import Fib, LocalVif
 from forwarder.installer import CHANGES_PER_TURN, Installer
 from schema.items import RouteItem

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.end import resident_bytes
-from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.backend import LinuxDataplane
+from forwarder.dataplane.values import Vif
 from forwarder.fib import Fib, LocalVif
 from forwarder.installer import Installer
 from schema.items import RouteItem

@@ -11,7 +11,6 @@ import struct
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from forwarder.dataplane.contract import Hop, RemoteHop, Route, Vif
 from forwarder.dataplane.linux.backend import LinuxDataplane
 from forwarder.dataplane.linux.learned import LearnedRoutes
 from forwarder.dataplane.linux.links import DeviceIndexes, all_links
@@ -20,6 +19,7 @@ from forwarder.dataplane.linux.routes import RouteWriter, bare_route
 from forwarder.dataplane.netlink import rtroutes
 from forwarder.dataplane.netlink.codec import attribute, u32
 from forwarder.dataplane.netlink.socket import Netlink
+from forwarder.dataplane.values import Hop, RemoteHop, Route, Vif
 from tests.support.namespaces import Namespace
 
 OWN = IPv4Address("192.0.2.254")

@@ -23,8 +23,9 @@ from forwarder.agent import Agent
 from forwarder.attachments import parse_attachment
 from forwarder.collector import calm_the_collector
 from forwarder.config import load
-from forwarder.dataplane.contract import Dataplane, Refusal, Route, RouteChange
+from forwarder.dataplane.contract import Dataplane
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import Refusal, Route, RouteChange
 from forwarder.pubsub import Publish
 from schema.items import RouteItem
 from schema.names import route_item_id

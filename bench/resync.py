@@ -30,8 +30,8 @@ from bench.xmpp_publisher import publish as publish_many
 from bench.xmpp_stream import Login
 from forwarder.agent import Agent
 from forwarder.attachments import parse_attachment
-from forwarder.dataplane.contract import Refusal, RemoteHop, Route, RouteChange
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import Refusal, RemoteHop, Route, RouteChange
 from forwarder.pubsub import Publish
 from schema.items import RouteItem
 from schema.names import route_item_id

@@ -160,7 +160,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _purge(arguments: argparse.Namespace) -> int:
-    from forwarder.dataplane.contract import DataplaneError
+    from forwarder.dataplane.values import DataplaneError
     from forwarder.purge import StillRunningError, purge
     from forwarder.state import StateError
 
@@ -187,7 +187,7 @@ async def _serve(config: Config) -> int:
     from forwarder.agent import Agent
     from forwarder.api import Api, ApiError
     from forwarder.collector import calm_the_collector
-    from forwarder.dataplane.contract import DataplaneError
+    from forwarder.dataplane.values import DataplaneError
     from forwarder.external.table import ExternalError
     from forwarder.labels import AllocationError
     from forwarder.log import record
@@ -238,7 +238,7 @@ async def _start_external(agent: Agent, api: Api, config: Config) -> ExternalSer
 
 async def start_agent(agent: Agent, api: Api) -> None:
     """Start the agent; if it cannot, the socket goes too, for hooks take it as the sign that somebody answers."""
-    from forwarder.dataplane.contract import DataplaneError
+    from forwarder.dataplane.values import DataplaneError
     from forwarder.labels import AllocationError
     from forwarder.state import StateError
 

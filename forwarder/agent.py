@@ -16,8 +16,9 @@ import time
 
 from forwarder.attachments import Attachment
 from forwarder.config import Config
-from forwarder.dataplane.contract import Dataplane, Drop, Vif
+from forwarder.dataplane.contract import Dataplane
 from forwarder.dataplane.traced import Trace
+from forwarder.dataplane.values import Drop, Vif
 from forwarder.departures import Departures
 from forwarder.draining import Draining
 from forwarder.fib import Fib

@@ -41,7 +41,7 @@ from forwarder.api_report import (
     vif_report,
 )
 from forwarder.attachments import AttachmentError, Mode, parse_attachment
-from forwarder.dataplane.contract import DataplaneError
+from forwarder.dataplane.values import DataplaneError
 from forwarder.external.role import NotRedundantError
 from forwarder.external.table import Role
 from forwarder.labels import AllocationError

@@ -11,8 +11,8 @@ from typing import Any
 from forwarder.agent import Agent
 from forwarder.attachments import rate_text
 from forwarder.conversation import Said
-from forwarder.dataplane.contract import Drop, Hop, LocalHop, Route
 from forwarder.dataplane.traced import Trace
+from forwarder.dataplane.values import Drop, Hop, LocalHop, Route
 from forwarder.draining import Drained
 from forwarder.labels import REST_SECONDS
 from forwarder.peers import Peer

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import TypeAlias
 
-from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, RouteChange, RouteKey
+from forwarder.dataplane.values import Hop, LocalHop, RemoteHop, Route, RouteChange, RouteKey
 from forwarder.offers import Entry, Offers
 from forwarder.pending import Pending
 from schema.items import RouteItem

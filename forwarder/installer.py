@@ -14,7 +14,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
-from forwarder.dataplane.contract import Dataplane, DataplaneError, RouteKey, Vif
+from forwarder.dataplane.contract import Dataplane
+from forwarder.dataplane.values import DataplaneError, RouteKey, Vif
 from forwarder.fib import Fib
 from forwarder.guarded import guarded
 from forwarder.log import record

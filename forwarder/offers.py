@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from forwarder.dataplane.contract import Hop
+from forwarder.dataplane.values import Hop
 from schema.items import RouteItem
 from schema.values import IPNetwork
 

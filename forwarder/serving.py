@@ -18,7 +18,8 @@ import time
 
 from forwarder.answers import Sent
 from forwarder.attachments import Attachment
-from forwarder.dataplane.contract import Dataplane, DataplaneError
+from forwarder.dataplane.contract import Dataplane
+from forwarder.dataplane.values import DataplaneError
 from forwarder.departures import Departures
 from forwarder.fib import Fib
 from forwarder.firsthop.responder import Responder

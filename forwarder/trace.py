@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop
 from forwarder.dataplane.traced import Arrival, Fate, Trace, Way
+from forwarder.dataplane.values import Hop, LocalHop, RemoteHop
 from schema.values import Encapsulation
 
 Json = dict[str, Any]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from forwarder.dataplane.contract import Dataplane, Route, Vif
+from forwarder.dataplane.contract import Dataplane
+from forwarder.dataplane.values import Route, Vif
 from forwarder.log import record
 from forwarder.vifs import VifTable
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from forwarder.attachments import Attachment
 from forwarder.conversation import ItemKey, Wanted
-from forwarder.dataplane.contract import Vif
+from forwarder.dataplane.values import Vif
 from forwarder.fib import LocalVif
 from forwarder.labels import InstanceIds, LabelPool, table_of
 from forwarder.state import Record, State

@@ -55,6 +55,7 @@ PURE_AT_THE_RIM = (
     "forwarder.dataplane.contract",
     "forwarder.dataplane.fake",
     "forwarder.dataplane.traced",
+    "forwarder.dataplane.values",
     *(f"forwarder.external.{name}" for name in ("membership", "queries")),
     *(f"forwarder.dataplane.linux.{name}" for name in ("facts", "names", "plan", "underlay_facts", "vif_facts")),
     *(f"forwarder.dataplane.linux.{name}" for name in ("drop_reasons", "guard_rules", "guard_elements")),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from forwarder.attachments import VLAN_FIRST, VLAN_LAST, Vlan
-from forwarder.dataplane.contract import Hop, LocalHop, Route, Vif
+from forwarder.dataplane.values import Hop, LocalHop, Route, Vif
 from schema.values import LABEL_MIN, Encapsulation, IPAddress
 
 LABEL_LAST: Final = 1048574

@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias
 
 from forwarder.attachments import Mode
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif, same_hops
-from forwarder.dataplane.contract import (
+from forwarder.dataplane.traced import Arrival, Fate, Trace, Way, traced_vif
+from forwarder.dataplane.values import (
     DataplaneError,
     Drop,
     LocalHop,
@@ -27,7 +28,6 @@ from forwarder.dataplane.contract import (
     RouteKey,
     Vif,
 )
-from forwarder.dataplane.traced import Arrival, Fate, Trace, Way, traced_vif
 from schema.values import IPAddress
 
 Verb: TypeAlias = Literal["open", "attach", "detach", "apply", "audit", "purge"]

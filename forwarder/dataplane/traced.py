@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from forwarder.dataplane.contract import DataplaneError, Hop, Vif
+from forwarder.dataplane.values import DataplaneError, Hop, Vif
 from schema.values import IPAddress, IPNetwork
 
 

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any
 
 from forwarder.agent import Agent
-from forwarder.dataplane.contract import DataplaneError, Hop, RemoteHop, Route
+from forwarder.dataplane.values import DataplaneError, Hop, RemoteHop, Route
 from forwarder.external import queries
 from forwarder.external.config import ExternalConfig
 from forwarder.external.membership import Membership, Memberships, Speaker, is_of_an_end_system

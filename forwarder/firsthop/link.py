@@ -12,8 +12,8 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Final
 
 from forwarder.attachments import Mode
-from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.names import FIRST_HOP, VIRTUAL_MAC
+from forwarder.dataplane.values import Vif
 from schema.values import IPAddress, IPNetwork
 
 OUR_MAC: Final = bytes.fromhex(VIRTUAL_MAC.replace(":", ""))

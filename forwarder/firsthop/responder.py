@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from forwarder.dataplane.contract import Vif
+from forwarder.dataplane.values import Vif
 from forwarder.firsthop.answers import advertisement, answer
 from forwarder.firsthop.budget import Budget
 from forwarder.firsthop.frames import FRAME_LONGEST

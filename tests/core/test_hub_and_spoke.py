@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop
+from forwarder.dataplane.values import Hop, LocalHop, RemoteHop
 from forwarder.fib import Fib, LocalVif
 from routeserver.settings import VpnSettings
 from routeserver.views import rib as views_rib

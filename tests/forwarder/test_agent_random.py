@@ -27,8 +27,8 @@ from forwarder.agent import Agent
 from forwarder.attachments import Attachment
 from forwarder.choice import own_order
 from forwarder.config import SUBSCRIBE, Config, Identity, RouteServerConfig
-from forwarder.dataplane.contract import DataplaneError, Hop, LocalHop, RemoteHop, RouteKey
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import DataplaneError, Hop, LocalHop, RemoteHop, RouteKey
 from forwarder.pubsub import BadItem, ItemOffered, ItemRetracted, NodeGone
 from forwarder.vifs import ConflictError
 from schema.items import RouteItem

@@ -8,8 +8,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route, RouteKey, Vif
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import DataplaneError, RemoteHop, Route, RouteKey, Vif
 from forwarder.fib import Fib, LocalVif
 from forwarder.installer import Installer
 from forwarder.state import State

@@ -7,8 +7,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import Dataplane, DataplaneError, Refusal, RouteKey
+from forwarder.dataplane.contract import Dataplane
 from forwarder.dataplane.fake import FakeDataplane, Verb
+from forwarder.dataplane.values import DataplaneError, Refusal, RouteKey
 from tests.support.dataplane_contract import ROUTES, A, DataplaneContract, Reopen, as_held, held
 from tests.support.trace_contract import TraceContract
 

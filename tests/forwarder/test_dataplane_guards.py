@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from forwarder.dataplane.contract import Drop
 from forwarder.dataplane.linux.drop_reasons import REASONS
 from forwarder.dataplane.linux.facts import FrameFilter, Guard
 from forwarder.dataplane.linux.guard_elements import (
@@ -22,6 +21,7 @@ from forwarder.dataplane.linux.guard_elements import (
     rules_of,
 )
 from forwarder.dataplane.linux.guard_rules import tables_script
+from forwarder.dataplane.values import Drop
 
 MAC = "02:00:00:00:00:01"
 ONE, TWO = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")

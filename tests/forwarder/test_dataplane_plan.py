@@ -8,7 +8,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 import pytest
 
 from forwarder.attachments import Mode
-from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.facts import (
     ErrorRule,
     Fact,
@@ -34,6 +33,7 @@ from forwarder.dataplane.linux.names import gre_name, gre_sender_name, receiver_
 from forwarder.dataplane.linux.plan import plan
 from forwarder.dataplane.linux.underlay_facts import guest_mtu, host_facts, remote_facts, sending_device
 from forwarder.dataplane.linux.vif_facts import host_part, label_gateway, vif_facts, vifs_of
+from forwarder.dataplane.values import Vif
 from schema.values import Encapsulation, IPAddress
 
 LOCAL, REMOTE = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")

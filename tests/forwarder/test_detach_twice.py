@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.attachments import parse_attachment
-from forwarder.dataplane.contract import DataplaneError
+from forwarder.dataplane.values import DataplaneError
 from tests.forwarder.test_listening_to_one import Scene, run
 
 

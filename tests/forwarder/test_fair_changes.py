@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.dataplane.contract import LocalHop, RemoteHop, Route, RouteKey, Vif
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import LocalHop, RemoteHop, Route, RouteKey, Vif
 from forwarder.fib import TURN, Fib, LocalVif, Selected
 from forwarder.installer import CHANGES_PER_TURN, Installer
 from schema.items import RouteItem

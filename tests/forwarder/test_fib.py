@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import LocalHop, RemoteHop, Route, RouteChange, RouteKey
+from forwarder.dataplane.values import LocalHop, RemoteHop, Route, RouteChange, RouteKey
 from forwarder.fib import Fib, LocalVif
 from schema.items import RouteItem
 from schema.values import Encapsulation, IPNetwork, NextHop

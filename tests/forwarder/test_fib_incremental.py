@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, RouteKey
+from forwarder.dataplane.values import Hop, LocalHop, RemoteHop, Route, RouteKey
 from forwarder.fib import Fib, LocalVif
 from schema.items import RouteItem
 from schema.values import Encapsulation, IPNetwork, NextHop

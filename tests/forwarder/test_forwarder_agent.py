@@ -24,8 +24,8 @@ from forwarder.agent import Agent
 from forwarder.api import Api, ApiError
 from forwarder.config import Config, load
 from forwarder.conversation import Wanted
-from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route, RouteKey
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import DataplaneError, RemoteHop, Route, RouteKey
 from forwarder.peers import running_timers
 from forwarder.pubsub import StanzaError
 from forwarder.stale import MARKERLESS_SECONDS, STALE_SECONDS

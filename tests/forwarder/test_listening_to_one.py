@@ -19,7 +19,7 @@ from forwarder.attachments import parse_attachment
 from forwarder.choice import listened_to, own_order
 from forwarder.config import Config, Identity, RouteServerConfig
 from forwarder.conversation import Conversation, Wanted
-from forwarder.dataplane.contract import RouteChange, RouteKey
+from forwarder.dataplane.values import RouteChange, RouteKey
 from forwarder.pubsub import StanzaError, Subscribe, Unsubscribe
 from schema.items import RouteItem
 from schema.values import Encapsulation, NextHop

@@ -11,8 +11,8 @@ import pytest
 
 from forwarder.__main__ import main
 from forwarder.config import Config, load
-from forwarder.dataplane.contract import DataplaneError, Vif
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import DataplaneError, Vif
 from forwarder.purge import StillRunningError, purge
 from forwarder.state import State, StateFile
 from tests.support.forwarder import write_config

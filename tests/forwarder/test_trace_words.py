@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.dataplane.contract import LocalHop, RemoteHop, Vif
 from forwarder.dataplane.traced import Arrival, Fate, Trace, Way
+from forwarder.dataplane.values import LocalHop, RemoteHop, Vif
 from forwarder.trace import report
 from schema.values import Encapsulation
 

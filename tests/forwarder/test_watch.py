@@ -10,8 +10,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import DataplaneError, Notice, RemoteHop, Route, RouteKey, Vif
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import DataplaneError, Notice, RemoteHop, Route, RouteKey, Vif
 from forwarder.watch import AUDIT_SECONDS, CALM_SECONDS, FIRST_WAIT, LONGEST_WAIT, Pace, Watch
 from schema.values import Encapsulation
 from tests.support.waiting import eventually_async

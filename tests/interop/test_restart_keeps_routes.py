@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from forwarder import xmpp as forwarder_xmpp
-from forwarder.dataplane.contract import RouteKey
+from forwarder.dataplane.values import RouteKey
 from tests.support.forwarder import Host, forwarder
 from tests.support.frr import Frr
 from tests.support.gobgp import GoBgp

@@ -20,8 +20,8 @@ import pytest
 from forwarder.agent import Agent
 from forwarder.attachments import Vlan
 from forwarder.config import load
-from forwarder.dataplane.contract import DataplaneError, RemoteHop, Route, Vif
 from forwarder.dataplane.linux.names import VIRTUAL_MAC
+from forwarder.dataplane.values import DataplaneError, RemoteHop, Route, Vif
 from forwarder.external.service import ExternalService
 from schema.values import Encapsulation
 from tests.support.external import Behind, publish, subscribe, write_external_config

@@ -16,7 +16,8 @@ from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 
 from forwarder.attachments import Mode
-from forwarder.dataplane.contract import Dataplane, RemoteHop, Route, Vif
+from forwarder.dataplane.contract import Dataplane
+from forwarder.dataplane.values import RemoteHop, Route, Vif
 from forwarder.firsthop.budget import BURST
 from forwarder.firsthop.link import Settings
 from schema.values import Encapsulation

@@ -21,7 +21,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from forwarder.attachments import Mode
-from forwarder.dataplane.contract import LocalHop, RemoteHop
+from forwarder.dataplane.values import LocalHop, RemoteHop
 from schema.values import Encapsulation
 from tests.support.kernel_site import Site, site
 from tests.support.namespaces import Namespace

@@ -25,8 +25,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from forwarder.attachments import Mode
-from forwarder.dataplane.contract import Drop, RemoteHop, Route, Vif
 from forwarder.dataplane.linux.backend import LinuxDataplane
+from forwarder.dataplane.values import Drop, RemoteHop, Route, Vif
 from schema.values import Encapsulation
 from tests.support.namespaces import Namespace
 from tests.support.tenant_frames import (

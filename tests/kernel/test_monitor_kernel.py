@@ -19,12 +19,12 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import DataplaneError, Notice
 from forwarder.dataplane.linux.backend import LinuxDataplane
 from forwarder.dataplane.linux.monitor import OVERRUN
 from forwarder.dataplane.netlink import numbers, rtroutes
 from forwarder.dataplane.netlink.codec import NLM_F_REQUEST, packed
 from forwarder.dataplane.netlink.socket import NETLINK_ROUTE, Netlink
+from forwarder.dataplane.values import DataplaneError, Notice
 from forwarder.watch import Watch
 from tests.support.dataplane_contract import A, C, route, via
 from tests.support.namespaces import Namespace

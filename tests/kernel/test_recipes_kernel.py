@@ -39,7 +39,7 @@ from itertools import cycle, islice
 
 import pytest
 
-from forwarder.dataplane.contract import RemoteHop, Vif
+from forwarder.dataplane.values import RemoteHop, Vif
 from schema.values import Encapsulation
 from tests.support.kernel_site import Site, site
 from tests.support.namespaces import Namespace

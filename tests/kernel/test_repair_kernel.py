@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from forwarder.dataplane.contract import DataplaneError
 from forwarder.dataplane.linux.backend import LinuxDataplane
 from forwarder.dataplane.linux.tunnels import REST_SECONDS
+from forwarder.dataplane.values import DataplaneError
 from tests.support.dataplane_contract import A, B, C, route, via
 from tests.support.kernel_state import ROUTES, VIFS, Host
 from tests.support.vpn_lab import Lab

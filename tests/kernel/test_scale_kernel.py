@@ -12,7 +12,7 @@ from ipaddress import ip_network
 import pytest
 
 from bench.many_remotes import Load, measure
-from forwarder.dataplane.contract import RouteKey
+from forwarder.dataplane.values import RouteKey
 from schema.values import Encapsulation
 from tests.support.dataplane_contract import route, via
 from tests.support.kernel_state import ROUTES, VIFS, Host

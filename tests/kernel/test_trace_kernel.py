@@ -12,8 +12,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import LocalHop, RemoteHop, Route
 from forwarder.dataplane.traced import Fate, Trace
+from forwarder.dataplane.values import LocalHop, RemoteHop, Route
 from schema.values import Encapsulation
 from tests.support.kernel_site import Site, site
 from tests.support.vpn_lab import Lab, Sniffer, ipv4_packet

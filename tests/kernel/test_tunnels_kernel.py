@@ -11,10 +11,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from forwarder.dataplane.contract import Route
 from forwarder.dataplane.linux.backend import LinuxDataplane
 from forwarder.dataplane.linux.names import gre_sender_name, sender_name
 from forwarder.dataplane.linux.tunnels import REST_SECONDS
+from forwarder.dataplane.values import Route
 from tests.support.dataplane_contract import A, held, key, route, via
 from tests.support.vpn_lab import Hypervisor, Lab
 

@@ -21,8 +21,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import Hop, RemoteHop, Route
 from forwarder.dataplane.linux.backend import LinuxDataplane
+from forwarder.dataplane.values import Hop, RemoteHop, Route
 from schema.values import Encapsulation
 from tests.support.namespaces import Namespace
 from tests.support.vpn_lab import Fits, Hypervisor, Lab, Machine, checksum, echo_request, ipv4_packet

@@ -14,8 +14,8 @@ import pytest
 
 from forwarder import xmpp as forwarder_xmpp
 from forwarder.api_report import status_report, vif_report
-from forwarder.dataplane.contract import LocalHop, RemoteHop
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import LocalHop, RemoteHop
 from schema.values import Encapsulation
 from tests.support.forwarder import Host, forwarder
 from tests.support.pki import Pki

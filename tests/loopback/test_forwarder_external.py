@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from forwarder.attachments import parse_attachment
-from forwarder.dataplane.contract import RemoteHop, Vif
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import RemoteHop, Vif
 from schema.values import Encapsulation
 from tests.support.external import Behind, entry, external, options, publish, subscribe
 from tests.support.forwarder import forwarder

@@ -12,7 +12,7 @@ import pytest
 
 from forwarder import xmpp as forwarder_xmpp
 from forwarder.choice import own_order
-from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, RouteChange, RouteKey
+from forwarder.dataplane.values import Hop, LocalHop, RemoteHop, RouteChange, RouteKey
 from schema.values import Encapsulation
 from tests.support.forwarder import Host, forwarder
 from tests.support.pki import Pki

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from forwarder.api_report import trace_report
-from forwarder.dataplane.contract import LocalHop, RemoteHop, Route, RouteKey
+from forwarder.dataplane.values import LocalHop, RemoteHop, Route, RouteKey
 from schema.values import Encapsulation
 from tests.support.forwarder import Host, forwarder
 from tests.support.pki import Pki

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from forwarder.dataplane.contract import Vif
+from forwarder.dataplane.values import Vif
 from forwarder.firsthop.link import Settings
 from forwarder.firsthop.responder import Counts, Responder
 from tests.support.namespaces import Namespace

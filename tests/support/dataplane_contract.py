@@ -17,16 +17,8 @@ from typing import TypeAlias
 import pytest
 
 from forwarder.attachments import Mode, Vlan
-from forwarder.dataplane.contract import (
-    Dataplane,
-    DataplaneError,
-    Hop,
-    LocalHop,
-    RemoteHop,
-    Route,
-    RouteKey,
-    Vif,
-)
+from forwarder.dataplane.contract import Dataplane
+from forwarder.dataplane.values import DataplaneError, Hop, LocalHop, RemoteHop, Route, RouteKey, Vif
 from schema.values import Encapsulation
 
 Reopen: TypeAlias = Callable[[], Dataplane]

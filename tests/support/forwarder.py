@@ -20,8 +20,8 @@ from forwarder.agent import Agent
 from forwarder.api_report import vif_report
 from forwarder.attachments import parse_attachment
 from forwarder.config import load
-from forwarder.dataplane.contract import Hop
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import Hop
 from forwarder.vifs import ServedVif
 from tests.support.pki import DOMAIN, Pki
 from tests.support.waiting import eventually_async

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
-from forwarder.dataplane.contract import Hop, Route, RouteKey, Vif
 from forwarder.dataplane.linux.backend import LinuxDataplane
+from forwarder.dataplane.values import Hop, Route, RouteKey, Vif
 from schema.values import IPNetwork
 from tests.support.vpn_lab import Hypervisor, Lab, Machine
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from forwarder.dataplane.contract import LocalHop
 from forwarder.dataplane.linux.backend import LinuxDataplane
+from forwarder.dataplane.values import LocalHop
 from tests.support.dataplane_contract import A, B, C, route, via
 from tests.support.vpn_lab import Hypervisor
 

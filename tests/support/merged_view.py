@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, ip_network
 
 from lxml import etree
 
-from forwarder.dataplane.contract import RemoteHop, RouteChange, RouteKey
 from forwarder.dataplane.contract import Route as FibRoute
+from forwarder.dataplane.values import RemoteHop, RouteChange, RouteKey
 from forwarder.fib import Fib, LocalVif
 from schema.items import read_offered_entry
 from schema.names import NS_EVENT, NS_IN_SYNC

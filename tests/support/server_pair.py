@@ -13,7 +13,7 @@ from typing import Any
 from lxml import etree
 
 from forwarder import pubsub
-from forwarder.dataplane.contract import RemoteHop, Route
+from forwarder.dataplane.values import RemoteHop, Route
 from forwarder.fib import Fib, LocalVif
 from routeserver.bgp.session import BgpSession
 from routeserver.core import RouteServer

@@ -10,8 +10,9 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from forwarder.dataplane.contract import Dataplane, DataplaneError, Hop, LocalHop
+from forwarder.dataplane.contract import Dataplane
 from forwarder.dataplane.traced import Arrival, Fate
+from forwarder.dataplane.values import DataplaneError, Hop, LocalHop
 from tests.support.dataplane_contract import A, B, key, route, via
 
 SEVERAL = (via(22), via(23, "gre", "192.0.2.3"), via(22, "udp", "192.0.2.4"))

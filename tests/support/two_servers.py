@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forwarder.dataplane.contract import Refusal, RouteChange
 from forwarder.dataplane.fake import FakeDataplane
+from forwarder.dataplane.values import Refusal, RouteChange
 from tests.support.forwarder import Address
 from tests.support.gobgp import GoBgp
 from tests.support.pki import Pki

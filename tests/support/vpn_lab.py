@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Any, TypeAlias
 
-from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.backend import LinuxDataplane
+from forwarder.dataplane.values import Vif
 from schema.values import IPAddress, IPNetwork
 from tests.support.namespaces import Namespace
 

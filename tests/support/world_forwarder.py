@@ -17,7 +17,7 @@ from lxml import etree
 
 from forwarder.config import Identity, RouteServerConfig
 from forwarder.conversation import ItemKey, Wanted
-from forwarder.dataplane.contract import Hop, Route
+from forwarder.dataplane.values import Hop, Route
 from forwarder.fib import Fib, LocalVif
 from forwarder.peers import Peer, is_closed_by_all, running_timers
 from forwarder.pubsub import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 from typing import TYPE_CHECKING, TypeAlias
 
-from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop
+from forwarder.dataplane.values import Hop, LocalHop, RemoteHop
 from routeserver.bgp.attributes import PathAttributes
 from routeserver.bgp.iana import VPN_FAMILIES, Family
 from routeserver.rib.path import SourceKind, path_item

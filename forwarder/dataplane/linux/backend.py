@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from forwarder.dataplane.admission import reason_against_route, reason_against_vif
-from forwarder.dataplane.contract import DataplaneError, Drop, Notice, Refusal, Route, RouteChange, RouteKey, Vif
 from forwarder.dataplane.linux.facts import Fact, Port, Sysctl, TunnelDevice, VrfDevice, describe
 from forwarder.dataplane.linux.guards import Guards
 from forwarder.dataplane.linux.host import Fou, missing_features
@@ -47,6 +46,7 @@ from forwarder.dataplane.linux.vif_facts import base_device, devices_of, host_pa
 from forwarder.dataplane.linux.vlans import reason_against_port
 from forwarder.dataplane.netlink.socket import Netlink
 from forwarder.dataplane.traced import Trace, traced_vif
+from forwarder.dataplane.values import DataplaneError, Drop, Notice, Refusal, Route, RouteChange, RouteKey, Vif
 from schema.values import Encapsulation, IPAddress, IPNetwork
 
 _PIECE: Final = 500

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, ip_network
 from typing import Any, Final
 
-from forwarder.dataplane.contract import Drop
 from forwarder.dataplane.linux.drop_reasons import PORT, REASONS, UNDER, VPN
 from forwarder.dataplane.linux.facts import FrameFilter, Guard
 from forwarder.dataplane.linux.guard_rules import METERS
+from forwarder.dataplane.values import Drop
 from schema.values import IPNetwork
 
 _PROBE: Final = IPv4Address("0.0.0.0")

@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from forwarder.dataplane.contract import Drop
 from forwarder.dataplane.linux.drop_reasons import PORT, UNDER, VPN
 from forwarder.dataplane.linux.facts import Fact, FrameFilter, Guard
 from forwarder.dataplane.linux.guard_elements import (
@@ -26,6 +25,7 @@ from forwarder.dataplane.linux.guard_elements import (
     rules_of,
 )
 from forwarder.dataplane.linux.guard_rules import empty_tables_script, tables_script
+from forwarder.dataplane.values import Drop
 from schema.values import IPNetwork
 
 _USUAL_MTU: Final = 1468

@@ -18,12 +18,12 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from forwarder.dataplane.admission import same_hops
-from forwarder.dataplane.contract import LocalHop, Refusal, Route, RouteKey, Vif
 from forwarder.dataplane.linux.links import DeviceIndexes, NoDeviceError, all_links
 from forwarder.dataplane.linux.routes import RouteId, RouteWriter, bare_route, difference, read_routes, same_route
 from forwarder.dataplane.linux.tunnels import TunnelError, Tunnels
 from forwarder.dataplane.netlink import numbers, rtroutes
 from forwarder.dataplane.netlink.socket import Netlink
+from forwarder.dataplane.values import LocalHop, Refusal, Route, RouteKey, Vif
 from schema.values import IPNetwork
 
 _PIECE: Final = 5000

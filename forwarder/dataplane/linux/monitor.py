@@ -27,11 +27,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from forwarder.dataplane.contract import Notice, Vif
 from forwarder.dataplane.linux.names import DEVICE_PREFIXES, FIRST_HOP, SINK
 from forwarder.dataplane.netlink import notices, numbers, rtlinks, rtroutes
 from forwarder.dataplane.netlink.codec import unpacked
 from forwarder.dataplane.netlink.socket import NETLINK_ROUTE
+from forwarder.dataplane.values import Notice, Vif
 
 _NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1

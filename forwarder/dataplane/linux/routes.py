@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from forwarder.dataplane.admission import gateway_at
-from forwarder.dataplane.contract import Hop, LocalHop, RemoteHop, Route, Vif
 from forwarder.dataplane.linux.links import DeviceIndexes
 from forwarder.dataplane.linux.tunnel_devices import leads_to, leads_to_all
 from forwarder.dataplane.linux.tunnels import Tunnels
 from forwarder.dataplane.netlink import numbers, rtlinks, rtroutes
+from forwarder.dataplane.values import Hop, LocalHop, RemoteHop, Route, Vif
 from schema.values import Encapsulation, IPAddress, IPNetwork
 
 LEARNED_METRIC: Final = 1024

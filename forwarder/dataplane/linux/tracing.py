@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from forwarder.dataplane.contract import LocalHop, RemoteHop, Vif
 from forwarder.dataplane.linux.drop_reasons import REASONS, VPN
 from forwarder.dataplane.linux.links import all_links
 from forwarder.dataplane.linux.names import FIRST_HOP, SINK
@@ -25,6 +24,7 @@ from forwarder.dataplane.netlink import rtlinks, rtlookups, rtroutes
 from forwarder.dataplane.netlink.codec import NetlinkError
 from forwarder.dataplane.netlink.socket import Netlink
 from forwarder.dataplane.traced import Arrival, Fate, Trace, Way
+from forwarder.dataplane.values import LocalHop, RemoteHop, Vif
 from schema.values import Encapsulation, IPAddress
 
 LABEL_BYTES: Final = 4

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from forwarder.dataplane.contract import Hop, RemoteHop
 from forwarder.dataplane.linux.facts import Fact, describe
 from forwarder.dataplane.linux.kernel import Kernel
 from forwarder.dataplane.linux.links import DeviceIndexes
@@ -25,6 +24,7 @@ from forwarder.dataplane.linux.plan import Drop, Put
 from forwarder.dataplane.linux.tunnel_devices import leads_to, tunnel_of
 from forwarder.dataplane.linux.underlay_facts import remote_facts, sending_device
 from forwarder.dataplane.netlink import rtlinks, rtroutes
+from forwarder.dataplane.values import Hop, RemoteHop
 from schema.values import Encapsulation, IPAddress
 
 REST_SECONDS: Final = 30.0

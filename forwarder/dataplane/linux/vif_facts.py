@@ -9,7 +9,6 @@ from typing import Final
 
 from forwarder.attachments import Mode, Vlan
 from forwarder.dataplane.admission import gateway_at
-from forwarder.dataplane.contract import Vif
 from forwarder.dataplane.linux.facts import (
     ErrorRule,
     Fact,
@@ -33,6 +32,7 @@ from forwarder.dataplane.linux.names import (
     FIRST_HOP,
     mark_of,
 )
+from forwarder.dataplane.values import Vif
 from schema.values import IPAddress, IPNetwork
 
 _ON_INTERFACE: Final = (
