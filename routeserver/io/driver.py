@@ -326,7 +326,10 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
         if self._linger is None:
             self._linger = self._hub.loop.call_later(LINGER, self._transport.abort)
             if not self._is_half_closed:
-                self._transport.write_eof()
+                try:
+                    self._transport.write_eof()
+                except OSError:  # the peer has reset the connection, and the loop has not looked at it since
+                    self._transport.abort()
         if self._is_half_closed:
             self._transport.close()  # once what is left is written, which a peer that does not read would never let it
 
