@@ -36,7 +36,10 @@ from routeserver.xmpp.sasl import ClientCertificate
 from routeserver.xmpp.session import XmppSession
 from schema.values import IPAddress
 
-WRITE_BUFFER_HIGH = 256 * 1024
+WRITE_BUFFER_HIGH = 64 * 1024
+"""Octets for an XMPP client. What is written cannot be overtaken: a change of another VPN waits for the client to read
+all of it, some 10 ms for this much."""
+_BGP_WRITE_BUFFER_HIGH = 256 * 1024
 LINGER = 5.0
 """Seconds the peer of a closed session has to take our last words and close its side, before the socket is cut."""
 
@@ -190,7 +193,8 @@ class Connection(asyncio.BufferedProtocol, Generic[S]):
             return
         self._endpoint, self.session = endpoint, session
         self._is_open = True
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH)
+        is_client = isinstance(session, XmppSession)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH if is_client else _BGP_WRITE_BUFFER_HIGH)
         self._hub.connections[self.session] = self
 
     def _contain(self, step: Callable[[], None]) -> None:
